@@ -1,0 +1,214 @@
+"""From the maps of the chosen heads to a heat map, a mask and a box.
+
+    found = localize(record, [(14, 24), (14, 13), (14, 26)], logic)
+    found.heat, found.mask, found.box_xyxy
+
+All functions are pure and take arrays. Masks and boxes are placed on the original image through the grid's extent, so padding is
+undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, both edges inclusive.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from analyze import Head
+from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
+from lab.errors import UserError
+from lab.records import Grid, Record
+
+Box = tuple[int, int, int, int]
+
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Where the chosen heads look. The boxes are None if nothing inside the image stands out."""
+
+    heads: tuple[Head, ...]
+    heat: Float[np.ndarray, "rows cols"]  # summed smoothed maps, float32
+    mask_grid: Bool[np.ndarray, "rows cols"]  # the cells above the threshold, and of them the region that was kept
+    mask: Bool[np.ndarray, "height width"]  # on the original image
+    box_xyxy: Box | None  # pixels, both edges inclusive
+    box_xywh: Box | None  # left, top, width, height in pixels
+
+
+def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Localization:
+    """Heat map, mask and box of the given heads, on the record's first grid.
+
+    Without heads the heat map is zero and the mask empty. Raises UserError if the record does not know the image's size
+    (see Record.with_image_size) or a setting is unknown.
+    """
+    if record.image_size is None:
+        raise UserError("the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file")
+    grid, size = record.grid, record.image_size
+    layers, numbers = zip(*heads, strict=True) if heads else ((), ())
+    heat = heat_map(record.maps[list(layers), list(numbers)], logic.smoothing)
+    mask_grid = region(binarise(heat, logic.mask), logic.box)
+    if logic.mask.resolution == "grid":
+        mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
+    elif logic.mask.resolution == "image":
+        mask = region(binarise_on_image(heat, grid, size, logic.mask), logic.box)
+        box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)
+    else:
+        raise UserError(f"logic.mask.resolution is {logic.mask.resolution!r}; expected grid or image")
+    return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box))
+
+
+# Maps to heat map
+
+
+def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "maps rows cols"]:
+    """Each map under a Gaussian, its edges mirrored. `per_cells` scales sigma and kernel with the longer side of the grid."""
+    if config.kernel is not None and (config.kernel < 1 or config.kernel % 2 == 0):
+        raise UserError(f"logic.smoothing.kernel is {config.kernel}; expected an odd number of cells, or null for 4 sigma to each side")
+    scale = max(maps.shape[1:]) / config.per_cells if config.per_cells else 1.0
+    if config.sigma < 0 or scale < 0:
+        raise UserError(f"logic.smoothing: sigma {config.sigma} and per_cells {config.per_cells}; expected none below 0")
+    if config.sigma == 0 or len(maps) == 0:
+        return maps.copy()
+    sigma = config.sigma * scale
+    radius = None if config.kernel is None else (0, *2 * [round(config.kernel // 2 * scale)])
+    return ndimage.gaussian_filter(maps, (0, sigma, sigma), radius=radius)  # 0: not from one map into the next
+
+
+def heat_map(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "rows cols"]:
+    """The sum of the smoothed maps of the chosen heads, float32."""
+    heat = np.zeros(maps.shape[1:], np.float32)
+    for smoothed in smooth(maps, config):  # in order: float32 sums depend on it
+        heat += smoothed
+    return heat
+
+
+# Heat map to mask
+
+
+def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.ndarray, "*shape"]:
+    """What lies above the threshold of `config.method`. Any shape, as long as it is not empty; a flat map has nothing above."""
+    methods: dict[str, Callable[[np.ndarray], float]] = {
+        "mean_relu": _mean,
+        "otsu": _otsu,
+        "quantile": lambda values: float(np.quantile(values, config.quantile)),
+    }
+    if config.method not in methods:
+        raise UserError(f"logic.mask.method is {config.method!r}; expected one of {', '.join(methods)}")
+    if not 0 <= config.quantile <= 1:
+        raise UserError(f"logic.mask.quantile is {config.quantile}; expected 0 to 1")
+    return heat > methods[config.method](heat)
+
+
+def _mean(values: np.ndarray) -> float:
+    """torch's mean: a cell that equals the mean must fall on the same side everywhere, and numpy's last bit differs."""
+    import torch
+
+    return float(torch.from_numpy(np.ascontiguousarray(values)).mean())
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The value that splits the others with the largest variance between the two sides; the lower side keeps it."""
+    ascending = np.sort(values, axis=None).astype(np.float64)
+    splits = np.flatnonzero(np.diff(ascending))  # last index of the lower side
+    if len(splits) == 0:
+        return float(ascending[-1])
+    below = splits + 1
+    sums = np.cumsum(ascending)
+    gap = (sums[-1] - sums[splits]) / (ascending.size - below) - sums[splits] / below  # mean above minus mean below
+    return float(ascending[splits[np.argmax(below * (ascending.size - below) * gap**2)]])
+
+
+def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.ndarray, "rows cols"]:
+    """The part of the mask that counts: all of it, its largest region (8-connected, by cells), or the largest convex hull of a region."""
+    if config.region not in ("all", "largest", "largest_hull"):
+        raise UserError(f"logic.box.region is {config.region!r}; expected all, largest or largest_hull")
+    labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
+    if config.region == "all" or count == 0:
+        return mask.copy()
+    if config.region == "largest":
+        return labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    hulls = [_hull(labels == label) for label in range(1, count + 1)]
+    return _inside(max(hulls, key=lambda hull: hull.volume), mask.shape)  # of equal areas the first
+
+
+def _hull(cells: Bool[np.ndarray, "rows cols"]) -> ConvexHull:
+    """Around the corners of the cells, so that even one cell has an area. A row's first and last cell decide for the row."""
+    rows = np.flatnonzero(cells.any(1))
+    first, last = cells[rows].argmax(1), cells.shape[1] - cells[rows, ::-1].argmax(1)
+    return ConvexHull([(y + dy, x) for y, ends in zip(rows, zip(first, last, strict=True), strict=True) for dy in (0, 1) for x in ends])
+
+
+def _inside(hull: ConvexHull, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
+    """The cells whose centre lies in the hull."""
+    y, x = np.indices(shape) + 0.5
+    return np.all([a * y + b * x + c <= 1e-9 for a, b, c in hull.equations], axis=0)
+
+
+# To the image
+
+
+def mask_on_image(mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """The mask of a grid on an image of (width, height) pixels: bilinear, above one half; False where the grid does not reach."""
+    return _on_image(mask.astype(np.float32), grid, image_size) > 0.5
+
+
+def binarise_on_image(
+    heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], config: MaskConfig
+) -> Bool[np.ndarray, "height width"]:
+    """The heat map, enlarged to the image, above a threshold over those pixels that the grid covers."""
+    enlarged = _on_image(heat, grid, image_size)
+    covered = np.isfinite(enlarged)
+    mask = np.zeros(covered.shape, bool)
+    if covered.any() and heat.min() < heat.max():  # interpolation leaves rounding noise on a flat map
+        mask[covered] = binarise(enlarged[covered], config)
+    return mask
+
+
+def _on_image(values: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+    """Bilinear (align_corners=False), -inf where the grid does not reach. The extent counts to the nearest whole pixel."""
+    import torch
+
+    width, height = image_size
+    x0, y0, x1, y1 = (round(edge) for edge in grid.extent_xyxy)
+    image = np.full((height, width), -np.inf, np.float32)
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if left < right and top < bottom:
+        size = y1 - y0, x1 - x0
+        enlarged = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], size=size, mode="bilinear", align_corners=False)
+        image[top:bottom, left:right] = enlarged[0, 0, top - y0 : bottom - y0, left - x0 : right - x0].numpy()
+    return image
+
+
+def box_on_image(mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Box | None:
+    """The tight box around the mask's cells, (x0, y0, x1, y1) in pixels of the image, whole numbers, both edges inclusive.
+
+    A cell's exclusive edges become pixels by int(first) and int(last - 1), clipped to the image. None if the mask is empty
+    or lies outside the image.
+    """
+    if not mask.any():
+        return None
+    x0, y0, x1, y1 = grid.extent_xyxy
+    across = _pixels(np.flatnonzero(mask.any(0)), grid.cols, x0, x1, image_size[0])
+    down = _pixels(np.flatnonzero(mask.any(1)), grid.rows, y0, y1, image_size[1])
+    return (across[0], down[0], across[1], down[1]) if across and down else None
+
+
+def _pixels(cells: np.ndarray, count: int, low: float, high: float, limit: int) -> tuple[int, int] | None:
+    """First and last pixel, of `limit`, that the cells reach; `count` cells span the pixels from `low` to `high`."""
+    start = low + int(cells[0]) * (high - low) / count
+    stop = low + (int(cells[-1]) + 1) * (high - low) / count
+    if stop <= 0 or start >= limit:
+        return None
+    first = max(0, math.floor(start))
+    return first, max(first, math.floor(min(limit - 1, stop - 1)))  # a cell may be smaller than a pixel
+
+
+def xywh(box_xyxy: Box | None) -> Box | None:
+    """An inclusive (x0, y0, x1, y1) as (left, top, width, height)."""
+    if box_xyxy is None:
+        return None
+    x0, y0, x1, y1 = box_xyxy
+    return x0, y0, x1 - x0 + 1, y1 - y0 + 1

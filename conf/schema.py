@@ -1,0 +1,181 @@
+"""The typed schema behind every config file: unknown keys, wrong types and impossible values are refused by name."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from lab.errors import UserError
+
+STAGES = ("collect", "analyze", "visualize", "pipeline", "batch")
+
+
+@dataclass
+class ThresholdConfig:
+    """Which heads look at the image enough: those whose attention sum reaches the threshold."""
+
+    method: str = "chord"  # chord: the elbow of the sorted sums | none: every head stays
+    min_keep: int = 1  # with fewer heads than this left, the ones with the largest sums are taken instead
+
+
+@dataclass
+class EntropyConfig:
+    """How scattered a head's map is: the entropy over its connected components."""
+
+    center: float = 2.0  # the map minus this many means, negative values cut to 0
+    weight: str = "mass"  # mass: a component counts by its attention | area: by its cells
+    min_value: float = 0.001  # cells at or below belong to no component
+    flat_is_focused: bool = True  # a map that is positive but has no component gets entropy 0 (else infinity)
+
+
+@dataclass
+class FilterConfig:
+    """Heads that are never selected."""
+
+    min_layer: int = 2  # first layer that may hold a selected head, zero-based
+    bottom_row: float | None = 0.05  # refuse heads with more than this in any cell of the last grid row; null = keep them
+
+
+@dataclass
+class SmoothingConfig:
+    """Gaussian smoothing of each head's map before the maps are summed."""
+
+    sigma: float = 1.0  # standard deviation in grid cells; 0 = none
+    kernel: int | None = None  # width of the kernel in cells, odd; null = 4 sigma to each side
+    per_cells: int | None = None  # if set, sigma and kernel are meant for a grid of this many cells and scale with the real one
+
+
+@dataclass
+class MaskConfig:
+    """The summed map to a mask."""
+
+    method: str = "mean_relu"  # mean_relu: above the mean | otsu: Otsu's threshold | quantile: above the quantile below
+    quantile: float = 0.9  # for method quantile
+    resolution: str = "grid"  # grid: threshold the cells | image: threshold the map after upsampling
+
+
+@dataclass
+class BoxConfig:
+    """The mask to a box."""
+
+    region: str = "all"  # all: every positive cell | largest: the largest region | largest_hull: largest convex hull
+
+
+@dataclass
+class LogicConfig:
+    """From a record to heads, mask and box."""
+
+    top_k: int = 3  # heads that make the heat map
+    heads: Any = None  # null: ranked per sample | [[layer, head], ...]: fixed, zero-based | preset: the model preset's
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    box: BoxConfig = field(default_factory=BoxConfig)
+
+
+@dataclass
+class ModelConfig:
+    """Which checkpoint, how it is loaded, and how it is asked."""
+
+    name: str = MISSING  # folder or hub id
+    base: str | None = None  # base model of a projector-only or LoRA checkpoint
+    cache_dir: str | None = None  # where downloads go; null = HF_HOME
+    dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
+    conv_mode: str = "referseg"  # prompt template
+    drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
+    image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
+    max_new_tokens: int = 32
+    do_sample: bool = False
+    temperature: float = 0.2  # for do_sample
+    top_p: float | None = None  # for do_sample
+    num_beams: int = 1
+    use_generate: bool = False  # also generate an answer and store it
+    use_flash_attn: bool = False  # refused: flash attention never forms the weights that this tool reads
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    localization_heads: Any = None  # known heads [[layer, head], ...] of this model, zero-based; used by logic.heads=preset
+
+
+@dataclass
+class DataConfig:
+    """What to read and where to write."""
+
+    image_file: str | None = None
+    query: str | None = None
+    attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
+    save_id: str | None = None  # file name of the record; null = from the image's name
+    data_file: str | None = None  # JSONL for stage=batch
+    process_all: bool = False  # every line; otherwise start_index to end_index
+    start_index: int = 0
+    end_index: int | None = None  # exclusive; null = one sample
+    output_dir: str = "outputs/localization_heads"
+    visualize_batch: bool = False  # also draw figures in stage=batch
+
+
+@dataclass
+class Config:
+    """The whole of it."""
+
+    stage: str = "pipeline"
+    save_fig: bool = True
+    show_plot: bool = False
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
+    logic: LogicConfig = field(default_factory=LogicConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "stage": STAGES,
+    "logic.threshold.method": ("chord", "none"),
+    "logic.entropy.weight": ("mass", "area"),
+    "logic.mask.method": ("mean_relu", "otsu", "quantile"),
+    "logic.mask.resolution": ("grid", "image"),
+    "logic.box.region": ("all", "largest", "largest_hull"),
+    "model.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "model.image_aspect_ratio": ("pad", "crop"),
+}
+AT_LEAST: dict[str, float] = {
+    "logic.top_k": 1,
+    "logic.threshold.min_keep": 1,
+    "logic.entropy.center": 0,
+    "logic.entropy.min_value": 0,
+    "logic.filter.min_layer": 0,
+    "logic.filter.bottom_row": 0,
+    "logic.smoothing.sigma": 0,
+    "logic.smoothing.kernel": 1,
+    "logic.smoothing.per_cells": 1,
+    "model.max_new_tokens": 1,
+    "model.num_beams": 1,
+    "model.temperature": 0,
+    "data.start_index": 0,
+    "data.end_index": 0,
+    "device_id": 0,
+}
+
+
+def register() -> None:
+    """Makes the schema known to Hydra under the name that conf/config.yaml starts from."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def check(cfg: Config) -> None:
+    """Refuses impossible values. Raises UserError naming the key and what would be right."""
+    for key, choices in CHOICES.items():
+        value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
+        if value is not None and value not in choices:
+            raise UserError(f"{key}={value}: choose from {', '.join(choices)}")
+    for key, least in AT_LEAST.items():
+        value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
+        if value is not None and value < least:
+            raise UserError(f"{key}={value}: must be {least:g} or more")
+    if cfg.logic.smoothing.kernel is not None and cfg.logic.smoothing.kernel % 2 == 0:
+        raise UserError(f"logic.smoothing.kernel={cfg.logic.smoothing.kernel}: must be odd")
+    if not 0 < cfg.logic.mask.quantile < 1:
+        raise UserError(f"logic.mask.quantile={cfg.logic.mask.quantile}: must lie between 0 and 1")
+    if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
+        raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")

@@ -1,0 +1,385 @@
+"""Records on disk: the attention of one sample, read without trusting the file and written whole or not at all.
+
+    record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
+    record.attn                                         # [layers, heads, 1, image tokens]
+    record.maps                                         # [layers, heads, rows, cols] of the record's first grid
+    save_record("copy.pkl.gz", record)
+
+Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records does.
+"""
+
+import gzip
+import io
+import math
+import pickle
+import re
+import unicodedata
+import uuid
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from lab.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float16", "bfloat16", "float32")
+MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
+TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Image tokens laid out as rows x cols, row-major, over a rectangle of the original image.
+
+    `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of the
+    original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it after a crop.
+    """
+
+    start: int
+    rows: int
+    cols: int
+    extent_xyxy: tuple[float, float, float, float]
+
+    @classmethod
+    def stretched(cls, rows: int, cols: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
+        """The whole image, (width, height) pixels, resized to the grid without regard to its shape."""
+        width, height = image_size
+        return cls(start, rows, cols, (0.0, 0.0, float(width), float(height)))
+
+    @classmethod
+    def padded_square(cls, side: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
+        """The image centred in a square as large as its longer edge; an odd margin puts the spare pixel at the right or bottom."""
+        width, height = image_size
+        square = max(width, height)
+        left, top = (square - width) // 2, (square - height) // 2
+        return cls(start, side, side, (float(-left), float(-top), float(square - left), float(square - top)))
+
+    @classmethod
+    def centre_crop(cls, side: int, image_size: tuple[int, int], resize_to: int, crop_to: int | None = None, start: int = 0) -> "Grid":
+        """The shorter edge resized to `resize_to` pixels, then a centred square of `crop_to` (default: the same) cut out."""
+        width, height = image_size
+        crop_to = crop_to or resize_to
+        shorter = min(width, height)
+        resized = [resize_to * edge // shorter for edge in (width, height)]
+        left, top = ((edge - crop_to) // 2 for edge in resized)
+        x_scale, y_scale = width / resized[0], height / resized[1]  # original pixels per resized pixel
+        return cls(start, side, side, (left * x_scale, top * y_scale, (left + crop_to) * x_scale, (top + crop_to) * y_scale))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Grid":
+        """The inverse of `to_dict`. Raises UserError if a key is missing or a value is impossible."""
+        try:
+            start, rows, cols = (_whole(plain[key]) for key in ("start", "rows", "cols"))
+            x0, y0, x1, y1 = (float(edge) for edge in plain["extent_xyxy"])
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            expected = "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}"
+            raise UserError(f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}") from error
+        if start < 0 or rows < 1 or cols < 1 or not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+            raise UserError(f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1")
+        return cls(start, rows, cols, (x0, y0, x1, y1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for meta["grids"]."""
+        return {**asdict(self), "extent_xyxy": list(self.extent_xyxy)}
+
+    @property
+    def tokens(self) -> slice:
+        """Where the grid's tokens are among the record's V."""
+        return slice(self.start, self.start + self.rows * self.cols)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The attention of one sample's last prompt token.
+
+    `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1. `dtype` names
+    the precision that they were computed and are stored in (float16, bfloat16, float32); widening to float32 changes no value.
+    `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
+    """
+
+    attn: Float32[np.ndarray, "layers heads 1 vis"]
+    meta: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    @classmethod
+    def from_tensor(cls, weights: "torch.Tensor | np.ndarray", meta: Mapping[str, Any] | None = None) -> "Record":
+        """From a tensor or array in any of the known precisions; float64 is narrowed to float32. Raises UserError on others."""
+        dtype = str(weights.dtype).removeprefix("torch.")
+        if dtype not in (*PRECISIONS, "float64"):
+            raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
+        if not isinstance(weights, np.ndarray):
+            weights = weights.detach().cpu().float().numpy()
+        dtype = dtype if dtype in PRECISIONS else "float32"
+        return cls(np.require(weights, np.float32, ["C", "W"]), dict(meta or {}), dtype)
+
+    def tensor(self) -> "torch.Tensor":
+        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s memory."""
+        import torch
+
+        return torch.from_numpy(self.attn).to(getattr(torch, self.dtype))
+
+    @property
+    def num_layers(self) -> int:
+        return self.attn.shape[0]
+
+    @property
+    def num_heads(self) -> int:
+        return self.attn.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(width, height) of the original image in pixels, if the record knows it."""
+        size = self.meta.get("image_size")
+        return None if size is None else (int(size[0]), int(size[1]))
+
+    def with_image_size(self, image_size: tuple[int, int]) -> "Record":
+        """The same record for an image of (width, height) pixels."""
+        return replace(self, meta={**self.meta, "image_size": list(image_size)})
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grids of meta["grids"]; without them, one square grid stretched over the image (over unit cells if its size is unknown)."""
+        if self.meta.get("grids"):
+            return tuple(Grid.from_dict(plain) for plain in self.meta["grids"])
+        vis = self.attn.shape[-1]
+        side = math.isqrt(vis)
+        if side * side != vis:
+            raise UserError(f"{vis} image tokens are no square grid and meta has no grids; expected side x side tokens or meta['grids']")
+        return (Grid.stretched(side, side, self.image_size or (side, side)),)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that is analysed: the first."""
+        return self.grids[0]
+
+    @property
+    def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
+        """Every head's weights on the first grid; a view of `attn`."""
+        grid = self.grid
+        return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
+
+
+def check_record(record: Record, where: str) -> None:
+    """Raises UserError, beginning with `where`, unless the weights and the geometry can be those of an attention record."""
+    attn = record.attn
+    expected = "expected [layers, heads, 1, image tokens]"
+    if attn.ndim != 4 or attn.shape[2] != 1:
+        raise UserError(f"{where}: attention has shape {list(attn.shape)}; {expected}")
+    if 0 in attn.shape:
+        raise UserError(f"{where}: attention is empty, shape {list(attn.shape)}; {expected}, none of them 0")
+    try:
+        _check_geometry(record)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    lowest, highest = float(attn.min()), float(attn.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
+        raise UserError(f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)")
+    if lowest < 0:
+        raise UserError(f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1")
+    if highest == 0:
+        raise UserError(f"{where}: attention is zero everywhere; expected weights over the image tokens, which are never all zero")
+
+
+def _check_geometry(record: Record) -> None:
+    size = record.meta.get("image_size")
+    if size is not None:
+        try:
+            width, height = map(_whole, size)
+        except (TypeError, ValueError, ArithmeticError):
+            width = height = 0
+        if width < 1 or height < 1:
+            raise UserError(f"meta['image_size'] is {size!r}; expected [width, height] in pixels")
+    if not isinstance(record.meta.get("grids", []), list | tuple):
+        raise UserError(f"meta['grids'] is {record.meta['grids']!r}; expected a list of grids")
+    vis = record.attn.shape[-1]
+    for grid in record.grids:
+        if grid.tokens.stop > vis:
+            layout = f"grid of {grid.rows} x {grid.cols} from token {grid.start}"
+            raise UserError(f"{layout} needs {grid.tokens.stop} image tokens, but there are {vis}")
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or int(number) != number:
+        raise ValueError(f"{number!r} is not a whole number")
+    return int(number)
+
+
+# Reading
+
+
+def load_record(path: str | Path) -> Record:
+    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file.
+
+    Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
+    Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
+    """
+    import torch
+
+    path = Path(path)
+    content = _rebuild(_read_bytes(path), str(path))
+    meta: Any = {}
+    if isinstance(content, Mapping):
+        if "attn" not in content:
+            raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, content))}; expected {{attn, meta}} or a tensor")
+        content, meta = content["attn"], content.get("meta") or {}
+    for part, kinds in ((content, (torch.Tensor, np.ndarray)), (meta, Mapping)):
+        if not isinstance(part, kinds):
+            raise UserError(f"{path}: found a {type(part).__name__}; expected {{attn: tensor, meta: dict}} or a tensor")
+    try:
+        record = Record.from_tensor(content, meta)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # a hostile file can spoil a tensor's attributes
+        raise _damaged(str(path), error) from error
+    check_record(record, str(path))
+    return record
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; expected a record file, .pkl or .pkl.gz") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file") from error
+    try:
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except Exception as error:
+        raise _damaged(str(path), error) from error
+
+
+def _damaged(where: str, error: Exception) -> UserError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return UserError(f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again")
+
+
+def _refused(where: str, name: str) -> UserError:
+    return UserError(f"{where}: refused, it asks for {name}; a record holds only tensors, arrays and plain containers")
+
+
+def _rebuild(data: bytes, where: str) -> Any:
+    """The object in a pickle or torch.save file, without executing anything in it."""
+    try:
+        content = None if data.startswith(b"PK") else _SafeUnpickler(data, where).load()
+        if content is None or (isinstance(content, int) and content == TORCH_LEGACY_MAGIC):
+            content = _torch_load(data)
+        return content
+    except UserError:
+        raise
+    except Exception as error:  # a hostile or damaged pickle can fail in any way
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise (_refused(where, forbidden[1]) if forbidden else _damaged(where, error)) from error
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Resolves no name outside `_rebuilders`, so a pickle can call nothing but those."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self.where = where
+        self.rebuilders = _rebuilders()
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.rebuilders[module.replace("numpy._core", "numpy.core"), name]
+        except KeyError:
+            raise _refused(self.where, f"{module}.{name}") from None
+
+
+def _rebuilders() -> dict[tuple[str, str], Callable[..., Any]]:
+    """What a pickled tensor, array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
+    import torch
+
+    def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: function(*args)  # a pickle may set attributes on what it is given: let that be ours, for one load
+
+    array: Any = np.zeros(1)
+    containers = {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray, complex)}
+    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
+    return {
+        **containers,
+        **dtypes,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): fresh(_encode),
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): array.__reduce__()[0],
+        ("numpy.core.multiarray", "scalar"): array[0].__reduce__()[0],
+        ("numpy.core.numeric", "_frombuffer"): fresh(array.__reduce_ex__(5)[0]),
+        ("torch", "Size"): torch.Size,
+        ("torch._utils", "_rebuild_tensor"): fresh(torch._utils._rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): fresh(torch._utils._rebuild_tensor_v2),
+        ("torch.storage", "_load_from_bytes"): fresh(_torch_load),
+    }
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How old pickle protocols spell bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _torch_load(data: bytes) -> Any:
+    """torch.load of tensors, storages and plain containers only; also in place of torch's own way to rebuild a storage, which trusts it."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about damaged files, which end in an error anyway
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+# Writing
+
+
+def save_record(path: str | Path, record: Record) -> None:
+    """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
+
+    Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the file
+    could not be read back), or if the file cannot be written.
+    """
+    check_record(record, str(path))
+    data = pickle.dumps({"attn": record.tensor(), "meta": dict(record.meta)}, protocol=4)
+    _rebuild(data, str(path))
+    write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Writes a file, and the folders above it, so that it appears whole or not at all. Raises UserError if it cannot be written."""
+    path = Path(path)
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # in the same folder: a rename across file systems is not atomic
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space") from error
+    finally:
+        with suppress(OSError):  # after success it is gone
+            part.unlink()
+
+
+def check_id(sample_id: Any) -> str:
+    """The id as text, if it can be part of a file name on any system. Raises UserError otherwise."""
+    text = str(sample_id) if isinstance(sample_id, int | str) and not isinstance(sample_id, bool) else ""
+    if not text.strip() or text != text.strip():
+        raise UserError(f"id {sample_id!r} is empty or has spaces around it; expected a short name or a number")
+    if any(sign in text for sign in '/\\:*?"<>|') or ".." in text or text.startswith("."):
+        raise UserError(f'id {sample_id!r} cannot be a file name; expected no / \\ : * ? " < > | and no ".." and no dot in front')
+    if any(unicodedata.category(character).startswith("C") for character in text):
+        raise UserError(f"id {sample_id!r} holds control characters; expected printable ones")
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise UserError(f"id {text[:40]!r}... is {len(text.encode())} bytes long; expected at most {MAX_ID_BYTES}")
+    return text

@@ -1,0 +1,332 @@
+"""Heat maps, masks and boxes: against the literal rules, and on pictures where the thing's place is known."""
+
+import numpy as np
+import pytest
+import reference_rules
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import gaussian_filter
+
+from bbox import binarise, binarise_on_image, box_on_image, heat_map, localize, mask_on_image, region, smooth, xywh
+from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
+from lab.errors import UserError
+from lab.records import Grid, Record
+
+PAPER = LogicConfig(smoothing=SmoothingConfig(kernel=7), box=BoxConfig(region="largest_hull"))
+SHARP = SmoothingConfig(sigma=0)
+WIDE, TALL = (640, 240), (240, 640)
+GEOMETRIES = {
+    "stretched": lambda size: Grid.stretched(24, 24, size),
+    "uneven": lambda size: Grid.stretched(10, 30, size),
+    "padded": lambda size: Grid.padded_square(24, size),
+}
+
+
+def random_record(seed: int, side: int, dtype: torch.dtype = torch.float32, **meta: object) -> Record:
+    rng = np.random.default_rng(seed)
+    weights = rng.random((3, 4, 1, side * side)) ** rng.integers(1, 20)
+    return Record.from_tensor(torch.from_numpy(weights / weights.sum(-1, keepdims=True)).to(dtype), meta)
+
+
+def looking_at(place_xyxy: tuple[int, int, int, int], grid: Grid, size: tuple[int, int]) -> Record:
+    """A record whose only head looks evenly at the cells that the place touches."""
+    x0, y0, x1, y1 = grid.extent_xyxy
+    x = x0 + (np.arange(grid.cols + 1)) * (x1 - x0) / grid.cols
+    y = y0 + (np.arange(grid.rows + 1)) * (y1 - y0) / grid.rows
+    inside_x = (x[1:] > place_xyxy[0]) & (x[:-1] < place_xyxy[2])
+    inside_y = (y[1:] > place_xyxy[1]) & (y[:-1] < place_xyxy[3])
+    weights = np.outer(inside_y, inside_x).astype(np.float32)
+    return Record((weights / weights.sum()).reshape(1, 1, 1, -1), {"image_size": list(size), "grids": [grid.to_dict()]})
+
+
+# equality with the literal rules
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("side", [4, 7, 16, 24])
+def test_masks_and_boxes_of_old_records_equal_the_literal_rules(side, dtype):
+    for seed, (width, height) in enumerate([WIDE, TALL, (336, 336), (97, 61), (48, 100), (25, 24)]):
+        record = random_record(seed, side, dtype, image_size=[width, height])
+        heads = [(2, 1), (0, 3), (1, 1)][: 1 + seed % 3]
+        found = localize(record, heads, LogicConfig())
+        cells = reference_rules.grid_mask(record.tensor(), heads)
+        assert_array_equal(found.mask_grid, cells)
+        assert_array_equal(found.mask, reference_rules.image_mask(cells, width, height))
+        assert found.box_xyxy == tuple(reference_rules.box(cells, width, height))
+
+
+def test_cells_that_equal_the_mean_fall_on_the_side_of_the_literal_rules():
+    sides = set()
+    for seed in range(40):
+        value = np.random.default_rng(seed).random() / 576
+        record = Record(np.full((1, 1, 1, 576), value, np.float32), {"image_size": [24, 24]})
+        found = localize(record, [(0, 0)], LogicConfig())
+        assert_array_equal(found.mask_grid, reference_rules.grid_mask(record.tensor(), [(0, 0)]))
+        sides.add(bool(found.mask_grid.all()))
+    assert sides == {True, False}  # rounding decides
+
+
+def test_boxes_of_all_cells_equal_the_literal_rules():
+    for side, width, height in ((5, 17, 33), (24, 640, 427), (16, 101, 99), (3, 7, 1000)):
+        for row, col in np.ndindex(side, side):
+            cells = np.zeros((side, side), bool)
+            cells[row, col] = cells[side // 2, side // 3] = True
+            expected = tuple(reference_rules.box(cells, width, height))
+            assert box_on_image(cells, Grid.stretched(side, side, (width, height)), (width, height)) == expected
+
+
+def test_localization_leaves_the_record_as_it_was():
+    record = random_record(0, 8, image_size=[40, 30])
+    before = record.attn.copy()
+    for logic in (LogicConfig(), PAPER, LogicConfig(smoothing=SHARP, mask=MaskConfig(resolution="image"))):
+        found = localize(record, [(0, 0)], logic)
+        found.heat[:] = 7
+        assert_array_equal(record.attn, before)
+
+
+# things in the corners
+
+
+@pytest.mark.parametrize("resolution", ["grid", "image"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("corner", ["left top", "right top", "left bottom", "right bottom"])
+@pytest.mark.parametrize("size", [WIDE, TALL], ids=str)
+def test_a_thing_in_a_corner_is_found_there(size, corner, geometry, resolution):
+    width, height = size
+    x0 = 0 if "left" in corner else width - 80
+    y0 = 0 if "top" in corner else height - 80
+    grid = GEOMETRIES[geometry](size)
+    logic = LogicConfig(smoothing=SHARP, mask=MaskConfig(resolution=resolution))
+    found = localize(looking_at((x0, y0, x0 + 80, y0 + 80), grid, size), [(0, 0)], logic)
+    spread = 2 if resolution == "image" else 1  # the mean lies low on the slope that interpolation adds
+    cell_w = spread * (grid.extent_xyxy[2] - grid.extent_xyxy[0]) / grid.cols
+    cell_h = spread * (grid.extent_xyxy[3] - grid.extent_xyxy[1]) / grid.rows
+    assert_allclose(found.box_xyxy[::2], (x0, x0 + 79), atol=cell_w)
+    assert_allclose(found.box_xyxy[1::2], (y0, y0 + 79), atol=cell_h)
+    rows, cols = np.nonzero(found.mask)
+    assert found.mask.shape == (height, width)
+    assert_allclose((cols.min(), cols.max()), (x0, x0 + 79), atol=cell_w)
+    assert_allclose((rows.min(), rows.max()), (y0, y0 + 79), atol=cell_h)
+    assert found.box_xyxy[0] == 0 if "left" in corner else found.box_xyxy[2] == width - 1
+    assert found.box_xyxy[1] == 0 if "top" in corner else found.box_xyxy[3] == height - 1
+
+
+def test_what_a_crop_cut_off_stays_outside_the_mask():
+    grid = Grid.centre_crop(24, WIDE, resize_to=336)
+    assert_allclose(grid.extent_xyxy, (200, 0, 440, 240), atol=0.5)
+    mask = mask_on_image(np.ones((24, 24), bool), grid, WIDE)
+    assert mask[:, 201:439].all()
+    assert not mask[:, :199].any()
+    assert not mask[:, 441:].any()
+    box = box_on_image(np.ones((24, 24), bool), grid, WIDE)
+    assert_allclose(box, (200, 0, 439, 239), atol=1)
+
+
+def test_padding_has_no_place_in_mask_or_box():
+    grid = Grid.padded_square(4, (80, 40))  # the image fills the two middle rows
+    cells = np.zeros((4, 4), bool)
+    cells[0] = True
+    assert not mask_on_image(cells, grid, (80, 40)).any()
+    assert box_on_image(cells, grid, (80, 40)) is None
+    cells[1, 1] = True
+    assert box_on_image(cells, grid, (80, 40)) == (0, 0, 79, 19)
+
+
+def test_a_cell_smaller_than_a_pixel_still_has_a_box_of_one_pixel():
+    for col in range(24):
+        cells = np.zeros((24, 24), bool)
+        cells[col, col] = True
+        x0, y0, x1, y1 = box_on_image(cells, Grid.stretched(24, 24, (10, 10)), (10, 10))
+        assert (x0, y0) == (x1, y1) == (col * 10 // 24, col * 10 // 24)
+
+
+def test_xywh_counts_both_edges():
+    assert xywh((3, 4, 3, 9)) == (3, 4, 1, 6)
+    assert xywh(None) is None
+
+
+# nothing to see
+
+
+@pytest.mark.parametrize("resolution", ["grid", "image"])
+@pytest.mark.parametrize("box_region", ["all", "largest", "largest_hull"])
+@pytest.mark.parametrize("method", ["mean_relu", "otsu", "quantile"])
+def test_a_flat_heat_map_has_an_empty_mask_and_no_box(method, box_region, resolution):
+    record = Record(np.full((1, 1, 1, 16), 0.0625, np.float32), {"image_size": [30, 20]})
+    logic = LogicConfig(smoothing=SHARP, mask=MaskConfig(method=method, resolution=resolution), box=BoxConfig(region=box_region))
+    for heads in ([(0, 0)], []):
+        found = localize(record, heads, logic)
+        assert found.mask.shape == (20, 30)
+        assert not found.mask.any()
+        assert found.box_xyxy is None
+        assert found.box_xywh is None
+
+
+def test_a_record_that_does_not_know_its_image_is_refused_until_told():
+    record = random_record(0, 8)
+    with pytest.raises(UserError, match=r"no image_size \[W, H\]; give the image as data.image_file"):
+        localize(record, [(0, 0)], LogicConfig())
+    assert localize(record.with_image_size((50, 40)), [(0, 0)], LogicConfig()).mask.shape == (40, 50)
+
+
+# smoothing
+
+
+def test_smoothing_treats_each_map_alone():
+    maps = np.random.default_rng(0).random((3, 9, 7), np.float32)
+    smoothed = smooth(maps, SmoothingConfig(sigma=1.3))
+    assert_array_equal(smoothed, [gaussian_filter(one, 1.3) for one in maps])
+    assert_array_equal(heat_map(maps, SmoothingConfig(sigma=1.3)), smoothed[0] + smoothed[1] + smoothed[2])
+
+
+def test_a_kernel_of_seven_reaches_three_cells():
+    point = np.zeros((1, 21, 21), np.float32)
+    point[0, 10, 10] = 1
+    reach = np.flatnonzero(smooth(point, SmoothingConfig(sigma=4, kernel=7))[0].any(0))
+    assert (reach.min(), reach.max()) == (7, 13)
+
+
+def test_sigma_and_kernel_scale_with_the_grid_they_are_meant_for():
+    maps = np.random.default_rng(0).random((1, 12, 48), np.float32)
+    scaled = smooth(maps, SmoothingConfig(sigma=1, kernel=7, per_cells=24))
+    assert_array_equal(scaled, smooth(maps, SmoothingConfig(sigma=2, kernel=13)))
+    assert_array_equal(smooth(maps, SmoothingConfig(sigma=2, per_cells=48)), smooth(maps, SmoothingConfig(sigma=2)))
+
+
+@pytest.mark.parametrize("kernel", [0, 4, -3])
+def test_an_impossible_kernel_is_refused(kernel):
+    with pytest.raises(UserError, match=f"smoothing.kernel is {kernel}; expected an odd number"):
+        smooth(np.ones((1, 4, 4), np.float32), SmoothingConfig(kernel=kernel))
+
+
+@pytest.mark.parametrize("settings", [{"sigma": -1.0}, {"per_cells": -24}], ids=str)
+def test_smoothing_below_zero_is_refused(settings):
+    with pytest.raises(UserError, match="expected none below 0"):
+        smooth(np.ones((1, 4, 4), np.float32), SmoothingConfig(**settings))
+
+
+# thresholds
+
+
+def otsu_by_trial(values: np.ndarray) -> np.ndarray:
+    """The split of least variance within its two sides, by trying every value."""
+    splits = np.unique(values)[:-1]
+    within = [values[values <= s].size * values[values <= s].var() + values[values > s].size * values[values > s].var() for s in splits]
+    return values > splits[int(np.argmin(within))]
+
+
+def test_otsu_splits_where_trying_every_value_does():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        values = np.concatenate([rng.normal(0, 1, rng.integers(2, 60)), rng.normal(rng.uniform(2, 6), 1, rng.integers(2, 60))])
+        assert_array_equal(binarise(values, MaskConfig(method="otsu")), otsu_by_trial(values))
+
+
+def test_mean_and_quantile_keep_what_lies_above():
+    heat = np.arange(10, dtype=np.float32).reshape(2, 5)
+    assert_array_equal(binarise(heat, MaskConfig()), heat > 4.5)
+    assert_array_equal(binarise(heat, MaskConfig(method="quantile", quantile=0.8)), heat > 7.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MaskConfig(method="yen"), "mask.method is 'yen'; expected one of mean_relu, otsu, quantile"),
+        (MaskConfig(method="quantile", quantile=1.5), "mask.quantile is 1.5; expected 0 to 1"),
+    ],
+)
+def test_unknown_thresholds_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        binarise(np.eye(3, dtype=np.float32), config)
+
+
+def test_thresholding_on_the_image_follows_the_interpolated_heat():
+    heat = np.array([[0, 1]], np.float32)
+    mask = binarise_on_image(heat, Grid.stretched(1, 2, (8, 2)), (8, 2), MaskConfig())
+    assert_array_equal(mask, [[False] * 4 + [True] * 4] * 2)
+
+
+def test_thresholding_on_the_image_ignores_the_padding():
+    heat = np.array([[9, 9], [0, 0], [0, 0], [0, 1]], np.float32)
+    grid = Grid(0, 4, 2, (0, -4, 8, 4))  # the upper two rows lie above the image
+    alone = binarise_on_image(heat[2:], Grid(0, 2, 2, (0, 0, 8, 4)), (8, 4), MaskConfig())
+    assert alone.any()
+    assert_array_equal(binarise_on_image(heat, grid, (8, 4), MaskConfig()), alone)
+    outside = Grid(0, 4, 2, (0, -8, 8, 0))
+    assert not binarise_on_image(heat, outside, (8, 4), MaskConfig()).any()
+
+
+def test_an_unknown_resolution_or_region_is_refused():
+    record = random_record(0, 8, image_size=[40, 30])
+    with pytest.raises(UserError, match=r"mask.resolution is 'pixel'; expected grid or image"):
+        localize(record, [(0, 0)], LogicConfig(mask=MaskConfig(resolution="pixel")))
+    with pytest.raises(UserError, match=r"box.region is 'hull'; expected all, largest or largest_hull"):
+        localize(record, [(0, 0)], LogicConfig(box=BoxConfig(region="hull")))
+
+
+# regions
+
+
+def cells(*rows: str) -> np.ndarray:
+    return np.array([[sign != "." for sign in row] for row in rows])
+
+
+def test_all_cells_stay_by_default_in_an_array_of_their_own():
+    mask = cells("x..", "..x")
+    kept = region(mask, BoxConfig())
+    assert_array_equal(kept, mask)
+    assert kept is not mask
+
+
+def test_the_largest_region_counts_corners_as_connections_and_prefers_the_first():
+    assert_array_equal(region(cells("x..x", ".x.x", "...."), BoxConfig(region="largest")), cells("x...", ".x..", "...."))
+    assert_array_equal(region(cells("x..x", "x..x", "...x"), BoxConfig(region="largest")), cells("...x", "...x", "...x"))
+
+
+def test_the_largest_hull_may_belong_to_a_region_of_fewer_cells():
+    mask = cells("x......", "x......", "x......", "xxxx...", ".......", "....xxx", "....xxx", "....xxx")
+    assert_array_equal(region(mask, BoxConfig(region="largest")), mask & (np.arange(8) > 4)[:, None])
+    hull = region(mask, BoxConfig(region="largest_hull"))
+    assert_array_equal(hull, cells("xx.....", "xxx....", "xxxx...", "xxxx...", ".......", ".......", ".......", "......."))
+
+
+def test_the_largest_hull_is_the_one_of_the_largest_area():
+    mask = cells("xxxxxxxx", "........", "xxxx....", "x..x....", "xxxx....")
+    assert_array_equal(region(mask, BoxConfig(region="largest_hull")), cells(*2 * ["........"], *3 * ["xxxx...."]))
+
+
+LINES = {"cell": cells("...", ".x.", "..."), "row": cells("...", "xxx"), "column": cells("x..", "x..", "x.."), "1x1": cells("x")}
+
+
+@pytest.mark.parametrize("mask", LINES.values(), ids=LINES)
+def test_the_hull_of_cells_in_a_line_is_the_line(mask):
+    assert_array_equal(region(mask, BoxConfig(region="largest_hull")), mask)
+
+
+def test_the_hull_fills_holes_and_holds_its_region():
+    assert_array_equal(region(cells("xxx", "x.x", "xxx"), BoxConfig(region="largest_hull")), np.ones((3, 3), bool))
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        mask = rng.random((12, 9)) > 0.7
+        hull = region(mask, BoxConfig(region="largest_hull"))
+        assert any((hull >= part).all() for part in _regions(mask))
+        assert len(_regions(hull)) == 1
+
+
+def _regions(mask: np.ndarray) -> list[np.ndarray]:
+    parts = []
+    for component in reference_rules.components(mask):
+        parts.append(np.zeros(mask.shape, bool))
+        parts[-1][tuple(zip(*component, strict=True))] = True
+    return parts
+
+
+def test_the_papers_rules_keep_one_of_two_things():
+    weights = np.zeros((24, 24), np.float32)
+    weights[2:8, 2:8], weights[18:20, 18:20] = 1, 1
+    record = Record((weights / weights.sum()).reshape(1, 1, 1, -1), {"image_size": [240, 240]})
+    x0, y0, x1, y1 = localize(record, [(0, 0)], PAPER).box_xyxy
+    assert x1 < 120
+    assert y1 < 120
+    assert x0 == y0 < 20
+    assert localize(record, [(0, 0)], LogicConfig()).box_xyxy[2] > 180
