@@ -1,0 +1,33 @@
+"""Finds the attention heads that look at what an expression describes.
+
+    python pipeline.py                                                        # the shipped picture and model
+    python pipeline.py data.image_file=photo.jpg data.query="the cup on the left"
+    python pipeline.py model=llava15_7b data.image_file=photo.jpg data.query="the cup on the left"
+    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    python pipeline.py stage=analyze data.attention_file=outputs/localization_heads/<model>/<id>.pkl
+    python pipeline.py stage=visualize data.attention_file=outputs/localization_heads/<model>/<id>.pkl
+
+`python pipeline.py --help` lists every key; README.md explains them.
+"""
+
+import sys
+
+import hydra
+
+import conf.schema
+from conf.schema import Config
+from lab.cli import exit_in_one_line
+
+conf.schema.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: Config) -> None:
+    from lab.stages import run  # after the configuration is known to be right
+
+    sys.exit(run(cfg))
+
+
+if __name__ == "__main__":
+    with exit_in_one_line():
+        main()

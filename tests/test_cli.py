@@ -1,0 +1,262 @@
+"""The command line as people use it: the shipped pictures, every stage, and what happens when the input is wrong."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lab.cli import PROJECT, table
+from lab.errors import UserError
+from lab.picturebook.evaluate import box_iou
+from lab.records import load_record
+from lab.stages import run
+from tests.conftest import configuration
+
+EXAMPLES = [json.loads(line) for line in (PROJECT / "examples/localization_data.jsonl").read_text().splitlines()]
+MODEL = "examples-models-picturebook"
+
+
+@pytest.fixture(autouse=True)
+def _one_model(monkeypatch, request):
+    """Stages that load the shipped model get the one that is loaded already."""
+    monkeypatch.chdir(PROJECT)
+    if "picturebook" in request.fixturenames:
+        loaded = request.getfixturevalue("picturebook")
+        monkeypatch.setattr("lab.stages.load_model", lambda cfg: loaded)
+        monkeypatch.setattr("lab.batch.load_model", lambda cfg: loaded)
+
+
+def stage(name: str, out: Path, *overrides: str) -> int:
+    return run(configuration(f"stage={name}", f"data.output_dir={out}", *overrides))
+
+
+def pipeline_process(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "pipeline.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+
+
+# the shipped pictures
+
+
+@pytest.mark.parametrize("sample", EXAMPLES, ids=[s["id"] for s in EXAMPLES])
+def test_fixed_heads_find_the_thing_in_every_shipped_picture(sample, tmp_path, picturebook):
+    image = f"examples/{sample['image_path']}"
+    assert stage("pipeline", tmp_path, f"data.image_file={image}", f'data.query="{sample["prompt"]}"', "logic.heads=preset") == 0
+    found = json.loads(next((tmp_path / MODEL).glob("*_bbox.json")).read_text())
+    x, y, w, h = sample["bbox"]
+    fx0, fy0, fx1, fy1 = found["bbox_xyxy"]
+    assert box_iou((x, y, x + w, y + h), (fx0, fy0, fx1 + 1, fy1 + 1)) >= 0.5
+
+
+def test_pipeline_writes_record_ranking_mask_box_and_figure(tmp_path, picturebook, capsys):
+    assert stage("pipeline", tmp_path) == 0
+    folder = tmp_path / MODEL
+    assert {p.name for p in folder.iterdir()} == {
+        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "config.yaml",
+    }  # fmt: skip
+    record = load_record(folder / "bird.pkl")
+    assert record.attn.shape == (8, 8, 1, 256)
+    assert record.meta["query"] == "birds."
+    assert record.image_size == Image.open("examples/images/bird.png").size
+    mask = np.asarray(Image.open(folder / "bird_mask.png"))
+    assert mask.shape == record.image_size[::-1]
+    assert set(np.unique(mask)) <= {0, 255}
+    box = json.loads((folder / "bird_bbox.json").read_text())
+    x0, y0, x1, y1 = box["bbox_xyxy"]
+    assert box["bbox_xywh"] == [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
+    assert box["image_size"] == list(record.image_size)
+    assert len(box["selected_heads"]) == 3
+    ranking = json.loads((folder / "bird_analysis.json").read_text())
+    assert [set(row) for row in ranking[:1]] == [{"layer", "head", "attn_sum", "spatial_entropy", "bottom_row_focus", "num_components"}]
+    assert box["selected_heads"] == [[row["layer"], row["head"]] for row in ranking[:3]]
+    with (folder / "bird_analysis.pkl").open("rb") as file:
+        assert len(pickle.load(file)) == len(ranking)
+    printed = capsys.readouterr().out
+    assert "birds." in printed
+    assert "bird_top3.png" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_analyze_and_visualize_repeat_what_pipeline_wrote(tmp_path, picturebook):
+    stage("pipeline", tmp_path)
+    folder = tmp_path / MODEL
+    names = ("bird_analysis.json", "bird_mask.png", "bird_bbox.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    stage("analyze", tmp_path, f"data.attention_file={folder / 'bird.pkl'}")
+    stage("visualize", tmp_path, f"data.attention_file={folder / 'bird.pkl'}")
+    assert before == {name: (folder / name).read_bytes() for name in names}
+
+
+def test_fixed_heads_replace_the_ranking(tmp_path, picturebook):
+    stage("pipeline", tmp_path, "logic.heads=[[4,1],[5,2]]", "save_fig=false")
+    box = json.loads((tmp_path / MODEL / "bird_bbox.json").read_text())
+    assert box["selected_heads"] == [[4, 1], [5, 2]]
+    assert not list((tmp_path / MODEL).glob("*.top*.png"))
+
+
+def test_generate_stores_the_answer(tmp_path, picturebook):
+    stage("collect", tmp_path, "model.use_generate=true", "data.save_id=answered")
+    assert load_record(tmp_path / MODEL / "answered.pkl").meta["generated_text"].split()[0] == "blue"
+
+
+# batch
+
+
+def jsonl(path: Path, *rows: object) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def row(sample_id: str, image: str = "examples/images/cat.png", prompt: str = "the cat") -> dict:
+    return {"id": sample_id, "prompt": prompt, "image_path": image}
+
+
+def test_batch_does_every_line_and_again_does_nothing(tmp_path, picturebook, capsys):
+    for done_before in (0, 4):
+        assert stage("batch", tmp_path, "data.process_all=true") == 0
+        summary = json.loads((tmp_path / MODEL / "summary.json").read_text())
+        assert (summary["samples"], summary["done"], summary["skipped"], summary["failed"]) == (4, 4, done_before, 0)
+    assert {p.stem for p in (tmp_path / MODEL).glob("*.pkl") if "analysis" not in p.stem} == {s["id"] for s in EXAMPLES}
+    assert "samples" in capsys.readouterr().out
+
+
+def test_batch_survives_a_bad_sample_lists_it_and_finishes_later(tmp_path, picturebook):
+    data = jsonl(tmp_path / "data.jsonl", row("good"), row("bad", str(tmp_path / "later.png")), row("fine"))
+    assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 1
+    errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
+    assert [(e["id"], e["line"]) for e in errors] == [("bad", 2)]
+    assert "later.png" in errors[0]["error"]
+    Image.open("examples/images/dog.png").save(tmp_path / "later.png")
+    assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 0
+    assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 2
+
+
+def test_batch_redoes_a_damaged_record_and_a_changed_question(tmp_path, picturebook):
+    data = jsonl(tmp_path / "data.jsonl", row("a"), row("b"))
+    arguments = (f"data.data_file={data}", "data.process_all=true")
+    stage("batch", tmp_path, *arguments)
+    (tmp_path / MODEL / "a.pkl").write_bytes(b"half")
+    jsonl(data, row("a"), row("b", prompt="the umbrella"))
+    assert stage("batch", tmp_path, *arguments) == 0
+    assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 0
+    assert load_record(tmp_path / MODEL / "b.pkl").meta["query"] == "the umbrella"
+
+
+def test_batch_takes_a_range_other_key_names_and_paths_beside_the_file(tmp_path, picturebook):
+    Image.open("examples/images/cat.png").save(tmp_path / "near.png")
+    rows = [{"question_id": i, "prompt": "the cat", "image": "near.png"} for i in range(5)]
+    data = jsonl(tmp_path / "data.jsonl", *rows)
+    assert stage("batch", tmp_path, f"data.data_file={data}", "data.start_index=1", "data.end_index=3", "data.visualize_batch=true") == 0
+    assert {p.name for p in (tmp_path / MODEL).glob("*_top3.png")} == {"1_top3.png", "2_top3.png"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row("a"), "{broken"], "line 2: not JSON"),
+        ([row("a"), {"id": "b", "image_path": "x.png"}], "line 2: no key prompt"),
+        ([{"prompt": "x", "image_path": "x.png"}], "line 1: no key id or question_id"),
+        ([row("a"), row("b"), row("a")], "line 3: id 'a' was used in line 1"),
+        ([row("a/b")], "line 1: .*a/b"),
+        ([row("..")], r"line 1: .*\.\."),
+        ([row("a", prompt="  ")], "line 1: prompt"),
+        (["[1, 2]"], "line 1: a JSON object"),
+        ([], "holds no samples"),
+    ],
+)
+def test_batch_refuses_a_bad_file_by_line_before_the_model_is_loaded(rows, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    data = jsonl(tmp_path / "data.jsonl", *rows)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        stage("batch", out, f"data.data_file={data}", "data.process_all=true")
+    assert not out.exists()
+
+
+# wrong input: one line, exit code 2, nothing written
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.image_file=missing.png"], "missing.png"),
+        (["data.image_file=null"], "data.image_file"),
+        (["data.query=''"], "query"),
+        (["data.query='<image> and <image>'"], "<image>"),
+        (["data.save_id=../x"], r"\.\./x"),
+        (["device=cuda:7"], "cuda"),
+        (["device=tpu"], "tpu"),
+        (["model.name=nowhere/nothing"], "nowhere/nothing"),
+        (["model.use_flash_attn=true"], "use_flash_attn"),
+        (["model.conv_mode=vicuna"], "vicuna_v1"),
+        (["logic.top_k=65"], "64"),
+        (["logic.heads=[[8,0]]"], "8, 0"),
+        (["logic.heads=preset", "model.localization_heads=null"], "localization_heads"),
+        (["data.output_dir=/dev/null/x"], "output_dir"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(overrides, message, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message) as caught:
+        stage("pipeline", out, *overrides)
+    assert "\n" not in str(caught.value)
+    assert not list(out.rglob("*.pkl"))
+
+
+@pytest.mark.parametrize("name", ["analyze", "visualize"])
+def test_a_missing_record_says_how_to_make_one(name, tmp_path):
+    with pytest.raises(UserError, match="stage=collect"):
+        stage(name, tmp_path)
+    with pytest.raises(UserError, match=r"nothing\.pkl"):
+        stage(name, tmp_path, "data.attention_file=nothing.pkl")
+
+
+def test_wrong_input_exits_with_2_and_one_line_on_the_real_command_line(tmp_path):
+    out = f"data.output_dir={tmp_path}/out"
+    for arguments, message in (
+        (["logic.topk=3"], "topk"),
+        (["model=llava16"], "llava15_7b"),
+        (["stage=colect"], "choose from collect"),
+        (["data.image_file=missing.png"], "missing.png"),
+    ):
+        done = pipeline_process(out, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_works_from_another_folder(tmp_path):
+    done = pipeline_process("save_fig=false", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"outputs"}
+    assert "birds." in done.stdout
+
+
+def test_analyze_does_not_import_transformers(tmp_path, picturebook):
+    stage("collect", tmp_path)
+    code = (
+        "import sys; sys.argv[1:] = ['stage=analyze', 'data.attention_file=" + str(tmp_path / MODEL / "bird.pkl") + "']\n"
+        "import pipeline\n"
+        "try: pipeline.main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert 'transformers' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tables_align_numbers_to_the_right():
+    lines = table(("name", "count"), [("a", 5), ("long name", 12)]).splitlines()
+    assert lines[2:] == ["a              5", "long name     12"]

@@ -1,0 +1,100 @@
+"""Every preset composes, and everything that cannot be is refused by name."""
+
+import dataclasses
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from conf.schema import AT_LEAST, CHOICES, Config, check
+from lab.cli import PROJECT, one_line
+from lab.errors import UserError
+from tests.conftest import configuration
+
+
+def presets(group: str) -> list[str]:
+    return sorted(path.stem for path in (PROJECT / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", presets("model"))
+def test_every_model_preset_composes_and_is_possible(model):
+    cfg = configuration(f"model={model}")
+    check(cfg)
+    assert cfg.model.name
+
+
+@pytest.mark.parametrize("logic", presets("logic"))
+def test_every_logic_preset_composes_and_is_possible(logic):
+    check(configuration(f"logic={logic}"))
+
+
+def test_the_defaults_are_the_published_rules():
+    logic = configuration().logic
+    assert (logic.top_k, logic.heads, logic.threshold.method) == (3, None, "chord")
+    assert (logic.entropy.center, logic.entropy.weight, logic.entropy.min_value) == (2.0, "mass", 0.001)
+    assert logic.filter.bottom_row == 0.05
+    assert (logic.mask.method, logic.box.region) == ("mean_relu", "all")
+
+
+def test_paper_differs_from_selection_v1_only_where_the_paper_does():
+    paper, published = (OmegaConf.to_container(configuration(f"logic={name}").logic) for name in ("paper", "selection_v1"))
+    parts = ("threshold", "entropy", "filter", "mask", "box")
+    different = {f"{part}.{key}" for part in parts for key in paper[part] if paper[part][key] != published[part][key]}
+    assert different == {"entropy.center", "entropy.weight", "entropy.flat_is_focused", "filter.bottom_row", "box.region"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("logic.topk=3", "topk"),
+        ("modle=picturebook", "modle"),
+        ("model=llava16", "llava15_7b"),
+        ("logic=paperr", "selection_v1"),
+        ("logic.top_k=three", "three"),
+        ("save_fig=maybe", "maybe"),
+        ("data.image=x.png", "image"),
+    ],
+)
+def test_unknown_keys_groups_and_types_are_refused_in_one_line_that_names_them(override, message):
+    from omegaconf.errors import OmegaConfBaseException
+
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        configuration(override)
+    line = one_line(caught.value)
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage=colect", "stage=colect: choose from collect, analyze, visualize, pipeline, batch"),
+        ("logic.top_k=0", "logic.top_k=0: must be 1 or more"),
+        ("logic.smoothing.sigma=-1", "logic.smoothing.sigma=-1.0: must be 0 or more"),
+        ("logic.smoothing.kernel=4", "must be odd"),
+        ("logic.mask.method=magic", "choose from mean_relu, otsu, quantile"),
+        ("logic.mask.quantile=1.5", "between 0 and 1"),
+        ("model.dtype=int8", "choose from auto, float32, float16, bfloat16"),
+        ("data.start_index=-1", "data.start_index=-1"),
+        ("++data.end_index=0", "must lie after data.start_index"),
+    ],
+)
+def test_impossible_values_are_refused_with_what_would_be_right(override, message):
+    with pytest.raises(UserError, match=message.replace("+", r"\+").replace(".", r"\.")):
+        check(configuration(override))
+
+
+def test_the_checks_name_keys_that_exist():
+    cfg = OmegaConf.structured(Config)
+    for key in (*CHOICES, *AT_LEAST):
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        assert name in node, key
+
+
+def test_every_key_of_the_schema_is_explained_in_its_source():
+    source = (PROJECT / "conf" / "schema.py").read_text()
+    for cls in (Config, *(f.default_factory for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory))):
+        assert cls.__doc__
+        for entry in dataclasses.fields(cls):
+            assert f"    {entry.name}: " in source
