@@ -161,13 +161,14 @@ def _description(scene: Scene, thing: Thing, category: str, rng: np.random.Gener
     if category == "plural":
         return Description(kind=thing.kind, plural=True)
     if category == "place":
-        extra = {"colour": thing.colour} if rng.random() < 0.25 else {}
-        return Description(kind=thing.kind, place=str(rng.choice(PLACES)), **extra)
+        colour = thing.colour if rng.random() < 0.25 else None
+        return Description(kind=thing.kind, colour=colour, place=str(rng.choice(PLACES)))
     if category == "relation":
         anchor = scene.things[rng.integers(len(scene.things))]
-        extra = {"colour": thing.colour} if rng.random() < 0.25 else {}
-        return Description(kind=thing.kind, relation=(str(rng.choice(RELATIONS)), anchor.kind), **extra)
-    return Description(**{name: getattr(thing, name) for name in category.split()})
+        colour = thing.colour if rng.random() < 0.25 else None
+        return Description(kind=thing.kind, colour=colour, relation=(str(rng.choice(RELATIONS)), anchor.kind))
+    named = {name: getattr(thing, name) if name in category.split() else None for name in ATTRIBUTES}
+    return Description(named["kind"], named["colour"], named["pattern"], named["size"])
 
 
 def word(description: Description, rng: np.random.Generator, asides: float = 0.0) -> str:
@@ -226,5 +227,5 @@ def lexicon() -> list[str]:
     """Every word that an expression or an answer can hold, sorted; the tokenizer has one piece for each."""
     words = {*KINDS, *(plural(k) for k in KINDS), *COLOURS, *PATTERNS, *SIZES, *PLACES, "middle"}
     words.update(" ".join((*RELATIONS, *ASIDES)).split())
-    words.update("the a an thing one that is and on at in to of under with near wearing".split())
+    words.update(["the", "a", "an", "thing", "one", "that", "is", "and", "on", "at", "in", "to", "of", "under", "with", "near", "wearing"])
     return sorted(words)

@@ -1,18 +1,21 @@
 """Stage 2: projector and language model learn from text alone. Given the expression, answer what it leaves out.
 
 All questions about an image are packed behind one copy of its tokens, and a question sees the prompt, the image and
-itself, never its neighbours: exactly what it sees when it is asked alone. Two regularisers, both blind to where the
-described thing is, keep answers from being assembled anywhere but at the last token of the expression:
+itself, never its neighbours: exactly what it sees when it is asked alone. Three regularisers, all blind to where the
+described thing is, make several heads look it up at the last token of the expression:
 
 - image-token dropout: each step shows a random subset of the image tokens, the same number for every image;
-- blinded expressions: in a share of the questions, the tokens before the last one cannot see the image.
+- blinded expressions: in a share of the questions, the tokens before the last one cannot see the image;
+- head dropout: for each image, a share of the attention heads is silent.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, LlavaForConditionalGeneration
 
@@ -101,7 +104,28 @@ def cpu_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_m
 AttentionInterface.register(CPU_ATTENTION, cpu_attention)
 
 
-def answer_loss(model: LlavaForConditionalGeneration, features: Tensor, packed: Packed, later_words: float) -> tuple[Tensor, dict[str, float]]:
+@contextmanager
+def silent_heads(model: LlavaForConditionalGeneration, share: float, rng: np.random.Generator) -> Iterator[None]:
+    """Within the block, every attention head of the language model is silent for a random `share` of the images."""
+    config = model.config.text_config
+
+    def mute(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        heads = args[0].unflatten(-1, (config.num_attention_heads, -1))  # [B, S, H * D] -> [B, S, H, D]
+        speaks = torch.from_numpy(rng.random((len(heads), 1, config.num_attention_heads, 1)) >= share).to(heads)
+        return ((heads * speaks / (1 - share)).flatten(-2),)
+
+    layers = model.model.language_model.layers
+    hooks = [layer.self_attn.o_proj.register_forward_pre_hook(mute) for layer in layers] if share else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def answer_loss(
+    model: LlavaForConditionalGeneration, features: Tensor, packed: Packed, later_words: float
+) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the answers; words after the first weigh `later_words`.
 
     Args:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
@@ -24,10 +24,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     system_words = CONVERSATIONS["referseg"].system.lower().replace(",", " ").replace(".", " ").split()
     words = sorted({*lexicon(), *system_words})
     special = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
-    pieces: dict[str, float] = {token: 0.0 for token in special}
+    pieces: dict[str, float] = dict.fromkeys(special, 0.0)
     pieces.update({f"<0x{byte:02X}>": -20.0 for byte in range(256)})
     pieces.update({"▁": -4.0, "\n": -4.0})
-    pieces.update({character: -8.0 for character in "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-"})
+    pieces.update(dict.fromkeys("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-", -8.0))
     pieces.update({f"▁{word}": -2.0 for word in words})
 
     tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=0, byte_fallback=True))
@@ -36,6 +36,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.Metaspace("▁", prepend_scheme="always")]
     )
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="always")])
+    begin = [("<s>", list(pieces).index("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=begin)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",

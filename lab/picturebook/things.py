@@ -7,7 +7,7 @@ with `pen.body` takes the thing's colour and pattern; what is drawn with `pen.de
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 RGB = tuple[int, int, int]
 
@@ -226,8 +226,7 @@ def umbrella(pen: Pen) -> None:
 
 
 KINDS: dict[str, Callable[[Pen], None]] = {
-    f.__name__: f
-    for f in (bird, cat, dog, fish, tree, house, car, boat, ball, flower, apple, mushroom, butterfly, umbrella)
+    f.__name__: f for f in (bird, cat, dog, fish, tree, house, car, boat, ball, flower, apple, mushroom, butterfly, umbrella)
 }
 
 
@@ -261,7 +260,8 @@ def sprite(kind: str, colour: str, pattern: str, longest: int, period: float, *,
     Returns:
         RGBA image whose alpha is the anti-aliased silhouette; its size is the thing's box.
     """
-    rgb = tuple(round(min(255, c * shade)) for c in COLOURS[colour])
+    r, g, b = (round(min(255, c * shade)) for c in COLOURS[colour])
+    rgb = (r, g, b)
     unit_box = _unit_box(kind)
     side = round((longest - 2) / max(unit_box[2] - unit_box[0], unit_box[3] - unit_box[1]))
     pen = Pen(side, rgb)
@@ -270,8 +270,8 @@ def sprite(kind: str, colour: str, pattern: str, longest: int, period: float, *,
     # the pattern's second tone, on the coloured parts only
     if pattern != "plain":
         tone = tuple(round(c + (255 - c) * 0.62) for c in rgb)
-        where = np.minimum(pattern_mask(pattern, pen.size, period * SUPERSAMPLING), pen.body_mask)
-        pen.image.paste((*tone, 255), (0, 0), Image.fromarray(where))
+        where = ImageChops.darker(pattern_mask(pattern, pen.size, period * SUPERSAMPLING), pen.body_mask)
+        pen.image.paste((*tone, 255), (0, 0), where)
 
     # down to size, then a dark outline one pixel wide
     picture = pen.image.reduce(SUPERSAMPLING)
@@ -302,6 +302,6 @@ def _unit_box(kind: str) -> tuple[float, float, float, float]:
     if kind not in _UNIT_BOXES:
         pen = Pen(256, COLOURS["red"])
         KINDS[kind](pen)
-        x0, y0, x1, y1 = pen.image.getchannel("A").getbbox()
+        x0, y0, x1, y1 = pen.image.getchannel("A").getbbox() or (0, 0, pen.size, pen.size)
         _UNIT_BOXES[kind] = (x0 / pen.size, y0 / pen.size, x1 / pen.size, y1 / pen.size)
     return _UNIT_BOXES[kind]

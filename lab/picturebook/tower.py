@@ -49,7 +49,9 @@ def tower_loss(model: LabelledTower, pixels: Tensor, labels: Tensor) -> tuple[Te
     return loss, {"foreground": right[foreground].float().mean().item(), "all": right.float().mean().item()}
 
 
-def tower_batch(pixels: np.ndarray, labels: np.ndarray, step: int, batch: int, held_out: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def tower_batch(
+    pixels: np.ndarray, labels: np.ndarray, step: int, batch: int, held_out: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The scenes of one step, drawn by the step number from all but the last `held_out`."""
     index = np.sort(np.random.default_rng([step, 11]).choice(len(pixels) - held_out, batch, replace=False))
     return torch.from_numpy(pixels[index]).to(device), torch.from_numpy(labels[index]).to(device)

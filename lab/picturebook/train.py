@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lab.picturebook.drawing import draw, encode
 from lab.picturebook.fit import StageConfig, fit
-from lab.picturebook.language import CPU_ATTENTION, answer_loss, pack
+from lab.picturebook.language import CPU_ATTENTION, answer_loss, pack, silent_heads
 from lab.picturebook.model import GRID, make_model, make_tokenizer, save
 from lab.picturebook.tower import LabelledTower, features, tower_batch, tower_loss
 from llava.conversation import CONVERSATIONS
@@ -35,6 +35,8 @@ class LanguageConfig(StageConfig):
     questions: int = 16  # per image and step
     kept_share: float = 0.4  # image tokens shown, until `settle` of the steps are done
     blind_share: float = 0.5  # questions whose earlier tokens cannot see the image, until `settle`
+    silent_share: float = 0.25  # heads silenced per image, from `silence_from` until `settle`
+    silence_from: float = 0.4  # share of the steps after which heads fall silent
     settle: float = 0.8  # share of the steps after which every image token is shown
     later_words: float = 0.4  # weight of the answer's words after the first
 
@@ -51,8 +53,8 @@ class TrainConfig:
     scenes: int = 24000
     held_out: int = 400  # the last scenes, never trained on: the figures in the log
     questions: int = 24  # drawn per scene
-    tower: StageConfig = field(default_factory=lambda: StageConfig(steps=2600, batch=32, lr=2e-3))
-    language: LanguageConfig = field(default_factory=lambda: LanguageConfig(steps=5000, batch=24, lr=2e-3))
+    tower: StageConfig = field(default_factory=lambda: StageConfig(steps=1900, batch=32, lr=2e-3))
+    language: LanguageConfig = field(default_factory=lambda: LanguageConfig(steps=2000, batch=24, lr=2e-3))
 
 
 def train(config: TrainConfig) -> None:
@@ -116,24 +118,27 @@ def train_language(model, config: TrainConfig, work: Path, device: torch.device)
     model.model.vision_tower.requires_grad_(False)
     model.set_attn_implementation({"text_config": CPU_ATTENTION if device.type == "cpu" else "sdpa"})
 
-    def batch_loss(index: np.ndarray, rng: np.random.Generator, kept_share: float, blind_share: float):
+    def batch_loss(index: np.ndarray, rng: np.random.Generator, kept: float = 1.0, blind: float = 0.0, silent: float = 0.0):
         chosen = np.stack([rng.choice(ids.shape[1], cfg.questions, replace=False) for _ in index])
-        packed = pack(ids[index[:, None], chosen], spans[index[:, None], chosen], prefix, GRID * GRID, rng, kept_share=kept_share, blind_share=blind_share)
+        questions = ids[index[:, None], chosen], spans[index[:, None], chosen]
+        packed = pack(*questions, prefix, GRID * GRID, rng, kept_share=kept, blind_share=blind)
         batch = torch.from_numpy(seen[index].astype(np.float32)).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16), silent_heads(model, silent, rng):
             return answer_loss(model, batch, packed, cfg.later_words)
 
     def loss(step: int):
         rng = np.random.default_rng([config.seed, step, 12])
         index = np.sort(rng.choice(len(ids) - config.held_out, cfg.batch, replace=False))
-        settled = step >= cfg.settle * cfg.steps
-        return batch_loss(index, rng, 1.0 if settled else cfg.kept_share, 0.0 if settled else cfg.blind_share)
+        if step >= cfg.settle * cfg.steps:
+            return batch_loss(index, rng)
+        silent = cfg.silent_share if step >= cfg.silence_from * cfg.steps else 0.0
+        return batch_loss(index, rng, cfg.kept_share, cfg.blind_share, silent)
 
     @torch.inference_mode()
     def check() -> dict[str, float]:
         rng = np.random.default_rng([config.seed, 13])
         held_out = np.arange(len(ids) - config.held_out, len(ids))
-        numbers = [batch_loss(part, rng, 1.0, 0.0)[1] for part in np.array_split(held_out, max(1, len(held_out) // 40))]
+        numbers = [batch_loss(part, rng)[1] for part in np.array_split(held_out, max(1, len(held_out) // 40))]
         return {f"held_out_{k}": float(np.mean([n[k] for n in numbers])) for k in numbers[0]}
 
     fit(model, loss, cfg, work, "language", check, check_every=250)

@@ -1,0 +1,218 @@
+"""How well the picture-book model answers and looks, on scenes it has never seen.
+
+    python -m lab.picturebook.evaluate n=500 seed=7
+
+Heads are found by selection alone on `find_n` scenes of seed `find_seed`; truth is used only to score them on the `n`
+scenes of `seed`. Prints the tables of the model card and writes every figure to `out`. A head points right if its highest
+cell's centre lies in the true box; Acc@0.5 is the share of boxes with an IoU of 0.5 or more.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import conf.schema
+from analyze import Head, most_selected, rank_heads, selection_frequency
+from bbox import Localization, localize
+from conf.schema import Config, check
+from lab.cli import PROJECT, exit_in_one_line, markdown, progress
+from lab.picturebook.make import Drawn, samples
+from lab.records import Record
+
+PUBLISHED = ["logic.filter.min_layer=2", "logic.smoothing.per_cells=null", "logic.mask.method=mean_relu"]  # undo the model preset
+VARIANTS = {
+    "preset of the model": [],
+    "selection_v1, unchanged": PUBLISHED,
+    "paper, unchanged": ["logic=paper", *PUBLISHED],
+}
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured on what."""
+
+    n: int = 500  # scenes that are scored
+    seed: int = 7
+    find_n: int = 500  # scenes on which the heads are found
+    find_seed: int = 8
+    top_n: int = 10  # heads that each scene votes for
+    top_k: int = 3  # heads that are fixed
+    draws: int = 20  # random sets of heads of the same layers
+    answers: bool = True  # also let the model answer
+    out: str = "runs/picturebook_evaluation.json"
+
+
+@dataclass
+class Scored:
+    """One scene: the record of its expression and the truth about it."""
+
+    record: Record
+    box_xyxy: tuple[int, int, int, int]  # pixels, edges exclusive
+    answer: str
+
+    def points_inside(self, heat: np.ndarray) -> bool:
+        """Whether the centre of the heat map's [rows, cols] highest cell lies in the true box."""
+        grid = self.record.grid
+        row, col = np.unravel_index(heat.argmax(), heat.shape)
+        x0, y0, x1, y1 = grid.extent_xyxy
+        x, y = x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows
+        return bool(self.box_xyxy[0] <= x < self.box_xyxy[2] and self.box_xyxy[1] <= y < self.box_xyxy[3])
+
+    def box_iou(self, found_xyxy: tuple[int, int, int, int] | None) -> float:
+        """IoU of the true box and an inclusive pixel box; 0 for no box."""
+        if found_xyxy is None:
+            return 0.0
+        found = (found_xyxy[0], found_xyxy[1], found_xyxy[2] + 1, found_xyxy[3] + 1)
+        return box_iou(self.box_xyxy, found)
+
+
+def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Intersection over union of two xyxy boxes with exclusive edges."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+    return w * h / union
+
+
+def score_together(scored: list[Scored], heads: list[Head], cfg: Config) -> dict[str, float]:
+    """Pointing accuracy and Acc@0.5 of fixed heads, their maps together."""
+    return _shares_right([(s, localize(s.record, heads, cfg.logic)) for s in scored])
+
+
+def score_greedy(scored: list[Scored], cfg: Config, top_k: int) -> dict[str, float]:
+    """The same for the heads that each scene's own ranking puts first."""
+    ranked = [(s, [(score.layer, score.head) for score in rank_heads(s.record, cfg.logic)[:top_k]]) for s in scored]
+    return _shares_right([(s, localize(s.record, heads, cfg.logic)) for s, heads in ranked])
+
+
+def _shares_right(results: list[tuple[Scored, Localization]]) -> dict[str, float]:
+    return {
+        "pointing": float(np.mean([s.points_inside(found.heat) for s, found in results])),
+        "acc_50": float(np.mean([s.box_iou(found.box_xyxy) >= 0.5 for s, found in results])),
+    }
+
+
+def random_heads(heads: list[Head], num_heads: int, rng: np.random.Generator) -> list[Head]:
+    """As many heads of the same layers, none of them among `heads`."""
+    drawn: list[Head] = []
+    for layer in (head[0] for head in heads):
+        free = [(layer, h) for h in range(num_heads) if (layer, h) not in (*heads, *drawn)]
+        drawn.append(free[rng.integers(len(free))])
+    return drawn
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Finds the heads on one set of scenes and scores them on another, by the rules of every variant."""
+    from collector import collect
+    from lab.stages import load_model
+
+    base = configuration([f"model.use_generate={str(config.answers).lower()}"])
+    loaded = load_model(base)
+
+    def collected(n: int, seed: int, name: str) -> list[Scored]:
+        drawn: Drawn
+        found = []
+        for drawn in progress(samples(n, seed), name, total=n):
+            record = collect(loaded, drawn.image, drawn.expression.text, base.model)
+            found.append(Scored(record, drawn.box_xyxy, " ".join(drawn.expression.answer)))
+        return found
+
+    finding, scored = collected(config.find_n, config.find_seed, "find"), collected(config.n, config.seed, "score")
+    layers, heads = scored[0].record.num_layers, scored[0].record.num_heads
+    pointing = [
+        [np.mean([s.points_inside(s.record.maps[layer, head]) for s in scored]) for head in range(heads)] for layer in range(layers)
+    ]
+    return {
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "answers": _answers(scored) if config.answers else None,
+        "variants": {name: evaluate_variant(finding, scored, configuration(overrides), config) for name, overrides in VARIANTS.items()},
+        "pointing_per_head": np.round(pointing, 3).tolist(),
+        "box_share": float(np.mean([_share(s) for s in scored])),
+    }
+
+
+def evaluate_variant(finding: list[Scored], scored: list[Scored], cfg: Config, config: EvaluateConfig) -> dict[str, Any]:
+    """The heads that one set of rules finds, and how well they do alone, together, and against random heads of their layers."""
+    shape = finding[0].record.num_layers, finding[0].record.num_heads
+    counts = selection_frequency([rank_heads(s.record, cfg.logic) for s in finding], config.top_n, shape)
+    heads = most_selected(counts, config.top_k)
+    rng = np.random.default_rng(0)
+    draws = [score_together(scored, random_heads(heads, shape[1], rng), cfg) for _ in range(config.draws)]
+    return {
+        "heads": [list(head) for head in heads],
+        "selected": [int(counts[head]) for head in heads],
+        "alone": [score_together(scored, [head], cfg) for head in heads],
+        "together": score_together(scored, heads, cfg),
+        "per sample": score_greedy(scored, cfg, config.top_k),
+        "random": {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]},
+        "selection_counts": counts.tolist(),
+    }
+
+
+def configuration(overrides: list[str]) -> Any:
+    """What `python pipeline.py <overrides>` would run with."""
+    conf.schema.register()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg: Any = compose("config", overrides)
+    check(cfg)
+    return cfg
+
+
+def _answers(scored: list[Scored]) -> dict[str, float]:
+    """Shares of right answers: the first word, every word over all answers, and whole answers."""
+    pairs = [(str(s.record.meta["generated_text"]).split(), s.answer.split()) for s in scored]
+    words = [(said[i : i + 1] == [right]) for said, wanted in pairs for i, right in enumerate(wanted)]
+    return {
+        "first_word": float(np.mean([said[:1] == wanted[:1] for said, wanted in pairs])),
+        "words": float(np.mean(words)),
+        "whole": float(np.mean([said == wanted for said, wanted in pairs])),
+    }
+
+
+def _share(s: Scored) -> float:
+    width, height = s.record.image_size or (1, 1)
+    x0, y0, x1, y1 = s.box_xyxy
+    return (x1 - x0) * (y1 - y0) / (width * height)
+
+
+def report(result: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    parts = []
+    if result["answers"]:
+        said = result["answers"]
+        parts.append(markdown(("answers", "right, %"), [(k.replace("_", " "), f"{100 * v:.1f}") for k, v in said.items()]))
+    for name, found in result["variants"].items():
+        rows = [
+            (f"L{h[0]} H{h[1]}", n, *_percent(alone)) for h, n, alone in zip(found["heads"], found["selected"], found["alone"], strict=True)
+        ]
+        rows.append(("**these together**", "", *_percent(found["together"])))
+        rows.append(("random heads of the same layers", "", *_percent(found["random"])))
+        rows.append(("picked per sample", "", *_percent(found["per sample"])))
+        parts.append(markdown((name, "selected", "pointing, %", "Acc@0.5, %"), rows))
+    pointing = 100 * np.array(result["pointing_per_head"])
+    header = ("pointing, %", *(f"H{head}" for head in range(pointing.shape[1])))
+    parts.append(markdown(header, [(f"L{layer}", *(f"{v:.0f}" for v in row)) for layer, row in enumerate(pointing)]))
+    return "\n\n".join([*parts, f"The true box covers {100 * result['box_share']:.1f} % of the picture on average."])
+
+
+def _percent(numbers: dict[str, Any]) -> tuple[str, str]:
+    return f"{100 * numbers['pointing']:.1f}", f"{100 * numbers['acc_50']:.1f}"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with exit_in_one_line():
+        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.from_cli(sys.argv[1:])))
+        outcome = evaluate(options)
+        target = Path(options.out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(outcome, indent=1))
+        print(f"{report(outcome)}\n\nwrote {target}")
