@@ -1,0 +1,151 @@
+"""A query and a picture as the model takes them in: token ids with their stations, pixel values with their grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from lab.errors import UserError
+from lab.records import Grid
+from lab.stations import Ranges, check_stations, to_ranges
+from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
+from llava.conversation import conversation
+
+MAX_CROP_RATIO = 50  # longer edge / shorter edge; beyond it, cropping first blows the picture up without bound
+Segment = tuple[str, str]  # station, text
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """How the placeholder `<image>` is written as ids: `count` times `token_id`, between marks if the checkpoint has them."""
+
+    token_id: int
+    count: int
+    marked: bool = False  # <im_start> before and <im_end> after, mm_use_im_start_end
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenized prompt: the ids as the model gets them, image tokens written out, and which station each belongs to."""
+
+    ids: tuple[int, ...]
+    stations: Ranges
+
+
+def build_prompt(
+    query: str,
+    conv_mode: str,
+    tokenizer: Any,
+    image: ImageTokens,
+    *,
+    drop_space_tokens: bool | None = None,
+    context: int,
+) -> Prompt:
+    """The prompt of one query, tokenized as the original LLaVA does.
+
+    The text before and after `<image>` is tokenized apart, and the beginning-of-sequence token, if the tokenizer adds one, is
+    kept once. `drop_space_tokens` leaves stand-alone space tokens out; None does what the template does. Nothing is ever cut.
+
+    Raises:
+        UserError: unknown template, empty query, a query that holds an image token, a prompt longer than `context` tokens.
+    """
+    check_query(query)
+    template = conversation(conv_mode)
+    before, after = _segments(template.frame, template.system, query, marked=image.marked)
+    first, second = (_tokenize(chunk, tokenizer) for chunk in (before, after))
+    bos = tokenizer.bos_token_id
+    if second and second[0][0] == bos:
+        second = second[1:]
+    if template.drop_space_tokens if drop_space_tokens is None else drop_space_tokens:
+        space = tokenizer.get_vocab().get(SPACE_TOKEN)
+        first, second = ([pair for pair in pairs if pair[0] != space] for pairs in (first, second))
+    if first and first[0][0] == bos:
+        first[0] = (bos, "bos")
+
+    pairs = [*first, *[(image.token_id, "image")] * image.count, *second]
+    ids, labels = zip(*pairs, strict=True)
+    if ids.count(image.token_id) != image.count:
+        raise UserError(f"The query {query!r} holds a token that is reserved for the image; write it differently")
+    if "query" not in labels:
+        raise UserError(f"Nothing is left of the query {query!r} after tokenizing; describe the object in words")
+    if len(ids) > context:
+        raise UserError(
+            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, but the model reads {context}; shorten the query"
+        )
+    stations = to_ranges(labels)
+    check_stations(stations, ids, image.token_id)
+    return Prompt(ids, stations)
+
+
+def check_query(query: str) -> None:
+    """Raises UserError if the query is empty or contains the image placeholder."""
+    if not isinstance(query, str) or not query.strip():
+        raise UserError("The query is empty; describe the object to look for, for example data.query='the bird on the branch'")
+    if IMAGE_TOKEN in query:
+        raise UserError(f"The query {query!r} contains {IMAGE_TOKEN}; the prompt template places the image, leave it out")
+
+
+def _segments(frame: str, system: str, query: str, *, marked: bool) -> tuple[list[Segment], list[Segment]]:
+    """The text before and after the image, in pieces that belong to one station each."""
+    before, after = frame.split(IMAGE_TOKEN)
+    if marked:
+        before, after = before + IMAGE_START, IMAGE_END + after
+    texts = {"system": system, "query": query}
+
+    def pieces(part: str) -> list[Segment]:
+        parsed = [(("role", literal), (field, texts.get(field or "", ""))) for literal, field, _, _ in Formatter().parse(part)]
+        return [(name, text) for pair in parsed for name, text in pair if name and text]
+
+    return pieces(before), pieces(after)
+
+
+def _tokenize(chunk: Sequence[Segment], tokenizer: Any) -> list[tuple[int, str]]:
+    """(id, station) of every token of one chunk, special tokens that the tokenizer adds included."""
+    text = "".join(part for _, part in chunk)
+    stations = [station for station, part in chunk for _ in part]  # of every character
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    return [(token, _station(stations[a:b])) for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+
+
+def _station(characters: Sequence[str]) -> str:
+    if "query" in characters:
+        return "query"
+    return characters[-1] if characters else "role"
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """What happens to a picture on its way to the image tokens, and so where each token lies in it."""
+
+    side: int  # tokens per row and per column
+    start: int  # index of the first patch among the image tokens: 1 if the tower's class token is kept, else 0
+    pad: bool  # centred in a square first; otherwise the middle is cropped out
+    resize_to: int  # pixels of the shorter edge
+    crop_to: int  # pixels of the square that the tower sees
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one picture, V."""
+        return self.start + self.side * self.side
+
+    def grid(self, image_size: tuple[int, int]) -> Grid:
+        """The grid of a picture of (width, height) pixels."""
+        if self.pad:
+            return Grid.padded_square(self.side, image_size, self.start)
+        return Grid.centre_crop(self.side, image_size, self.resize_to, self.crop_to, self.start)
+
+
+def pixel_values(image: Image.Image, processor: Any, geometry: ImageGeometry) -> Float[torch.Tensor, "1 3 side side"]:
+    """The RGB picture as the vision tower takes it: padded or cropped, resized, normalised; float32.
+
+    Raises:
+        UserError: the picture is so narrow that cropping its middle makes no sense.
+    """
+    if not geometry.pad and max(image.size) > MAX_CROP_RATIO * min(image.size):
+        width, height = image.size
+        raise UserError(f"The image is {width} x {height} pixels, too narrow to crop a square out of; set model.image_aspect_ratio=pad")
+    return processor(image, return_tensors="pt")["pixel_values"]
