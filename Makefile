@@ -1,10 +1,12 @@
 # make demo   what the tool does, on the shipped model (no GPU, no download)
 # make test   linters, types and the whole test suite
+# make bench  the speeds that README.md tells, on this machine
+# make figures  the pictures in README.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench figures clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python pipeline.py stage=pipeline
@@ -25,6 +27,12 @@ $(VENV)/runtime: requirements.txt constraints.txt
 $(VENV)/dev: requirements-dev.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt --constraint constraints.txt
 	touch $@
+
+bench: $(VENV)/runtime
+	$(BIN)/python -m lab.bench
+
+figures: $(VENV)/runtime
+	$(BIN)/python -m lab.picturebook.figures out=examples/images
 
 clean:
 	rm -rf $(VENV) outputs

@@ -23,11 +23,12 @@ conf.schema.register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: Config) -> None:
-    from lab.stages import run  # after the configuration is known to be right
+    with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
+        from lab.stages import run
 
-    sys.exit(run(cfg))
+        sys.exit(run(cfg))
 
 
 if __name__ == "__main__":
-    with exit_in_one_line():
+    with exit_in_one_line():  # around, for what cannot even be composed
         main()

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 from analyze import HeadScore
@@ -70,7 +71,7 @@ def top_heads_figure(
     small = ImageOps.contain(image, (LONGEST_SIDE, LONGEST_SIDE)) if max(image.size) > LONGEST_SIDE else image
     combined = result.heat / max(1, len(scores))
     highest = max(float(maps.max(initial=0)), float(combined.max())) or 1.0
-    norm = Normalize(0, highest)
+    norm = PowerNorm(0.5, 0, highest)  # most cells of a head that looks at few are faint
     first = figure.add_subplot(cells[:, :rows])
     _picture(first, small, image.size)
     _result(first, result)
@@ -79,7 +80,7 @@ def top_heads_figure(
     for axis, attention, title in zip(axes, [*maps, combined], titles, strict=True):
         _overlay(axis, small, image.size, attention, grid, norm)
         axis.set_title(title, fontsize=9.5, color=INK, pad=4)
-    _colour_bar(figure, (1 - (BAR_ROOM - 0.12) / width, 0.12 / height, 0.13 / width, 1 - (head_room + 0.24) / height), highest)
+    _colour_bar(figure, (1 - (BAR_ROOM - 0.12) / width, 0.12 / height, 0.13 / width, 1 - (head_room + 0.24) / height), norm)
     return figure
 
 
@@ -134,13 +135,15 @@ def _padded(mask: Bool[np.ndarray, "height width"]) -> np.ndarray:
     return np.pad(mask.astype(np.float32), 1)[1:, 1:] if min(mask.shape) < 2 else np.pad(mask.astype(np.float32), 1)[:-1, :-1]
 
 
-def _colour_bar(figure: Figure, place: tuple[float, float, float, float], highest: float) -> None:
+def _colour_bar(figure: Figure, place: tuple[float, float, float, float], norm: Normalize) -> None:
     axis = figure.add_axes(place)
     ramp = np.linspace(0, 1, 128)
     opacity = _opacity(ramp)[:, None]
     colours = HEAT(ramp)[:, :3] * opacity + (1 - opacity) * 0.85  # as seen over the pale picture
-    axis.imshow(colours[:, None], origin="lower", aspect="auto", extent=(0, 1, 0, 100 * highest))
-    axis.set(xticks=[])
+    axis.imshow(colours[:, None], origin="lower", aspect="auto", extent=(0, 1, 0, 1))
+    ticks = np.array([0, *MaxNLocator(4).tick_values(0, norm.vmax or 1.0)[1:]])
+    ticks = ticks[ticks <= norm.vmax]
+    axis.set(xticks=[], yticks=norm(ticks), yticklabels=[f"{100 * tick:g}" for tick in ticks])
     axis.yaxis.tick_right()
     axis.yaxis.set_label_position("right")
     axis.set_ylabel("attention per cell, %", fontsize=9, color=INK)
@@ -149,7 +152,7 @@ def _colour_bar(figure: Figure, place: tuple[float, float, float, float], highes
 
 def _opacity(level: np.ndarray) -> np.ndarray:
     """How much of the picture a cell hides, 0 to 0.95, for a level of 0 to 1."""
-    return 0.95 * np.clip(level, 0, 1) ** 0.6
+    return 0.95 * np.clip(level, 0, 1) ** 0.8
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:

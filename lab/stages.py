@@ -236,10 +236,10 @@ def box_line(result: Localization) -> str:
 
 
 def print_written(paths: list[Path]) -> None:
-    """The files of a stage."""
-    print("\nwrote")
+    """The files of a stage, which lie in one folder."""
+    print(f"\nwrote in {paths[0].parent}")
     for path in paths:
-        print(f"  {path}")
+        print(f"  {path.name}")
 
 
 STAGES: dict[str, Callable[[Config], int]] = {f.__name__: f for f in (collect, analyze, visualize, pipeline, batch)}

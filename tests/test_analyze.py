@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference_rules
+from tests import reference_rules
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
@@ -342,7 +342,7 @@ def test_preset_heads_are_the_models_first():
     [
         (LogicConfig(top_k=0), None, "top_k is 0; expected 1 to 20"),
         (LogicConfig(top_k=21), None, "top_k is 21; expected 1 to 20"),
-        (LogicConfig(heads=[[4, 0]]), None, r"logic.heads: \[4, 0\] is not a head of this record"),
+        (LogicConfig(heads=[[4, 0]]), None, r"logic.heads: \[4, 0\] is not a head of this model"),
         (LogicConfig(heads=[[0, -1]]), None, r"\[0, -1\] is not a head"),
         (LogicConfig(heads=[[0, 1], [0, 1]]), None, "named twice"),
         (LogicConfig(heads=[[0, 1, 2]]), None, "not a head"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import reference_rules
+from tests import reference_rules
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter

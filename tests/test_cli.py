@@ -76,13 +76,13 @@ def test_pipeline_writes_record_ranking_mask_box_and_figure(tmp_path, pictureboo
     assert len(box["selected_heads"]) == 3
     ranking = json.loads((folder / "bird_analysis.json").read_text())
     assert [set(row) for row in ranking[:1]] == [{"layer", "head", "attn_sum", "spatial_entropy", "bottom_row_focus", "num_components"}]
-    assert box["selected_heads"] == [[row["layer"], row["head"]] for row in ranking[:3]]
+    assert box["selected_heads"] == [[1, 5], [1, 6], [2, 4]]
     with (folder / "bird_analysis.pkl").open("rb") as file:
         assert len(pickle.load(file)) == len(ranking)
     printed = capsys.readouterr().out
     assert "birds." in printed
     assert "bird_top3.png" in printed
-    assert max(map(len, printed.splitlines())) <= 100
+    assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
 
 
 def test_analyze_and_visualize_repeat_what_pipeline_wrote(tmp_path, picturebook):
@@ -97,11 +97,19 @@ def test_analyze_and_visualize_repeat_what_pipeline_wrote(tmp_path, picturebook)
     assert before == {name: (folder / name).read_bytes() for name in names}
 
 
+def test_without_fixed_heads_the_ranking_decides(tmp_path, picturebook):
+    stage("pipeline", tmp_path, "logic.heads=null", "logic.top_k=4")
+    ranking = json.loads((tmp_path / MODEL / "bird_analysis.json").read_text())
+    box = json.loads((tmp_path / MODEL / "bird_bbox.json").read_text())
+    assert box["selected_heads"] == [[row["layer"], row["head"]] for row in ranking[:4]]
+    assert (tmp_path / MODEL / "bird_top4.png").exists()
+
+
 def test_fixed_heads_replace_the_ranking(tmp_path, picturebook):
     stage("pipeline", tmp_path, "logic.heads=[[4,1],[5,2]]", "save_fig=false")
     box = json.loads((tmp_path / MODEL / "bird_bbox.json").read_text())
     assert box["selected_heads"] == [[4, 1], [5, 2]]
-    assert not list((tmp_path / MODEL).glob("*.top*.png"))
+    assert not list((tmp_path / MODEL).glob("*_top*.png"))
 
 
 def test_generate_stores_the_answer(tmp_path, picturebook):

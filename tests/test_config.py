@@ -29,15 +29,25 @@ def test_every_logic_preset_composes_and_is_possible(logic):
 
 
 def test_the_defaults_are_the_published_rules():
-    logic = configuration().logic
+    logic = configuration("model=llava15_7b").logic
     assert (logic.top_k, logic.heads, logic.threshold.method) == (3, None, "chord")
     assert (logic.entropy.center, logic.entropy.weight, logic.entropy.min_value) == (2.0, "mass", 0.001)
     assert logic.filter.bottom_row == 0.05
     assert (logic.mask.method, logic.box.region) == ("mean_relu", "all")
 
 
+def test_the_shipped_model_changes_only_what_its_card_says():
+    shipped, published = (OmegaConf.to_container(configuration(f"model={name}").logic) for name in ("picturebook", "llava15_7b"))
+    assert shipped["heads"] == "preset"
+    parts = ("threshold", "entropy", "filter", "smoothing", "mask", "box")
+    different = {f"{part}.{key}" for part in parts for key in shipped[part] if shipped[part][key] != published[part][key]}
+    assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method"}
+
+
 def test_paper_differs_from_selection_v1_only_where_the_paper_does():
-    paper, published = (OmegaConf.to_container(configuration(f"logic={name}").logic) for name in ("paper", "selection_v1"))
+    paper, published = (
+        OmegaConf.to_container(configuration("model=llava15_7b", f"logic={name}").logic) for name in ("paper", "selection_v1")
+    )
     parts = ("threshold", "entropy", "filter", "mask", "box")
     different = {f"{part}.{key}" for part in parts for key in paper[part] if paper[part][key] != published[part][key]}
     assert different == {"entropy.center", "entropy.weight", "entropy.flat_is_focused", "filter.bottom_row", "box.region"}

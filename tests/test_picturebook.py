@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lab.picturebook.drawing import MAX_TOKENS, TRAINING_SEEDS, ask, encode, patch_labels, square_pixels
+from lab.picturebook.evaluate import box_iou, random_heads
 from lab.picturebook.examples import QUERIES, SCENES, draw_examples
 from lab.picturebook.expressions import CATEGORIES, Description, describe, lexicon, plural, referents, word
-from lab.picturebook.language import pack
+from lab.picturebook.fit import StageConfig, fit
+from lab.picturebook.language import answer_loss, pack, silent_heads
 from lab.picturebook.make import make, samples
-from lab.picturebook.model import GRID, IMAGE_SIZE, make_processor, make_tokenizer
+from lab.picturebook.model import GRID, IMAGE_SIZE, make_model, make_processor, make_tokenizer
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
 from lab.picturebook.world import SIZES, Scene, Thing, make_scene, mask_box_xyxy, render
 
@@ -230,3 +233,102 @@ def test_training_tokens_are_the_referseg_prompts_tokens():
     tokenizer = make_tokenizer()
     assert tokenizer.convert_ids_to_tokens(encode("\nthe red bird.")) == ["\n", "▁the", "▁red", "▁bird", "."]
     assert IMAGE_SIZE % GRID == 0
+
+
+def test_silent_heads_say_nothing_inside_the_block_and_speak_again_after_it():
+    model = make_model(make_tokenizer(), seed=0)
+    hidden = torch.randn(1, 5, model.config.text_config.hidden_size)
+
+    def answer() -> torch.Tensor:
+        with torch.inference_mode():
+            return model.model.language_model(inputs_embeds=hidden).last_hidden_state
+
+    before = answer()
+    with silent_heads(model, 0.5, np.random.default_rng(0)):
+        assert not torch.allclose(answer(), before)
+    assert torch.equal(answer(), before)
+
+
+def test_the_language_model_learns_from_text_alone_and_the_tower_stays():
+    """One step lowers the loss on the same questions; no gradient reaches the vision tower."""
+    torch.manual_seed(0)
+    model = make_model(make_tokenizer(), seed=0)
+    model.model.vision_tower.requires_grad_(False)
+    ids, spans = ask(make_scene(11), 4)
+    packed = pack(ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0))
+    features = torch.randn(1, GRID * GRID, model.config.vision_config.hidden_size)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(3):
+        loss, numbers = answer_loss(model, features, packed, later_words=0.5)
+        assert 0 <= numbers["first"] <= 1
+        losses.append(loss.item())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert losses[2] < losses[0]
+    assert all(p.grad is None for p in model.model.vision_tower.parameters())
+
+
+def test_packed_questions_get_the_answers_they_get_alone():
+    """Attention rows of a packed question are those of the same question asked by itself."""
+    model = make_model(make_tokenizer(), seed=0).eval()
+    ids, spans = ask(make_scene(11), 5)
+    features = torch.randn(1, GRID * GRID, model.config.vision_config.hidden_size)
+    with torch.inference_mode():
+        together = answer_loss(model, features, pack(ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0)), 1.0)[0]
+        alone = [
+            answer_loss(
+                model, features, pack(ids[None, q : q + 1], spans[None, q : q + 1], [1, 5, 6], GRID * GRID, np.random.default_rng(0)), 1.0
+            )[0]
+            for q in range(5)
+        ]
+    words = [int(total) - int(asked) for asked, total in spans]
+    assert together.item() == pytest.approx(np.average([a.item() for a in alone], weights=words), rel=1e-5)
+
+
+def test_training_stops_and_continues_where_it_was(tmp_path):
+    """The same weights, whether a stage runs through or is stopped at a checkpoint and started again."""
+
+    def run(folder, stops):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1))
+        for steps in stops:
+
+            def loss(step: int):
+                x = torch.from_numpy(np.random.default_rng(step).normal(size=(16, 4)).astype(np.float32))
+                return (module(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+            config = StageConfig(steps=6, batch=16, lr=1e-2, warmup=2, checkpoint_every=2)
+            fit(module, loss if steps == 6 else _stopping(loss, steps), config, folder, "stage")
+        return module.state_dict()
+
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    through = run(tmp_path / "a", [6])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", [4])
+    continued = run(tmp_path / "b", [6])
+    assert all(torch.equal(through[k], continued[k]) for k in through)
+
+
+def _stopping(loss, at: int):
+    def stopped(step: int):
+        if step == at:
+            raise KeyboardInterrupt
+        return loss(step)
+
+    return stopped
+
+
+def test_box_iou_counts_exclusive_edges():
+    assert box_iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+
+
+def test_random_heads_are_of_the_same_layers_and_never_the_heads_themselves():
+    heads = [(1, 5), (1, 6), (2, 4)]
+    for seed in range(30):
+        drawn = random_heads(heads, 8, np.random.default_rng(seed))
+        assert [layer for layer, _ in drawn] == [1, 1, 2]
+        assert len({*drawn, *heads}) == 6

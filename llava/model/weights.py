@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,6 +174,8 @@ def one_line_errors(source: str | Path) -> Iterator[None]:
     """Loading as the user should see it: no tables of keys that are checked here, and one line when it fails."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     try:
         yield
     except torch.OutOfMemoryError:

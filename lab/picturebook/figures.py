@@ -1,0 +1,46 @@
+"""Makes the figures of README.md with the shipped model.
+
+python -m lab.picturebook.figures out=examples/images
+"""
+
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+import viz
+from analyze import fixed_heads, scores_of
+from bbox import localize
+from collector import collect
+from lab.cli import PROJECT, exit_in_one_line
+from lab.errors import UserError
+from lab.images import open_image
+from lab.picturebook.evaluate import configuration
+from lab.stages import load_model
+
+FIGURES = {"readme_cat.png": ("cat.png", "a cat on the floor"), "readme_dog.png": ("dog.png", "a small dog wearing a collar")}
+
+
+def draw_figures(out: Path) -> list[Path]:
+    """Writes every figure of `FIGURES` into `out` and returns the paths."""
+    cfg = configuration(["model=picturebook"])
+    loaded = load_model(cfg)
+    heads = fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
+    if heads is None:
+        raise UserError("the figures show the model preset's heads: set logic.heads=preset")
+    written = []
+    for name, (picture, query) in FIGURES.items():
+        image = open_image(PROJECT / "examples" / "images" / picture)
+        record = collect(loaded, image, query, cfg.model)
+        maps = record.maps[[layer for layer, _ in heads], [head for _, head in heads]]
+        scores = scores_of(record, heads, cfg.logic)
+        figure = viz.top_heads_figure(image, query, maps, scores, localize(record, heads, cfg.logic), record.grid)
+        viz.save_figure(figure, out / name, dpi=110)
+        written.append(out / name)
+    return written
+
+
+if __name__ == "__main__":
+    with exit_in_one_line():
+        options = OmegaConf.merge({"out": "examples/images"}, OmegaConf.from_cli(sys.argv[1:]))
+        print("\n".join(f"wrote {path}" for path in draw_figures(Path(options.out))))
