@@ -29,6 +29,7 @@ from lab.records import Record
 PUBLISHED = ["logic.filter.min_layer=2", "logic.smoothing.per_cells=null", "logic.mask.method=mean_relu"]  # undo the model preset
 VARIANTS = {
     "preset of the model": [],
+    "preset, but cut at the mean": ["logic.mask.method=mean_relu"],
     "selection_v1, unchanged": PUBLISHED,
     "paper, unchanged": ["logic=paper", *PUBLISHED],
 }
