@@ -264,14 +264,14 @@ def _damaged(where: str, error: Exception) -> UserError:
     return UserError(f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again")
 
 
-def _refused(where: str, name: str) -> UserError:
-    return UserError(f"{where}: refused, it asks for {name}; a record holds only tensors, arrays and plain containers")
+def _refused(where: str, name: str, holds: str = "a record holds only tensors, arrays and plain containers") -> UserError:
+    return UserError(f"{where}: refused, it asks for {name}; {holds}")
 
 
 def _rebuild(data: bytes, where: str) -> Any:
     """The object in a pickle or torch.save file, without executing anything in it."""
     try:
-        content = None if data.startswith(b"PK") else _SafeUnpickler(data, where).load()
+        content = None if data.startswith(b"PK") else SafeUnpickler(data, where, _rebuilders()).load()
         if content is None or (isinstance(content, int) and content == TORCH_LEGACY_MAGIC):
             content = _torch_load(data)
         return content
@@ -282,13 +282,15 @@ def _rebuild(data: bytes, where: str) -> Any:
         raise (_refused(where, forbidden[1]) if forbidden else _damaged(where, error)) from error
 
 
-class _SafeUnpickler(pickle.Unpickler):
-    """Resolves no name outside `_rebuilders`, so a pickle can call nothing but those."""
+Rebuilders = dict[tuple[str, str], Callable[..., Any]]
 
-    def __init__(self, data: bytes, where: str) -> None:
-        super().__init__(io.BytesIO(data))
-        self.where = where
-        self.rebuilders = _rebuilders()
+
+class SafeUnpickler(pickle.Unpickler):
+    """Resolves no name outside `rebuilders`, so a pickle can call nothing but those; `load` raises UserError naming what it refuses."""
+
+    def __init__(self, data: bytes, where: str, rebuilders: Rebuilders) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")  # what Python 2 called str
+        self.where, self.rebuilders = where, rebuilders
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -297,31 +299,39 @@ class _SafeUnpickler(pickle.Unpickler):
             raise _refused(self.where, f"{module}.{name}") from None
 
 
-def _rebuilders() -> dict[tuple[str, str], Callable[..., Any]]:
-    """What a pickled tensor, array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
-    import torch
-
-    def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: function(*args)  # a pickle may set attributes on what it is given: let that be ours, for one load
-
+def plain_rebuilders() -> Rebuilders:
+    """What a pickled array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
     array: Any = np.zeros(1)
     containers = {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray, complex)}
-    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     return {
         **containers,
-        **dtypes,
         ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): fresh(_encode),
+        ("_codecs", "encode"): _fresh(_encode),
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): array.__reduce__()[0],
         ("numpy.core.multiarray", "scalar"): array[0].__reduce__()[0],
-        ("numpy.core.numeric", "_frombuffer"): fresh(array.__reduce_ex__(5)[0]),
-        ("torch", "Size"): torch.Size,
-        ("torch._utils", "_rebuild_tensor"): fresh(torch._utils._rebuild_tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): fresh(torch._utils._rebuild_tensor_v2),
-        ("torch.storage", "_load_from_bytes"): fresh(_torch_load),
+        ("numpy.core.numeric", "_frombuffer"): _fresh(array.__reduce_ex__(5)[0]),
     }
+
+
+def _rebuilders() -> Rebuilders:
+    """The same and what a pickled tensor may ask for."""
+    import torch
+
+    dtypes: Rebuilders = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
+    return {
+        **plain_rebuilders(),
+        **dtypes,
+        ("torch", "Size"): torch.Size,
+        ("torch._utils", "_rebuild_tensor"): _fresh(torch._utils._rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): _fresh(torch._utils._rebuild_tensor_v2),
+        ("torch.storage", "_load_from_bytes"): _fresh(_torch_load),
+    }
+
+
+def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: function(*args)  # a pickle may set attributes on what it is given: let that be ours, for one load
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import reference_rules
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
@@ -29,6 +28,7 @@ from analyze import (
 from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ThresholdConfig
 from lab.errors import UserError
 from lab.records import Grid, Record
+from tests import reference_rules
 
 ROOT = Path(__file__).parents[1]
 PAPER_ENTROPY = EntropyConfig(center=1.0, weight="area", flat_is_focused=False)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests import reference_rules
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
@@ -11,6 +10,7 @@ from bbox import binarise, binarise_on_image, box_on_image, heat_map, localize, 
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.errors import UserError
 from lab.records import Grid, Record
+from tests import reference_rules
 
 PAPER = LogicConfig(smoothing=SmoothingConfig(kernel=7), box=BoxConfig(region="largest_hull"))
 SHARP = SmoothingConfig(sigma=0)
