@@ -4,90 +4,32 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from analyze import rank_heads
 from conf.schema import Config
 from lab.cli import find, progress, table
+from lab.datasets import Sample, read_jsonl
 from lab.errors import UserError
 from lab.images import open_image
-from lab.records import check_id, load_record, save_record, write_atomic
+from lab.records import load_record, save_record, write_atomic
 from lab.stages import load_model, localize_record, make_folder, sibling, write_localization, write_ranking
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One line of a data file."""
-
-    id: str
-    query: str
-    image_file: Path
-    line: int
-
-
-def read_samples(path: Path) -> list[Sample]:
-    """Reads a JSONL file of `{"id", "prompt", "image_path"}`; `question_id` and `image` are accepted too.
-
-    A picture's path is relative to the working directory or to the file. Raises UserError with the line number for a
-    line that is not JSON, lacks a key, repeats an id, or has an id that cannot name a file.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"no data file {path}: set data.data_file to a JSONL file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    samples: dict[str, Sample] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        sample = _sample(line, number, path, where)
-        if sample.id in samples:
-            raise UserError(f"{where}: id {sample.id!r} was used in line {samples[sample.id].line}; ids must be unique")
-        samples[sample.id] = sample
-    if not samples:
-        raise UserError(f"{path} holds no samples: one JSON object per line is expected")
-    return list(samples.values())
-
-
-def _sample(line: str, number: int, path: Path, where: str) -> Sample:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON object is expected, with id, prompt and image_path")
-    sample_id, query, image = (_first(row, names, where) for names in (("id", "question_id"), ("prompt",), ("image_path", "image")))
-    if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
-        raise UserError(f"{where}: id must be a text or a whole number, not {sample_id!r}")
-    if not isinstance(query, str) or not query.strip():
-        raise UserError(f"{where}: prompt must be a text that is not empty")
-    if not isinstance(image, str) or not image:
-        raise UserError(f"{where}: image_path must be a path")
-    try:
-        name = check_id(str(sample_id))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    here = find(image)
-    return Sample(name, query, here if here.exists() else path.parent / image, number)
-
-
-def _first(row: dict, names: tuple[str, ...], where: str) -> object:
-    for name in names:
-        if name in row:
-            return row[name]
-    raise UserError(f"{where}: no key {' or '.join(names)}")
+def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
+    """The samples of a JSONL file; lab.datasets.jsonl tells its keys. Raises UserError naming the line that is wrong."""
+    if not path.exists():
+        raise UserError(f"no data file {path}: set data.data_file to a JSONL file")
+    return read_jsonl(path, final_period=final_period)
 
 
 def run_batch(cfg: Config) -> int:
     """Collects and analyses every chosen sample that is not done yet; returns 1 if any failed, else 0."""
     if cfg.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
-    chosen = _chosen(read_samples(find(cfg.data.data_file)), cfg)
+    chosen = _chosen(read_samples(find(cfg.data.data_file), final_period=cfg.data.final_period), cfg)
     folder = make_folder(cfg)
     began = time.time()
     todo = [sample for sample in chosen if not _done(folder, sample, cfg)]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float16", "bfloat16", "float32")
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
+Rebuilders = dict[tuple[str, str], Callable[..., Any]]  # (module, name) in a pickle -> what it gets
 TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
 
 
@@ -225,7 +226,7 @@ def load_record(path: str | Path) -> Record:
     import torch
 
     path = Path(path)
-    content = _rebuild(_read_bytes(path), str(path))
+    content = load_plain(path)
     meta: Any = {}
     if isinstance(content, Mapping):
         if "attn" not in content:
@@ -242,6 +243,11 @@ def load_record(path: str | Path) -> Record:
         raise _damaged(str(path), error) from error
     check_record(record, str(path))
     return record
+
+
+def load_plain(path: str | Path) -> Any:
+    """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed. Raises UserError as `load_record`."""
+    return _rebuild(_read_bytes(Path(path)), str(path))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -264,7 +270,7 @@ def _damaged(where: str, error: Exception) -> UserError:
     return UserError(f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again")
 
 
-def _refused(where: str, name: str, holds: str = "a record holds only tensors, arrays and plain containers") -> UserError:
+def _refused(where: str, name: str, holds: str) -> UserError:
     return UserError(f"{where}: refused, it asks for {name}; {holds}")
 
 
@@ -279,24 +285,23 @@ def _rebuild(data: bytes, where: str) -> Any:
         raise
     except Exception as error:  # a hostile or damaged pickle can fail in any way
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise (_refused(where, forbidden[1]) if forbidden else _damaged(where, error)) from error
-
-
-Rebuilders = dict[tuple[str, str], Callable[..., Any]]
+        raise (_refused(where, forbidden[1], SafeUnpickler.holds) if forbidden else _damaged(where, error)) from error
 
 
 class SafeUnpickler(pickle.Unpickler):
     """Resolves no name outside `rebuilders`, so a pickle can call nothing but those; `load` raises UserError naming what it refuses."""
 
-    def __init__(self, data: bytes, where: str, rebuilders: Rebuilders) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")  # what Python 2 called str
+    holds = "a record holds only tensors, arrays and plain containers"
+
+    def __init__(self, data: bytes, where: str, rebuilders: Rebuilders, *, encoding: str = "ASCII", errors: str = "strict") -> None:
+        super().__init__(io.BytesIO(data), encoding=encoding, errors=errors)  # of what Python 2 called str
         self.where, self.rebuilders = where, rebuilders
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return self.rebuilders[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
-            raise _refused(self.where, f"{module}.{name}") from None
+            raise _refused(self.where, f"{module}.{name}", self.holds) from None
 
 
 def plain_rebuilders() -> Rebuilders:
@@ -319,7 +324,7 @@ def _rebuilders() -> Rebuilders:
     """The same and what a pickled tensor may ask for."""
     import torch
 
-    dtypes: Rebuilders = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
+    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     return {
         **plain_rebuilders(),
         **dtypes,

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lab.metrics import box_iou
 from lab.picturebook.drawing import MAX_TOKENS, TRAINING_SEEDS, ask, encode, patch_labels, square_pixels
-from lab.picturebook.evaluate import box_iou, random_heads
+from lab.picturebook.evaluate import random_heads
 from lab.picturebook.examples import QUERIES, SCENES, draw_examples
 from lab.picturebook.expressions import CATEGORIES, Description, describe, lexicon, plural, referents, word
 from lab.picturebook.fit import StageConfig, fit

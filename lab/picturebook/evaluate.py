@@ -23,6 +23,7 @@ from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import Config, check
 from lab.cli import PROJECT, exit_in_one_line, markdown, progress
+from lab.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
 from lab.records import Record
 
@@ -70,17 +71,7 @@ class Scored:
         """IoU of the true box and an inclusive pixel box; 0 for no box."""
         if found_xyxy is None:
             return 0.0
-        found = (found_xyxy[0], found_xyxy[1], found_xyxy[2] + 1, found_xyxy[3] + 1)
-        return box_iou(self.box_xyxy, found)
-
-
-def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two xyxy boxes with exclusive edges."""
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
-    return w * h / union
+        return float(box_iou(np.array(self.box_xyxy), np.array(exclusive(found_xyxy))))
 
 
 def score_together(scored: list[Scored], heads: list[Head], cfg: Config) -> dict[str, float]:

@@ -1,0 +1,135 @@
+"""python -m lab.datasets convert: from a published data set to a JSONL file that stage=batch reads."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lab.cli import exit_in_one_line, progress, table
+from lab.datasets.hub import read_hub
+from lab.datasets.jsonl import read_jsonl, write_jsonl
+from lab.datasets.reasonseg import read_reasonseg
+from lab.datasets.refcoco import TEXTS, read_refcoco
+from lab.datasets.sample import Sample, check_truth, header_size, need_truth, with_period
+from lab.errors import UserError
+
+EXAMPLES = """examples:
+  RefCOCO as distributed; RefCOCO+ and RefCOCOg (--split-by umd) alike
+    python -m lab.datasets convert refcoco data/refcoco --images data/train2014 --split val --out data/refcoco_val.jsonl
+  the same from the hub's Parquet files (lmms-lab/RefCOCO)
+    python -m lab.datasets convert hub data/RefCOCO --split val --split-by unc --out data/refcoco_val.jsonl
+  ReasonSeg
+    python -m lab.datasets convert reasonseg data/ReasonSeg --split val --out data/reasonseg_val.jsonl
+  a file of your own, checked against its pictures
+    python -m lab.datasets convert jsonl mine.jsonl --out data/mine.jsonl
+
+python -m lab.datasets convert refcoco --help lists the options of one format."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help lists what there is)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """`convert FORMAT SOURCE --out FILE`, with the options of each format."""
+    about = "Reads a data set, checks its boxes and masks against the images, and writes one JSON line per expression."
+    parser = _Parser(prog="python -m lab.datasets", description="Data sets with ground truth.")
+    commands = parser.add_subparsers(required=True, metavar="convert")
+    convert = commands.add_parser("convert", help="write a JSONL file that stage=batch reads", description=about, epilog=EXAMPLES)
+    formats = convert.add_subparsers(required=True, metavar="FORMAT")
+    for name, (read, source, options) in FORMATS.items():
+        one = formats.add_parser(name, help=source, description=f"{about}\nSOURCE is a {source}.")
+        one.add_argument("source", type=Path, metavar="SOURCE", help=source)
+        one.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSONL file to write; the paths in it are relative to it")
+        for option, settings in options.items():
+            one.add_argument(option, **settings)
+        one.add_argument("--final-period", action="store_true", help="end every expression in a full stop, as the paper's prompts do")
+        one.set_defaults(read=read)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Converts, and prints what was written."""
+    options = make_parser().parse_args(arguments)
+    samples = list(options.read(options))
+    if options.final_period:
+        samples = [replace(sample, query=with_period(sample.query)) for sample in samples]
+    write_jsonl(options.out, samples)
+    print(f"{summary(samples)}\n\nwrote {options.out}")
+
+
+def summary(samples: Sequence[Sample]) -> str:
+    """What there is, as a table."""
+    counts = (
+        len(samples),
+        len({sample.image_file for sample in samples}),
+        sum(sample.box_xyxy is not None for sample in samples),
+        sum(sample.mask_source is not None for sample in samples),
+    )
+    return table(("samples", "images", "with box", "with mask"), [counts])
+
+
+# Formats
+
+
+def _refcoco(options: argparse.Namespace) -> Iterable[Sample]:
+    return read_refcoco(options.source, options.images, split=options.split, split_by=options.split_by, text=options.text)
+
+
+def _hub(options: argparse.Namespace) -> Iterable[Sample]:
+    images = options.images or options.out.parent / "images"
+    return read_hub(options.source, images, split=options.split, split_by=options.split_by)
+
+
+def _reasonseg(options: argparse.Namespace) -> Iterable[Sample]:
+    return read_reasonseg(options.source, split=options.split)
+
+
+def _jsonl(options: argparse.Namespace) -> Iterable[Sample]:
+    samples = read_jsonl(options.source)
+    need_truth(samples, str(options.source))
+    for sample in progress(samples, "check"):
+        try:
+            size = header_size(sample.image_file)
+            check_truth(sample, size)
+        except UserError as error:
+            raise UserError(f"{options.source} line {sample.line}: {error}") from None
+        yield replace(sample, image_size=size)
+
+
+SPLIT: dict[str, Any] = {"required": True, "metavar": "NAME", "help": "train, val, test, testA, testB: what the data set has"}
+FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, dict[str, dict[str, Any]]]] = {
+    "refcoco": (
+        _refcoco,
+        "folder of RefCOCO, RefCOCO+ or RefCOCOg as distributed: refs(unc).p, instances.json",
+        {
+            "--images": {"type": Path, "required": True, "metavar": "DIR", "help": "folder of COCO's train2014 pictures"},
+            "--split": SPLIT,
+            "--split-by": {"default": "unc", "metavar": "WHO", "help": "unc, google or umd: which refs file (unc)"},
+            "--text": {"choices": TEXTS, "default": "sent", "help": "the cleaned expression, or as it was typed (sent)"},
+        },
+    ),
+    "hub": (
+        _hub,
+        "folder of the Parquet files of lmms-lab/RefCOCO, RefCOCOplus or RefCOCOg",
+        {
+            "--images": {"type": Path, "metavar": "DIR", "help": "where the pictures go (images, beside --out)"},
+            "--split": SPLIT,
+            "--split-by": {"metavar": "WHO", "help": "unc, google or umd, where a split mixes two: val of RefCOCO and of RefCOCOg"},
+        },
+    ),
+    "reasonseg": (_reasonseg, "folder of ReasonSeg: val/*.json beside val/*.jpg", {"--split": SPLIT}),
+    "jsonl": (_jsonl, "JSONL file of your own, to be checked against its pictures", {}),
+}
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with exit_in_one_line():
+        main(sys.argv[1:])

@@ -1,0 +1,154 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside: lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on the hub.
+
+A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w, h],
+`segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample per expression.
+
+Some of its splits put two divisions of the same refs into one, in this order, so that a split_by must be chosen:
+
+| data set | split | rows |
+|---|---|---|
+| RefCOCO | val | 3,811 refs of unc's val, then 5,000 of google's |
+| RefCOCO | test | 5,000 of google's; testA 1,975 and testB 1,810 of unc's |
+| RefCOCO+ | val, testA, testB | 3,805, 1,975 and 1,798, all of unc's |
+| RefCOCOg | val | 5,000 of google's, then 2,573 of umd's |
+| RefCOCOg | test | 5,023 of umd's |
+
+The files do not say which is which; the order was concluded from the first rows and from the sizes of the files.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from lab.cli import progress
+from lab.datasets.sample import Sample, check_box, check_source, check_truth
+from lab.errors import UserError
+from lab.records import check_id, write_atomic
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
+
+PUBLISHED: dict[tuple[str, int], dict[str, range]] = {  # (split, its rows): where each division's refs are
+    ("val", 8811): {"unc": range(3811), "google": range(3811, 8811)},
+    ("val", 7573): {"google": range(5000), "umd": range(5000, 7573)},
+    ("val", 3805): {"unc": range(3805)},
+    ("test", 5000): {"google": range(5000)},
+    ("test", 5023): {"umd": range(5023)},
+    ("testA", 1975): {"unc": range(1975)},
+    ("testB", 1810): {"unc": range(1810)},
+    ("testB", 1798): {"unc": range(1798)},
+}
+COLUMNS = ("question_id", "image", "answer", "bbox", "segmentation", "file_name")
+ROWS_AT_A_TIME = 32
+
+
+def read_hub(folder: Path, images: Path, *, split: str, split_by: str | None = None) -> Iterator[Sample]:
+    """Yields one sample per expression, id `<question_id>_<number of the expression>`; writes each picture into `images`, once.
+
+    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). Raises UserError if pyarrow or a file is missing, a row is
+    malformed, or the split mixes two divisions and `split_by` does not say which is meant.
+    """
+    files = _open(folder, split)
+    total = sum(file.metadata.num_rows for file in files)
+    wanted = _wanted(split, total, split_by)
+    images.mkdir(parents=True, exist_ok=True)
+    for number, row in progress(_rows(files, wanted), f"{folder.name} {split}", total=len(wanted)):
+        try:
+            samples = _expressions(row, _truth(row, images, split))
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"{folder}: row {number} of {split}: {error}") from None
+        yield from samples
+
+
+def _wanted(split: str, total: int, split_by: str | None) -> range:
+    """The rows that `split_by` means."""
+    parts = PUBLISHED.get((split, total), {})
+    if split_by in parts:
+        return parts[split_by]
+    if split_by is None and len(parts) < 2:
+        return range(total)
+    if not parts:
+        raise UserError(f"{split} has {total} rows, not those of a published file, so {split_by}'s cannot be told; leave split_by out")
+    mixed = " and ".join(f"{len(rows)} refs of {name}" for name, rows in parts.items())
+    raise UserError(f"{split} holds {mixed}; set split_by to {' or '.join(parts)}")
+
+
+def _open(folder: Path, split: str) -> list["ParquetFile"]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
+    found = sorted(folder.rglob("*.parquet"))
+    paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
+    if not paths:
+        names = ", ".join(path.name for path in found[:5]) or "none at all"
+        raise UserError(f"{folder} has no Parquet files of split {split!r}, such as {split}-00000-of-00001.parquet; it has {names}")
+    try:
+        return [ParquetFile(path) for path in paths]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: a Parquet file of {split} cannot be read ({error}); download it again") from None
+
+
+def _rows(files: list["ParquetFile"], wanted: range) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of the wanted rows, a few at a time in memory."""
+    number = 0
+    for batch in (batch for file in files for batch in _batches(file)):
+        for row in range(len(batch)):
+            if number in wanted:
+                yield number, batch.slice(row, 1).to_pylist()[0]
+            number += 1
+
+
+def _batches(file: "ParquetFile") -> Iterator["RecordBatch"]:
+    missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(f"a Parquet file lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    try:
+        yield from file.iter_batches(ROWS_AT_A_TIME, columns=list(COLUMNS))
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        raise UserError(f"a Parquet file is damaged ({error}); download it again") from None
+
+
+def _truth(row: Mapping[str, Any], images: Path, split: str) -> Sample:
+    """What all expressions of a ref share: a sample without id and query."""
+    x, y, width, height = (round(v, 2) for v in row["bbox"])  # COCO's two decimals, as they were before float32
+    polygon = [round(v, 2) for v in row["segmentation"] or ()]
+    image_file, size = _write_image(row, images)
+    sample = Sample(
+        id="",
+        query="",
+        image_file=image_file,
+        box_xyxy=check_box((x, y, x + width, y + height)),
+        mask_source=check_source([polygon]) if polygon else None,
+        split=split,
+        image_size=size,
+        extra={"ann_id": row["question_id"]},
+    )
+    check_truth(sample, size)
+    return sample
+
+
+def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int, int]]:
+    """Writes the row's picture unless an earlier ref did; returns its path and its (width, height)."""
+    data = (row["image"] or {}).get("bytes") or b""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind, size = str(image.format).lower().replace("jpeg", "jpg"), image.size
+    except Exception:
+        raise UserError("its image cannot be read; expected the bytes of a picture") from None
+    stem = Path(str(row["file_name"])).stem
+    name = check_id(re.sub(r"^(COCO_\w+_\d{12})_\d+$", r"\1", stem))  # file_name ends in the number of the ref
+    path = images / f"{name}.{kind}"
+    if not path.exists():
+        write_atomic(path, data)
+    return path, size
+
+
+def _expressions(row: Mapping[str, Any], truth: Sample) -> list[Sample]:
+    return [replace(truth, id=check_id(f"{row['question_id']}_{n}"), query=str(text)) for n, text in enumerate(row["answer"])]

@@ -1,0 +1,181 @@
+"""This tool's own data file: JSON Lines, one sample a line.
+
+| key | what |
+|---|---|
+| `id` (or `question_id`) | unique; becomes a file name |
+| `prompt` | the expression |
+| `image_path` (or `image`) | relative to the working directory or to the file |
+| `bbox` | true box in pixels, [x, y, width, height]; with `"bbox_format": "xyxy"` [x0, y0, x1, y1], edges exclusive |
+| `mask_path` | true mask: an image of the same size, anything but 0 is the object |
+| `segmentation` | or the mask as COCO has it: polygons [[x0, y0, x1, y1, ...], ...], or RLE {"size", "counts"} |
+| `ignore` | what no metric counts, in the same forms as `segmentation` |
+| `split`, `image_size` | name of the subset; [width, height] |
+
+Only the first three are needed to run; every other key is kept in `Sample.extra`.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lab.cli import find
+from lab.datasets.sample import Box, MaskSource, Sample, check_box, check_source, check_truth, with_period
+from lab.errors import UserError
+from lab.records import check_id, write_atomic
+
+FORMATS = ("xywh", "xyxy")
+KEYS = (
+    "id",
+    "question_id",
+    "prompt",
+    "image_path",
+    "image",
+    "bbox",
+    "bbox_format",
+    "mask_path",
+    "segmentation",
+    "ignore",
+    "split",
+    "image_size",
+)
+
+
+def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
+    """The samples of a file; with `final_period` every expression ends in a full stop. Images and masks are not opened.
+
+    Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot name a file,
+    or has an impossible box or mask.
+    """
+    samples: dict[str, Sample] = {}
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            sample = _sample(_row(line), path, number, final_period)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if sample.id in samples:
+            raise UserError(f"{where}: id {sample.id!r} was used in line {samples[sample.id].line}; ids must be unique")
+        samples[sample.id] = sample
+    if not samples:
+        raise UserError(f"{path} holds no samples: one JSON object per line is expected")
+    return list(samples.values())
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split inside texts
+    except FileNotFoundError:
+        raise UserError(f"no data file {path}: a JSONL file is expected") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise UserError("a JSON object is expected, with id, prompt and image_path")
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> Sample:
+    sample_id, query, image = (_first(row, names) for names in (("id", "question_id"), ("prompt",), ("image_path", "image")))
+    if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
+        raise UserError(f"id must be a text or a whole number, not {sample_id!r}")
+    if not isinstance(query, str) or not query.strip():
+        raise UserError("prompt must be a text that is not empty")
+    if not isinstance(image, str) or not image:
+        raise UserError("image_path must be a path")
+    sample = Sample(
+        check_id(str(sample_id)),
+        with_period(query) if final_period else query,
+        _beside(image, path),
+        _box(row),
+        _mask_source(row, path),
+        check_source(row["ignore"]) if "ignore" in row else None,
+        str(row["split"]) if "split" in row else None,
+        _image_size(row),
+        {key: value for key, value in row.items() if key not in KEYS},
+        line,
+    )
+    check_truth(sample, sample.image_size)
+    return sample
+
+
+def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in row:
+            return row[name]
+    raise UserError(f"no key {' or '.join(names)}")
+
+
+def _beside(name: str, path: Path) -> Path:
+    here = find(name)
+    return here if here.exists() else path.parent / name
+
+
+def _box(row: dict[str, Any]) -> Box | None:
+    if "bbox" not in row:
+        return None
+    box, kind = row["bbox"], row.get("bbox_format", "xywh")
+    if kind not in FORMATS:
+        raise UserError(f"bbox_format {kind!r}: choose from {', '.join(FORMATS)}")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        raise UserError(f"bbox {box!r} is malformed; expected [x, y, width, height], or [x0, y0, x1, y1] with bbox_format: xyxy")
+    return check_box(box if kind == "xyxy" else (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+
+
+def _mask_source(row: dict[str, Any], path: Path) -> MaskSource | None:
+    if "mask_path" in row and "segmentation" in row:
+        raise UserError("mask_path and segmentation are two masks; give one")
+    if "mask_path" not in row:
+        return check_source(row["segmentation"]) if "segmentation" in row else None
+    if not isinstance(row["mask_path"], str) or not row["mask_path"]:
+        raise UserError("mask_path must be a path")
+    return _beside(row["mask_path"], path)
+
+
+def _image_size(row: dict[str, Any]) -> tuple[int, int] | None:
+    if "image_size" not in row:
+        return None
+    size = row["image_size"]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(edge) is int and edge > 0 for edge in size):
+        raise UserError(f"image_size {size!r} is malformed; expected [width, height] in pixels")
+    return size[0], size[1]
+
+
+def write_jsonl(path: Path, samples: Iterable[Sample]) -> None:
+    """Writes the file whole or not at all, paths relative to it. Raises UserError if two samples share an id."""
+    lines: dict[str, str] = {}
+    for sample in samples:
+        if sample.id in lines:
+            raise UserError(f"id {sample.id!r} stands for two samples; ids must be unique")
+        lines[sample.id] = json.dumps(_to_row(sample, path.parent))
+    write_atomic(path, "".join(line + "\n" for line in lines.values()))
+
+
+def _to_row(sample: Sample, folder: Path) -> dict[str, Any]:
+    mask, box = sample.mask_source, sample.box_xyxy
+    row = {
+        "id": sample.id,
+        "prompt": sample.query,
+        "image_path": _relative(sample.image_file, folder),
+        "image_size": sample.image_size,
+        "bbox": box and [round(v, 6) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+        "mask_path": _relative(mask, folder) if isinstance(mask, Path) else None,
+        "segmentation": None if isinstance(mask, Path) else mask,
+        "ignore": sample.ignore_source,
+        "split": sample.split,
+        **sample.extra,
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
