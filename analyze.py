@@ -4,6 +4,7 @@
     heads = chosen_heads(record, ranking, logic)              # the (layer, head) pairs that make the heat map
     counts = selection_frequency(rankings, 10, (32, 32))      # [layers, heads]: how often a head was among the 10 best
     heads = most_selected(counts, 3)                          # the localization heads
+    trials = selection_trials(picks, (32, 32), 10, 1000, 0)   # [trials, layers, heads]: the same in random subsets of the samples
 
 Two criteria, as in arXiv 2503.06287: a head must look at the image enough (attention sum above a threshold), and in few places
 (low spatial entropy of its map). All functions are pure and take arrays.
@@ -12,7 +13,7 @@ Sums and entropies are computed in the record's own precision, by torch and in a
 an entropy of rounding noise only, so their order depends on the last bit; this way it does not change from one version to the next.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -227,22 +228,36 @@ def chosen_heads(
 
 
 def fixed_heads(shape: tuple[int, int], logic: LogicConfig, localization_heads: Sequence[Sequence[int]] | None = None) -> list[Head] | None:
-    """The heads that `logic.heads` fixes for a model of `shape` (layers, heads): all of a list, the first `top_k` of a preset.
+    """The heads that `logic.heads` fixes for a model of `shape` (layers, heads): all of a list, the first `top_k` of a preset or file.
 
-    None if it fixes none. Raises UserError if a head does not exist or is named twice, or if `top_k` heads cannot be had.
+    A file comes here as what `lab.heads.read_heads` makes of it. None if no heads are fixed. Raises UserError if a head does not exist
+    or is named twice, if a file was made with a model of another shape, or if `top_k` heads cannot be had.
     """
     if not 1 <= logic.top_k <= shape[0] * shape[1]:
         raise UserError(f"logic.top_k is {logic.top_k}; expected 1 to {shape[0] * shape[1]}, the number of heads in the model")
     if logic.heads is None:
         return None
+    if isinstance(logic.heads, Mapping) and {"file", "shape", "heads"} <= logic.heads.keys():
+        return _heads_of_file(logic.heads, shape, logic.top_k)
     if logic.heads != "preset":
         return _checked_heads(logic.heads, shape, "logic.heads")
     if not localization_heads:
         raise UserError("logic.heads is preset, but the model preset names no localization_heads; set them, or logic.heads=null to rank")
-    heads = _checked_heads(localization_heads, shape, "model.localization_heads")
-    if len(heads) < logic.top_k:
-        raise UserError(f"logic.top_k is {logic.top_k}, but model.localization_heads names {len(heads)} heads; expected at most that many")
-    return heads[: logic.top_k]
+    return _first(_checked_heads(localization_heads, shape, "model.localization_heads"), logic.top_k, "model.localization_heads")
+
+
+def _heads_of_file(content: Mapping[str, Any], shape: tuple[int, int], top_k: int) -> list[Head]:
+    of_model = tuple(content["shape"] or shape)
+    if of_model != shape:
+        layers_heads = "{} layers x {} heads".format
+        raise UserError(f"{content['file']} is of a model of {layers_heads(*of_model)}; this one has {layers_heads(*shape)}: use its own")
+    return _first(_checked_heads(content["heads"], shape, content["file"]), top_k, content["file"])
+
+
+def _first(heads: list[Head], top_k: int, key: str) -> list[Head]:
+    if len(heads) < top_k:
+        raise UserError(f"logic.top_k is {top_k}, but {key} names {len(heads)} heads; expected at most that many")
+    return heads[:top_k]
 
 
 def _checked_heads(pairs: Any, shape: tuple[int, int], key: str) -> list[Head]:
@@ -268,6 +283,26 @@ def selection_frequency(rankings: Iterable[Sequence[HeadScore]], top_n: int, sha
         for score in ranking[:top_n]:
             counts[score.layer, score.head] += 1
     return counts
+
+
+def selection_trials(
+    picks: Int[np.ndarray, "samples top_n 2"], shape: tuple[int, int], trials: int, samples: int, seed: int
+) -> Int[np.ndarray, "trials layers heads"]:
+    """How many samples have each head among their best, in each of `trials` random subsets of `samples` samples.
+
+    A subset holds no sample twice and depends only on `seed` and its own number.
+
+    Args:
+        picks: (layer, head) of the best heads of each sample; -1 fills up samples that have fewer.
+        shape: (layers, heads).
+    """
+    size = shape[0] * shape[1]
+    index = np.where(picks[..., 0] < 0, size, picks[..., 0].astype(np.intp) * shape[1] + picks[..., 1])  # [samples, top_n]
+    counts = np.empty((trials, size), np.intp)
+    for trial in range(trials):
+        subset = np.random.default_rng((seed, trial)).choice(len(index), samples, replace=False)
+        counts[trial] = np.bincount(index[subset].ravel(), minlength=size + 1)[:size]
+    return counts.reshape(trials, *shape)
 
 
 def most_selected(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:

@@ -6,6 +6,8 @@
     python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
     python pipeline.py stage=analyze data.attention_file=outputs/localization_heads/<model>/<id>.pkl
     python pipeline.py stage=visualize data.attention_file=outputs/localization_heads/<model>/<id>.pkl
+    python pipeline.py stage=select data.attention_dir=outputs/localization_heads/<model>
+    python pipeline.py stage=evaluate data.data_file=samples_with_truth.jsonl data.process_all=true
 
 `python pipeline.py --help` lists every key; README.md explains them.
 """

@@ -8,7 +8,7 @@ from omegaconf import MISSING, OmegaConf
 
 from lab.errors import UserError
 
-STAGES = ("collect", "analyze", "visualize", "pipeline", "batch")
+STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate")
 
 
 @dataclass
@@ -63,17 +63,29 @@ class BoxConfig:
 
 
 @dataclass
+class SelectConfig:
+    """Over many samples: which heads are selected again and again."""
+
+    top_n: int = 10  # heads per sample that count as selected
+    trials: int = 10  # random subsets of the samples; the frequency is the mean over them
+    samples: int | None = 1000  # samples in each subset, drawn without replacement; null = all samples, once
+    threshold: str = "sample"  # sample: each sample has its own | dataset: one, from the mean of the attention sums over all samples
+    source: str | None = None  # records: ranked anew | analyses: the saved rankings, faster; null = records if there are any
+
+
+@dataclass
 class LogicConfig:
     """From a record to heads, mask and box."""
 
     top_k: int = 3  # heads that make the heat map
-    heads: Any = None  # null: ranked per sample | [[layer, head], ...]: fixed, zero-based | preset: the model preset's
+    heads: Any = None  # null: ranked per sample | [[layer, head], ...]: zero-based | preset: the model preset's | a file of stage=select
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
 
 
 @dataclass
@@ -106,13 +118,33 @@ class DataConfig:
     image_file: str | None = None
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
+    attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
     save_id: str | None = None  # file name of the record; null = from the image's name
-    data_file: str | None = None  # JSONL for stage=batch
-    process_all: bool = False  # every line; otherwise start_index to end_index
+    data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
+    final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
+    process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
     output_dir: str = "outputs/localization_heads"
     visualize_batch: bool = False  # also draw figures in stage=batch
+
+
+@dataclass
+class EvaluateConfig:
+    """What stage=evaluate measures beside the chosen heads."""
+
+    controls: list[str] = field(
+        default_factory=lambda: ["random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre"]
+    )  # rows of the table, explained in lab/evaluate.py
+    draws: int = 20  # random sets of heads of the same layers
+    resamples: int = 1000  # of the bootstrap intervals
+
+
+@dataclass
+class MetricsConfig:
+    """Conventions of the metrics."""
+
+    box: str = "exclusive"  # exclusive: continuous edges | inclusive: the older convention, a box is x1 - x0 + 1 wide
 
 
 @dataclass
@@ -124,6 +156,9 @@ class Config:
     show_plot: bool = False
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
+    seed: int = 0  # of every random draw
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -136,6 +171,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.mask.method": ("mean_relu", "otsu", "quantile"),
     "logic.mask.resolution": ("grid", "image"),
     "logic.box.region": ("all", "largest", "largest_hull"),
+    "logic.select.threshold": ("sample", "dataset"),
+    "logic.select.source": ("records", "analyses"),
+    "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
 }
@@ -149,12 +187,18 @@ AT_LEAST: dict[str, float] = {
     "logic.smoothing.sigma": 0,
     "logic.smoothing.kernel": 1,
     "logic.smoothing.per_cells": 1,
+    "logic.select.top_n": 1,
+    "logic.select.trials": 1,
+    "logic.select.samples": 1,
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
     "data.start_index": 0,
     "data.end_index": 0,
+    "evaluate.draws": 1,
+    "evaluate.resamples": 1,
     "device_id": 0,
+    "seed": 0,
 }
 
 

@@ -17,7 +17,9 @@ from analyze import HeadScore, chosen_heads, fixed_heads, rank_heads, scores_of
 from bbox import Localization, localize
 from conf.schema import Config, check
 from lab.cli import find, table
+from lab.datasets.sample import with_period
 from lab.errors import UserError
+from lab.heads import warn_of_another_model, with_heads_of_file
 from lab.images import open_image
 from lab.records import Record, check_id, load_record, save_record, write_atomic
 
@@ -28,9 +30,9 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: Config) -> int:
-    """Checks the configuration, then runs the stage that it names."""
+    """Checks the configuration and the file of heads that it may name, then runs its stage."""
     check(cfg)
-    return STAGES[cfg.stage](cfg)
+    return STAGES[cfg.stage](with_heads_of_file(cfg))
 
 
 def collect(cfg: Config) -> int:
@@ -88,6 +90,20 @@ def batch(cfg: Config) -> int:
     return run_batch(cfg)
 
 
+def select(cfg: Config) -> int:
+    """Every record or ranking in a folder -> the heads that are selected again and again, and how often."""
+    from lab.select import run_select
+
+    return run_select(cfg)
+
+
+def evaluate(cfg: Config) -> int:
+    """Records of a data file with the truth -> how good boxes and masks are, beside controls."""
+    from lab.evaluate import run_evaluate
+
+    return run_evaluate(cfg)
+
+
 # records in and out
 
 
@@ -97,6 +113,7 @@ def load_model(cfg: Config) -> "LoadedModel":
 
     loaded = load_from_config(cfg.model, name=str(find(cfg.model.name)), device=device_name(cfg))
     fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
+    warn_of_another_model(cfg, loaded.name)
     return loaded
 
 
@@ -118,7 +135,8 @@ def _ask(cfg: Config) -> tuple[str, Record]:
     image = open_image(image_file)
     from collector import collect as collect_record
 
-    return name, collect_record(load_model(cfg), image, query, cfg.model, image_file=str(image_file))
+    asked = with_period(query) if cfg.data.final_period else query
+    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file))
 
 
 def _image_file(cfg: Config) -> Path:
@@ -242,4 +260,4 @@ def print_written(paths: list[Path]) -> None:
         print(f"  {path.name}")
 
 
-STAGES: dict[str, Callable[[Config], int]] = {f.__name__: f for f in (collect, analyze, visualize, pipeline, batch)}
+STAGES: dict[str, Callable[[Config], int]] = {f.__name__: f for f in (collect, analyze, visualize, pipeline, batch, select, evaluate)}

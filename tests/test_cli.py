@@ -13,7 +13,7 @@ from PIL import Image
 
 from lab.cli import PROJECT, table
 from lab.errors import UserError
-from lab.picturebook.evaluate import box_iou
+from lab.metrics import box_iou
 from lab.records import load_record
 from lab.stages import run
 from tests.conftest import configuration
@@ -110,6 +110,15 @@ def test_fixed_heads_replace_the_ranking(tmp_path, picturebook):
     box = json.loads((tmp_path / MODEL / "bird_bbox.json").read_text())
     assert box["selected_heads"] == [[4, 1], [5, 2]]
     assert not list((tmp_path / MODEL).glob("*_top*.png"))
+
+
+def test_a_final_period_is_added_once(tmp_path, picturebook):
+    for query in ("the bird", "the bird."):
+        stage("collect", tmp_path, f"data.query='{query}'", "data.final_period=true")
+        assert load_record(tmp_path / MODEL / "bird.pkl").meta["query"] == "the bird."
+    data = jsonl(tmp_path / "data.jsonl", row("a"))
+    stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true", "data.final_period=true")
+    assert load_record(tmp_path / MODEL / "a.pkl").meta["query"] == "the cat."
 
 
 def test_generate_stores_the_answer(tmp_path, picturebook):

@@ -1,0 +1,332 @@
+"""stage=evaluate: how good the boxes and masks are, and whether it is these heads that make them good.
+
+Beside the chosen heads, the same samples are measured with controls, each blind to the truth but for the oracle:
+
+    random      other heads of the same layers, drawn `evaluate.draws` times
+    all         all heads of the model together
+    sum_only    the heads with the largest attention sums on average: the first criterion alone
+    entropy_only  the heads selected most often by low entropy, whatever they look at: the second criterion alone
+    greedy      picked anew for each sample by both criteria
+    oracle      the head, and the `top_k` heads, whose own boxes are best by the truth
+    centre      no heads: a box in the middle, half as wide and as high as the image
+
+Records are read one at a time, twice: once for what is fixed over all samples, once to measure.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from omegaconf import OmegaConf
+from scipy.stats import spearmanr
+
+from analyze import Head, HeadScore, attention_sums, chosen_heads, fixed_heads, most_selected, rank_heads, selection_frequency
+from bbox import binarise, box_on_image, localize, region, smooth
+from conf.schema import Config, LogicConfig
+from lab.cli import find, markdown, progress, table
+from lab.datasets import Sample, need_truth, read_jsonl, read_truth
+from lab.errors import UserError
+from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
+from lab.records import Record, load_record, write_atomic
+from lab.stages import model_folder, print_written
+
+log = logging.getLogger(__name__)
+
+CONTROLS = ("random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre")
+COLUMNS = ("Acc@0.25", "Acc@0.5", "Acc@0.75", "box IoU", "cIoU", "mIoU", "pointing")
+Ranking = Sequence[HeadScore]
+Picker = Callable[[Record, Ranking], Sequence[Head]]
+
+
+@dataclass(eq=False)
+class Overview:
+    """What one reading of all records gives: everything that a control fixes over the samples."""
+
+    shape: tuple[int, int]
+    sums: Float[np.ndarray, "layers heads"]  # attention sums, added up
+    selected: Int[np.ndarray, "layers heads"]  # how often each head is among the top_n by both criteria
+    by_entropy: Int[np.ndarray, "layers heads"]  # the same by entropy alone
+    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up
+    samples: int = 0
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> "Overview":
+        return cls(shape, np.zeros(shape), np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape))
+
+
+def run_evaluate(cfg: Config) -> int:
+    """Measures the records of a data file's samples, prints the table, writes metrics and predictions. Returns an exit code."""
+    samples = _samples(cfg)
+    failed = _collect_first(cfg)
+    folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
+    files = record_files(folder, samples)
+    view = overview(samples, files, cfg)
+    pickers = make_pickers(view, cfg)
+    scores, predictions = measure(samples, files, pickers, cfg)
+    rows = {name: summarize(found, resamples=cfg.evaluate.resamples, seed=cfg.seed) for name, found in scores.items()}
+    rows = merge_draws(rows)
+    written = _write(folder, cfg, view, rows, scores["chosen"], predictions)
+    print(table(("heads", *COLUMNS), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
+    if missed := misses(scores["chosen"]):
+        print(f"\n{len(missed)} of {len(samples)} samples have no usable prediction and count as misses (metrics.json lists them)")
+    print_written(written)
+    return 1 if failed else 0
+
+
+# what is measured
+
+
+def _samples(cfg: Config) -> list[Sample]:
+    unknown = [name for name in cfg.evaluate.controls if name not in CONTROLS]
+    if unknown:
+        raise UserError(f"evaluate.controls names {', '.join(unknown)}; choose from {', '.join(CONTROLS)}")
+    if cfg.data.data_file is None:
+        raise UserError("no data file with the truth: set data.data_file=samples.jsonl")
+    samples = read_jsonl(find(cfg.data.data_file))
+    need_truth(samples, cfg.data.data_file)
+    return samples
+
+
+def _collect_first(cfg: Config) -> bool:
+    """With `data.process_all`: collects what is missing. Whether a sample failed."""
+    if not cfg.data.process_all:
+        return False
+    if cfg.data.attention_dir is not None:
+        raise UserError("data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two")
+    from lab.batch import run_batch
+
+    return run_batch(cfg) != 0
+
+
+def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
+    """The record of each sample that has one. Raises UserError if none has; says how many do not match, both ways."""
+    from lab.select import list_samples
+
+    found = list_samples(folder)["records"]
+    files = {sample.id: found[sample.id] for sample in samples if sample.id in found}
+    other = len(found) - len(files)
+    if not files:
+        raise UserError(
+            f"no sample of {len(samples)} has a record in {folder} ({other} others are there): collect them with data.process_all=true"
+        )
+    if other or len(files) < len(samples):
+        log.warning("%d of %d samples have no record; %d records belong to no sample", len(samples) - len(files), len(samples), other)
+    return files
+
+
+def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> Overview:
+    """Reads every record once. Raises UserError naming the file if a record is of another shape than the first."""
+    by_entropy = OmegaConf.merge(cfg.logic, {"threshold": {"method": "none"}})
+    view: Overview | None = None
+    for sample in progress([s for s in samples if s.id in files], "overview"):
+        record = load_record(files[sample.id])
+        shape = (record.num_layers, record.num_heads)
+        if view is None:
+            view = Overview.empty(shape)
+        if shape != view.shape:
+            raise UserError(
+                f"{files[sample.id]} has {shape[0]} layers x {shape[1]} heads, the records before it {view.shape[0]} x {view.shape[1]}"
+            )
+        top_n = cfg.logic.select.top_n
+        view.sums += attention_sums(record)
+        view.selected += selection_frequency([rank_heads(record, cfg.logic)], top_n, shape)
+        view.by_entropy += selection_frequency([rank_heads(record, by_entropy)], top_n, shape)  # type: ignore[arg-type]
+        view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
+        view.samples += 1
+    assert view is not None  # record_files found at least one
+    return view
+
+
+def head_ious(record: Record, true_xyxy: tuple[float, ...], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
+    """IoU of the true box (edges exclusive) with the box that each head gives by itself."""
+    if record.image_size is None:
+        raise UserError("a record does not know its image's size (meta has no image_size): collect it again")
+    maps = record.maps.reshape(-1, *record.maps.shape[2:])
+    masks = (region(binarise(heat, logic.mask), logic.box) for heat in smooth(maps, logic.smoothing))
+    boxes = [box_on_image(mask, record.grid, record.image_size) for mask in masks]
+    found = np.array([(0.0, 0.0, 0.0, 0.0) if box is None else exclusive(box) for box in boxes])
+    return box_iou(found, np.array(true_xyxy)).reshape(record.num_layers, record.num_heads)
+
+
+# the heads of each row
+
+
+def make_pickers(view: Overview, cfg: Config) -> dict[str, Picker | None]:
+    """Name of each row of the table and how it picks its heads; None: no heads, the box in the middle."""
+    known, k = cfg.model.localization_heads, cfg.logic.top_k
+    fixed = fixed_heads(view.shape, cfg.logic, known)
+    rows: dict[str, Picker | None] = {"chosen": lambda record, ranking: chosen_heads(record, ranking, cfg.logic, known)}
+    every = [divmod(i, view.shape[1]) for i in range(view.shape[0] * view.shape[1])]
+    best = [every[i] for i in np.argsort(-view.head_iou, axis=None, kind="stable")[:k]]
+    constant: dict[str, dict[str, list[Head]]] = {
+        "all": {"all heads": every},
+        "sum_only": {"attention sum only": most_selected(view.sums, k)},
+        "entropy_only": {"entropy only": most_selected(view.by_entropy, k)},
+        "oracle": {"oracle, best head": best[:1], f"oracle, best {k} heads": best},
+    }
+    if "random" in cfg.evaluate.controls and fixed is None:
+        log.warning("no random control: logic.heads fixes no heads whose layers they could share")
+    elif "random" in cfg.evaluate.controls:
+        rng = np.random.default_rng(cfg.seed)
+        constant["random"] = {f"random {i}": same_layers(fixed or [], view.shape[1], rng) for i in range(cfg.evaluate.draws)}
+    for control in cfg.evaluate.controls:
+        if control == "greedy":
+            rows["picked per sample"] = lambda record, ranking: [(s.layer, s.head) for s in ranking[:k]]
+        elif control == "centre":
+            rows["centre box"] = None
+        rows |= {name: _always(heads) for name, heads in constant.get(control, {}).items()}
+    return rows
+
+
+def _always(heads: Sequence[Head]) -> Picker:
+    return lambda record, ranking: heads
+
+
+def same_layers(heads: Sequence[Head], num_heads: int, rng: np.random.Generator) -> list[Head]:
+    """As many heads of the same layers, none of them among `heads` unless a layer has no other left."""
+    drawn: list[Head] = []
+    for layer in (head[0] for head in heads):
+        free = [(layer, h) for h in range(num_heads) if (layer, h) not in drawn]
+        others = [head for head in free if head not in heads] or free
+        drawn.append(others[rng.integers(len(others))])
+    return drawn
+
+
+# measuring
+
+
+def measure(
+    samples: Sequence[Sample], files: dict[str, Path], pickers: dict[str, Picker | None], cfg: Config
+) -> tuple[dict[str, list[Score]], list[Prediction]]:
+    """Every sample's score in every row, a sample without a record being a miss, and the chosen heads' predictions."""
+    scores: dict[str, list[Score]] = {name: [] for name in pickers}
+    kept = []
+    for sample in progress(samples, "evaluate"):
+        record = load_record(files[sample.id]) if sample.id in files else None
+        truth = read_truth(sample, record.image_size if record else None)
+        ranking = rank_heads(record, cfg.logic) if record else []
+        for name, pick in pickers.items():
+            found = (
+                None
+                if record is None
+                else _centre(sample.id, record)
+                if pick is None
+                else _predict(sample.id, record, pick(record, ranking), cfg)
+            )
+            measures = ("box",) if pick is None else ("box", "mask", "point")
+            scores[name].append(score(truth, found, measures=measures, inclusive=cfg.metrics.box == "inclusive"))
+            if name == "chosen" and found is not None:
+                kept.append(found)
+    return scores, kept
+
+
+def _predict(sample_id: str, record: Record, heads: Sequence[Head], cfg: Config) -> Prediction:
+    found = localize(record, heads, cfg.logic)
+    grid = record.grid
+    row, col = np.unravel_index(found.heat.argmax(), found.heat.shape)
+    x0, y0, x1, y1 = grid.extent_xyxy
+    point = (x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows)  # the highest cell's centre
+    box = (
+        None
+        if found.box_xyxy is None
+        else tuple(map(float, found.box_xyxy))
+        if cfg.metrics.box == "inclusive"
+        else exclusive(found.box_xyxy)
+    )
+    return Prediction(sample_id, box, found.mask, point if found.heads else None)  # type: ignore[arg-type]
+
+
+def _centre(sample_id: str, record: Record) -> Prediction:
+    width, height = record.image_size or (1, 1)
+    return Prediction(sample_id, (width / 4, height / 4, 3 * width / 4, 3 * height / 4))
+
+
+def merge_draws(rows: dict[str, list[Estimate]]) -> dict[str, list[Estimate]]:
+    """Puts the mean of the random draws, with the range that holds 95 % of them, in the place of the draws."""
+    draws = [estimates for name, estimates in rows.items() if name.startswith("random ")]
+    merged: dict[str, list[Estimate]] = {}
+    for name, estimates in rows.items():
+        if not name.startswith("random "):
+            merged[name] = estimates
+        elif "random, same layers" not in merged:
+            merged["random, same layers"] = [_mean_of(same) for same in zip(*draws, strict=True)]
+    return merged
+
+
+def _mean_of(draws: Iterable[Estimate]) -> Estimate:
+    found = list(draws)
+    values = [one.value for one in found]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return replace(found[0], value=float(np.mean(values)), low=float(low), high=float(high))
+
+
+# results
+
+
+def rank_correlation(view: Overview) -> tuple[float | None, int]:
+    """Spearman's rho between how often a head is selected and how good its own box is, and the number of heads ever selected.
+
+    None with fewer than three such heads.
+    """
+    seen = view.selected > 0
+    if seen.sum() < 3:
+        return None, int(seen.sum())
+    return float(spearmanr(view.selected[seen], view.head_iou[seen]).statistic), int(seen.sum())
+
+
+def _cells(estimates: Sequence[Estimate], *, group: str = "all", interval: bool = False) -> list[str]:
+    values = {one.metric: one for one in estimates if one.group == group}
+    cells = []
+    for name in COLUMNS:
+        one = values.get(name)
+        text = "" if one is None else f"{100 * one.value:.1f}"
+        cells.append(f"{text} ({100 * one.low:.1f} to {100 * one.high:.1f})" if one and interval else text)
+    return cells
+
+
+def _write(
+    folder: Path, cfg: Config, view: Overview, rows: dict[str, list[Estimate]], scores: Sequence[Score], predictions: Sequence[Prediction]
+) -> list[Path]:
+    """metrics.json, metrics.md, predictions.coco.json and, unless save_fig=false, the map of each head's own boxes."""
+    rho, selected_heads = rank_correlation(view)
+    mean_iou = view.head_iou / view.samples
+    content = {
+        "data_file": cfg.data.data_file,
+        "model": cfg.model.name,
+        "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
+        "misses": dict(misses(scores)),
+        "head_mean_iou": mean_iou.round(4).tolist(),
+        "selection_counts": view.selected.astype(int).tolist(),
+        "spearman_selection_iou": {"rho": rho, "heads": selected_heads},
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
+    write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
+    write_atomic(folder / "metrics.md", report(rows, view))
+    write_atomic(folder / "predictions.coco.json", json.dumps(coco_predictions(predictions)))
+    written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
+    if cfg.save_fig:
+        import viz
+
+        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), folder / "head_iou.png")
+        written.append(folder / "head_iou.png")
+    return written
+
+
+def report(rows: dict[str, list[Estimate]], view: Overview) -> str:
+    """The tables as Markdown: every row with its intervals, then the chosen heads by split and size of object."""
+    chosen = rows["chosen"]
+    groups = {one.group: max(e.n for e in chosen if e.group == one.group) for one in chosen}
+    rho, heads = rank_correlation(view)
+    notes = f"In %; behind the figures 95 % bootstrap intervals (of random heads: 95 % of the draws). {view.samples} records."
+    if rho is not None:
+        notes += f" Spearman's rho between how often a head is selected and the mean IoU of its own boxes: {rho:.2f} over {heads} heads."
+    parts = [
+        markdown(("heads", *COLUMNS), [(name, *_cells(estimates, interval=True)) for name, estimates in rows.items()]),
+        markdown(("chosen heads on", "samples", *COLUMNS), [(g, n, *_cells(chosen, group=g)) for g, n in groups.items()]),
+        notes,
+    ]
+    return "\n\n".join(parts) + "\n"
