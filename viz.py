@@ -246,7 +246,8 @@ def show(figure: Figure) -> None:
     if plt.get_backend().lower() == "agg":
         log.warning("show_plot=true: no display here, the figure is only saved")
         return
-    window = plt.figure(figsize=figure.get_size_inches())
-    window.canvas.figure = figure
-    figure.set_canvas(window.canvas)
+    window = plt.figure(figsize=figure.get_size_inches(), dpi=figure.dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    window.figimage(np.asarray(canvas.buffer_rgba()))
     plt.show()

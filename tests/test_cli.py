@@ -261,17 +261,33 @@ def test_the_command_works_from_another_folder(tmp_path):
     assert "birds." in done.stdout
 
 
-def test_analyze_does_not_import_transformers(tmp_path, picturebook):
+@pytest.mark.parametrize(("name", "unused"), [("analyze", "transformers matplotlib"), ("visualize", "transformers")])
+def test_saved_records_are_read_without_transformers(name, unused, tmp_path, picturebook):
     stage("collect", tmp_path)
     code = (
-        "import sys; sys.argv[1:] = ['stage=analyze', 'data.attention_file=" + str(tmp_path / MODEL / "bird.pkl") + "']\n"
+        "import sys; sys.argv[1:] = ['stage=" + name + "', 'data.attention_file=" + str(tmp_path / MODEL / "bird.pkl") + "']\n"
         "import pipeline\n"
         "try: pipeline.main()\n"
         "except SystemExit as e: assert not e.code\n"
-        "assert 'transformers' not in sys.modules and 'matplotlib' not in sys.modules"
+        f"assert not set({unused.split()}) & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_show_plot_without_a_display_says_so_and_goes_on(tmp_path, picturebook, monkeypatch, caplog):
+    monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
+    assert stage("pipeline", tmp_path, "show_plot=true") == 0
+    assert "no display" in caplog.text
+
+
+def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeypatch):
+    shown = []
+    monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "tkagg")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(1))
+    assert stage("pipeline", tmp_path, "show_plot=true", "save_fig=false") == 0
+    assert shown == [1]
+    assert not list((tmp_path / MODEL).glob("*_top*.png"))
 
 
 def test_tables_align_numbers_to_the_right():
