@@ -15,19 +15,36 @@
 import sys
 
 import hydra
+from hydra.utils import get_method
 
 import conf.schema
-from conf.schema import Config
+from conf.schema import Config, check
 from lab.cli import exit_in_one_line
 
+STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
+    "collect": "lab.stages.collect",
+    "analyze": "lab.stages.analyze",
+    "visualize": "lab.stages.visualize",
+    "pipeline": "lab.stages.pipeline",
+    "batch": "lab.batch.run_batch",
+    "select": "lab.select.run_select",
+    "evaluate": "lab.evaluate.run_evaluate",
+}
+
 conf.schema.register()
+
+
+def run(cfg: Config) -> int:
+    """Checks the configuration and the file of heads that it may name, then runs its stage. Returns the exit code."""
+    check(cfg)
+    from lab.heads import with_heads_of_file
+
+    return get_method(STAGES[cfg.stage])(with_heads_of_file(cfg))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: Config) -> None:
     with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
-        from lab.stages import run
-
         sys.exit(run(cfg))
 
 

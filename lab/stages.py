@@ -1,11 +1,10 @@
-"""The stages: each takes the whole configuration, reads and writes files, prints a short table, returns an exit code."""
+"""The stages of one sample, and the files they share. Each takes the whole configuration, prints a short table, returns an exit code."""
 
 import io
 import json
 import logging
 import math
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,11 @@ from PIL import Image
 
 from analyze import HeadScore, chosen_heads, fixed_heads, rank_heads, scores_of
 from bbox import Localization, localize
-from conf.schema import Config, check
+from conf.schema import Config
 from lab.cli import find, table
 from lab.datasets.sample import with_period
 from lab.errors import UserError
-from lab.heads import warn_of_another_model, with_heads_of_file
+from lab.heads import warn_of_another_model
 from lab.images import open_image
 from lab.records import Record, check_id, load_record, save_record, write_atomic
 
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from llava.model.builder import LoadedModel
 
 log = logging.getLogger(__name__)
-
-
-def run(cfg: Config) -> int:
-    """Checks the configuration and the file of heads that it may name, then runs its stage."""
-    check(cfg)
-    return STAGES[cfg.stage](with_heads_of_file(cfg))
 
 
 def collect(cfg: Config) -> int:
@@ -81,27 +74,6 @@ def pipeline(cfg: Config) -> int:
     print(f"\n{box_line(result)}")
     print_written(written)
     return 0
-
-
-def batch(cfg: Config) -> int:
-    """Every line of a JSONL file -> one record and ranking each; continues what an earlier run left."""
-    from lab.batch import run_batch
-
-    return run_batch(cfg)
-
-
-def select(cfg: Config) -> int:
-    """Every record or ranking in a folder -> the heads that are selected again and again, and how often."""
-    from lab.select import run_select
-
-    return run_select(cfg)
-
-
-def evaluate(cfg: Config) -> int:
-    """Records of a data file with the truth -> how good boxes and masks are, beside controls."""
-    from lab.evaluate import run_evaluate
-
-    return run_evaluate(cfg)
 
 
 # records in and out
@@ -241,7 +213,7 @@ def sibling(path: Path, suffix: str) -> Path:
 
 def heads_table(scores: list[HeadScore]) -> str:
     """One line per head, in order."""
-    rows = [(i + 1, s.layer, s.head, f"{s.attn_sum:.3f}", f"{s.spatial_entropy:.3f}", s.num_components) for i, s in enumerate(scores)]
+    rows = [(i + 1, s.layer, s.head, f"{s.attn_sum:.3f}", f"{abs(s.spatial_entropy):.3f}", s.num_components) for i, s in enumerate(scores)]
     return table(("rank", "layer", "head", "attention sum", "spatial entropy", "components"), rows)
 
 
@@ -258,6 +230,3 @@ def print_written(paths: list[Path]) -> None:
     print(f"\nwrote in {paths[0].parent}")
     for path in paths:
         print(f"  {path.name}")
-
-
-STAGES: dict[str, Callable[[Config], int]] = {f.__name__: f for f in (collect, analyze, visualize, pipeline, batch, select, evaluate)}

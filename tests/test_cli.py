@@ -15,7 +15,7 @@ from lab.cli import PROJECT, table
 from lab.errors import UserError
 from lab.metrics import box_iou
 from lab.records import load_record
-from lab.stages import run
+from pipeline import run
 from tests.conftest import configuration
 
 EXAMPLES = [json.loads(line) for line in (PROJECT / "examples/localization_data.jsonl").read_text().splitlines()]

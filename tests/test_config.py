@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 from hydra.errors import HydraException
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 
-from conf.schema import AT_LEAST, CHOICES, Config, check
+import pipeline
+from conf.schema import AT_LEAST, CHOICES, STAGES, Config, check
 from lab.cli import PROJECT, one_line
 from lab.errors import UserError
 from tests.conftest import configuration
@@ -100,6 +102,11 @@ def test_the_checks_name_keys_that_exist():
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
         assert name in node, key
+
+
+def test_every_stage_that_may_be_named_is_a_function():
+    assert tuple(pipeline.STAGES) == STAGES
+    assert all(callable(get_method(path)) for path in pipeline.STAGES.values())
 
 
 def test_every_key_of_the_schema_is_explained_in_its_source():

@@ -10,7 +10,7 @@ from lab.errors import UserError
 from lab.evaluate import Overview, merge_draws, rank_correlation, same_layers
 from lab.metrics import Estimate
 from lab.picturebook.make import make
-from lab.stages import run
+from pipeline import run
 from tests.conftest import configuration
 
 MODEL = "examples-models-picturebook"

@@ -7,9 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.metrics import box_iou
 from lab.picturebook.drawing import MAX_TOKENS, TRAINING_SEEDS, ask, encode, patch_labels, square_pixels
-from lab.picturebook.evaluate import random_heads
 from lab.picturebook.examples import QUERIES, SCENES, draw_examples
 from lab.picturebook.expressions import CATEGORIES, Description, describe, lexicon, plural, referents, word
 from lab.picturebook.fit import StageConfig, fit
@@ -319,17 +317,3 @@ def _stopping(loss, at: int):
         return loss(step)
 
     return stopped
-
-
-def test_box_iou_counts_exclusive_edges():
-    assert box_iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
-    assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-    assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
-
-
-def test_random_heads_are_of_the_same_layers_and_never_the_heads_themselves():
-    heads = [(1, 5), (1, 6), (2, 4)]
-    for seed in range(30):
-        drawn = random_heads(heads, 8, np.random.default_rng(seed))
-        assert [layer for layer, _ in drawn] == [1, 1, 2]
-        assert len({*drawn, *heads}) == 6

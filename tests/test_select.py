@@ -19,7 +19,7 @@ from lab.errors import UserError
 from lab.heads import read_heads, warn_of_another_model, with_heads_of_file
 from lab.records import Record, load_record, save_record
 from lab.select import picks_of_analyses, picks_of_records
-from lab.stages import run
+from pipeline import run
 from tests.conftest import configuration
 
 NAME = "localization_heads.json"

@@ -23,6 +23,7 @@ from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import Config, check
 from lab.cli import PROJECT, exit_in_one_line, markdown, progress
+from lab.evaluate import same_layers
 from lab.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
 from lab.records import Record
@@ -92,15 +93,6 @@ def _shares_right(results: list[tuple[Scored, Localization]]) -> dict[str, float
     }
 
 
-def random_heads(heads: list[Head], num_heads: int, rng: np.random.Generator) -> list[Head]:
-    """As many heads of the same layers, none of them among `heads`."""
-    drawn: list[Head] = []
-    for layer in (head[0] for head in heads):
-        free = [(layer, h) for h in range(num_heads) if (layer, h) not in (*heads, *drawn)]
-        drawn.append(free[rng.integers(len(free))])
-    return drawn
-
-
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Finds the heads on one set of scenes and scores them on another, by the rules of every variant."""
     from collector import collect
@@ -137,7 +129,7 @@ def evaluate_variant(finding: list[Scored], scored: list[Scored], cfg: Config, c
     counts = selection_frequency([rank_heads(s.record, cfg.logic) for s in finding], config.top_n, shape)
     heads = most_selected(counts, config.top_k)
     rng = np.random.default_rng(0)
-    draws = [score_together(scored, random_heads(heads, shape[1], rng), cfg) for _ in range(config.draws)]
+    draws = [score_together(scored, same_layers(heads, shape[1], rng), cfg) for _ in range(config.draws)]
     return {
         "heads": [list(head) for head in heads],
         "selected": [int(counts[head]) for head in heads],
