@@ -68,7 +68,8 @@ def top_heads_figure(
     )
     figure.text(0.012, 1 - 0.14 / height, "\n".join(caption), va="top", fontsize=13, color=INK, parse_math=False)
 
-    small = ImageOps.contain(image, (LONGEST_SIDE, LONGEST_SIDE)) if max(image.size) > LONGEST_SIDE else image
+    scale = min(1.0, LONGEST_SIDE / max(image.size))
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale)))) if scale < 1 else image
     combined = result.heat / max(1, len(scores))
     highest = max(float(maps.max(initial=0)), float(combined.max())) or 1.0
     norm = PowerNorm(0.5, 0, highest)  # most cells of a head that looks at few are faint
@@ -244,7 +245,7 @@ def show(figure: Figure) -> None:
     import matplotlib.pyplot as plt
 
     if plt.get_backend().lower() == "agg":
-        log.warning("show_plot=true: no display here, the figure is only saved")
+        log.warning("show_plot=true: no display here, so no window is opened")
         return
     window = plt.figure(figsize=figure.get_size_inches(), dpi=figure.dpi)
     canvas = FigureCanvasAgg(figure)

@@ -1,5 +1,6 @@
 """The typed schema behind every config file: unknown keys, wrong types and impossible values are refused by name."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from lab.errors import UserError
+from llava.conversation import conversation
 
 STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate")
 
@@ -215,11 +217,18 @@ def check(cfg: Config) -> None:
             raise UserError(f"{key}={value}: choose from {', '.join(choices)}")
     for key, least in AT_LEAST.items():
         value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
-        if value is not None and value < least:
-            raise UserError(f"{key}={value}: must be {least:g} or more")
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise UserError(f"{key}={value}: must be {least:g} or more, and finite")
     if cfg.logic.smoothing.kernel is not None and cfg.logic.smoothing.kernel % 2 == 0:
         raise UserError(f"logic.smoothing.kernel={cfg.logic.smoothing.kernel}: must be odd")
     if not 0 < cfg.logic.mask.quantile < 1:
         raise UserError(f"logic.mask.quantile={cfg.logic.mask.quantile}: must lie between 0 and 1")
+    if cfg.model.do_sample and cfg.model.temperature == 0:
+        raise UserError("model.temperature=0: must be above 0 with model.do_sample=true")
+    if cfg.model.top_p is not None and not 0 < cfg.model.top_p <= 1:
+        raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
+    if cfg.model.use_flash_attn:
+        raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+    conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")

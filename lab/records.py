@@ -197,7 +197,7 @@ def _check_geometry(record: Record) -> None:
             width, height = map(_whole, size)
         except (TypeError, ValueError, ArithmeticError):
             width = height = 0
-        if width < 1 or height < 1:
+        if not (1 <= width < 2**16 and 1 <= height < 2**16):
             raise UserError(f"meta['image_size'] is {size!r}; expected [width, height] in pixels")
     if not isinstance(record.meta.get("grids", []), list | tuple):
         raise UserError(f"meta['grids'] is {record.meta['grids']!r}; expected a list of grids")

@@ -18,11 +18,13 @@ from conf.schema import Config
 from lab.cli import find, table
 from lab.datasets.sample import with_period
 from lab.errors import UserError
-from lab.heads import warn_of_another_model
+from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
 from lab.records import Record, check_id, load_record, save_record, write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from llava.model.builder import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -132,7 +134,12 @@ def _record_path(cfg: Config) -> Path:
 
 
 def localize_record(record: Record, ranking: list[HeadScore], cfg: Config) -> Localization:
-    """Heads as `logic.heads` says, then their mask and box."""
+    """Heads as `logic.heads` says, then their mask and box. Refuses a preset's heads on a record of another model."""
+    made_by = record.meta.get("model_name")
+    if cfg.logic.heads == "preset" and made_by and not same_model(str(made_by), cfg.model.name):
+        raise UserError(
+            f"logic.heads=preset are the heads of {cfg.model.name}, but the record is of {made_by}: set model, or logic.heads=null"
+        )
     return localize(record, chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads), cfg.logic)
 
 
@@ -147,35 +154,46 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
 
 def write_localization(cfg: Config, path: Path, record: Record, result: Localization) -> list[Path]:
     """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, `X_top{K}.png` beside the record."""
+    figure = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else None  # first: it may lack its picture
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     buffer = io.BytesIO()
     Image.fromarray(result.mask.astype(np.uint8) * 255).save(buffer, format="png")
     write_atomic(written[0], buffer.getvalue())
-    box = {
-        "bbox_xyxy": result.box_xyxy,
-        "bbox_xywh": result.box_xywh,
-        "image_size": record.image_size,
-        "selected_heads": [list(head) for head in result.heads],
-    }
-    write_atomic(written[1], json.dumps(box))
-    if cfg.save_fig or cfg.show_plot:
-        written += _draw(cfg, path, record, result)
+    write_atomic(written[1], box_json(record, result))
+    if figure is not None and cfg.save_fig:
+        import viz
+
+        written.append(sibling(path, f"_top{len(result.heads)}.png"))
+        viz.save_figure(figure, written[-1])
+    if figure is not None and cfg.show_plot:
+        import viz
+
+        viz.show(figure)
     return written
 
 
-def _draw(cfg: Config, path: Path, record: Record, result: Localization) -> list[Path]:
+def box_json(record: Record, result: Localization) -> str:
+    """The content of `X_bbox.json`."""
+    return json.dumps(
+        {
+            "bbox_xyxy": result.box_xyxy,
+            "bbox_xywh": result.box_xywh,
+            "image_size": record.image_size,
+            "selected_heads": [list(head) for head in result.heads],
+        }
+    )
+
+
+def _draw(cfg: Config, record: Record, result: Localization) -> "Figure":
     import viz  # matplotlib, only where a figure is wanted
 
+    picture = open_image(_picture_of(record, cfg))
+    if record.image_size not in (None, picture.size):
+        known = "data.image_file must name the picture that the record was made from"
+        raise UserError(f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}")
     scores = scores_of(record, result.heads, cfg.logic)
     maps = record.maps[[s.layer for s in scores], [s.head for s in scores]]  # [heads, rows, cols]
-    picture = open_image(_picture_of(record, cfg))
-    figure = viz.top_heads_figure(picture, str(record.meta.get("query", "")), maps, scores, result, record.grid)
-    target = sibling(path, f"_top{len(scores)}.png")
-    if cfg.save_fig:
-        viz.save_figure(figure, target)
-    if cfg.show_plot:
-        viz.show(figure)
-    return [target] if cfg.save_fig else []
+    return viz.top_heads_figure(picture, str(record.meta.get("query", "")), maps, scores, result, record.grid)
 
 
 def _picture_of(record: Record, cfg: Config) -> Path:

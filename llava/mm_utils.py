@@ -107,7 +107,7 @@ def _tokenize(chunk: Sequence[Segment], tokenizer: Any) -> list[tuple[int, str]]
     """(id, station) of every token of one chunk, special tokens that the tokenizer adds included."""
     text = "".join(part for _, part in chunk)
     stations = [station for station, part in chunk for _ in part]  # of every character
-    encoded = tokenizer(text, return_offsets_mapping=True)
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
     return [(token, _station(stations[a:b])) for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 
 

@@ -46,6 +46,11 @@ def test_the_shipped_model_changes_only_what_its_card_says():
     assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method"}
 
 
+def test_an_explicit_logic_wins_over_the_shipped_models():
+    assert configuration("logic=selection_v1").logic == configuration("model=llava15_7b").logic
+    assert configuration("logic=paper").logic == configuration("model=llava15_7b", "logic=paper").logic
+
+
 def test_paper_differs_from_selection_v1_only_where_the_paper_does():
     paper, published = (
         OmegaConf.to_container(configuration("model=llava15_7b", f"logic={name}").logic) for name in ("paper", "selection_v1")
@@ -61,6 +66,7 @@ def test_paper_differs_from_selection_v1_only_where_the_paper_does():
         ("logic.topk=3", "topk"),
         ("modle=picturebook", "modle"),
         ("model=llava16", "llava15_7b"),
+        ("logic.top_k=1.5", "1.5"),
         ("logic=paperr", "selection_v1"),
         ("logic.top_k=three", "three"),
         ("save_fig=maybe", "maybe"),

@@ -28,12 +28,11 @@ from lab.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
 from lab.records import Record
 
-PUBLISHED = ["logic.filter.min_layer=2", "logic.smoothing.per_cells=null", "logic.mask.method=mean_relu"]  # undo the model preset
 VARIANTS = {
     "preset of the model": [],
     "preset, but cut at the mean": ["logic.mask.method=mean_relu"],
-    "selection_v1, unchanged": PUBLISHED,
-    "paper, unchanged": ["logic=paper", *PUBLISHED],
+    "selection_v1, unchanged": ["logic=selection_v1"],
+    "paper, unchanged": ["logic=paper"],
 }
 
 

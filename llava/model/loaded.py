@@ -100,6 +100,9 @@ def image_geometry(config: LlavaConfig, processor: LlavaImageProcessorPil, sourc
         raise UserError(f"{source}: pictures are resized to {size} and cropped to {crop}, but the vision tower sees {seen} x {seen} pixels")
     if seen % vision.patch_size:
         raise UserError(f"{source}: {seen} pixels are no whole number of {vision.patch_size}-pixel patches")
+    layers, layer = vision.num_hidden_layers, config.vision_feature_layer
+    if not all(-layers - 1 <= one <= layers for one in (layer if isinstance(layer, list) else [layer])):
+        raise UserError(f"{source}: the vision tower has {layers} layers, but features of layer {layer} are asked for")
     side = seen // vision.patch_size
     start = 1 if config.vision_feature_select_strategy == "full" else 0
     return ImageGeometry(side, start, bool(processor.do_pad), resize_to, seen)
