@@ -19,7 +19,7 @@ from hydra.utils import get_method
 
 import conf.schema
 from conf.schema import Config, check
-from lab.cli import exit_in_one_line
+from lab.cli import exit_in_one_line, hydra_arguments
 
 STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
     "collect": "lab.stages.collect",
@@ -50,4 +50,5 @@ def main(cfg: Config) -> None:
 
 if __name__ == "__main__":
     with exit_in_one_line():  # around, for what cannot even be composed
+        sys.argv[1:] = hydra_arguments(sys.argv[1:])
         main()

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analyze import rank_heads
 from conf.schema import Config
@@ -12,8 +13,11 @@ from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
 from lab.errors import UserError
 from lab.images import open_image
-from lab.records import load_record, save_record, write_atomic
-from lab.stages import load_model, localize_record, make_folder, sibling, write_localization, write_ranking
+from lab.records import Record, load_record, save_record, write_atomic
+from lab.stages import box_json, load_model, localize_record, make_folder, model_folder, sibling, write_localization, write_ranking
+
+if TYPE_CHECKING:
+    from llava.model.builder import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +34,21 @@ def run_batch(cfg: Config) -> int:
     if cfg.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     chosen = _chosen(read_samples(find(cfg.data.data_file), final_period=cfg.data.final_period), cfg)
-    folder = make_folder(cfg)
     began = time.time()
-    todo = [sample for sample in chosen if not _done(folder, sample, cfg)]
+    todo = {sample.id for sample in chosen if not _collected(model_folder(cfg), sample, cfg)}
     if len(todo) < len(chosen):
-        log.info("%d of %d samples are done already", len(chosen) - len(todo), len(chosen))
-    errors = list(_run(cfg, folder, todo))
+        log.info("%d of %d samples are collected already", len(chosen) - len(todo), len(chosen))
+    loaded = load_model(cfg) if todo else None
+    folder = make_folder(cfg)
+    errors = list(_run(cfg, folder, chosen, todo, loaded))
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
+    skipped = len({sample.id for sample in chosen} - todo - {error["id"] for error in errors})
     summary = {
         "data_file": str(cfg.data.data_file),
         "model": cfg.model.name,
         "samples": len(chosen),
         "done": len(chosen) - len(errors),
-        "skipped": len(chosen) - len(todo),
+        "skipped": skipped,
         "failed": len(errors),
         "seconds": round(time.time() - began, 2),
     }
@@ -50,7 +56,7 @@ def run_batch(cfg: Config) -> int:
     print(
         table(
             ("samples", "done now", "done before", "failed", "seconds"),
-            [(len(chosen), len(todo) - len(errors), len(chosen) - len(todo), len(errors), summary["seconds"])],
+            [(len(chosen), len(chosen) - len(errors) - skipped, skipped, len(errors), summary["seconds"])],
         )
     )
     print(f"\nwrote {folder} (summary.json{', errors.jsonl lists what failed' if errors else ''})")
@@ -66,37 +72,49 @@ def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
     return samples[start:stop]
 
 
-def _done(folder: Path, sample: Sample, cfg: Config) -> bool:
-    """Whether an earlier run left a valid record of the same question and everything that goes with it."""
+def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
+    """Whether an earlier run left a valid record of the same question, asked in the same way."""
     path = folder / f"{sample.id}.pkl"
-    wanted = [path, sibling(path, "_analysis.json")]
-    if cfg.data.visualize_batch:
-        wanted += [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
-    if not all(p.exists() for p in wanted):
+    if not path.exists():
         return False
     try:
         meta = load_record(path).meta
     except UserError:
         return False
-    return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
+    same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
+    answered = meta.get("generated_text") is not None or not cfg.model.use_generate
+    return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file) and same_way and answered
 
 
-def _run(cfg: Config, folder: Path, samples: list[Sample]) -> Iterator[dict[str, object]]:
-    """Yields what to write into errors.jsonl, one entry for every sample that failed."""
-    if not samples:
-        return
-    from collector import collect
-
-    loaded = load_model(cfg)
+def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: "LoadedModel | None") -> Iterator[dict[str, object]]:
+    """Collects the samples of `todo`, ranks every one. Yields what to write into errors.jsonl for each that failed."""
     for sample in progress(samples, "batch"):
         path = folder / f"{sample.id}.pkl"
         try:
-            record = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))
-            save_record(path, record)
-            ranking = rank_heads(record, cfg.logic)
-            if cfg.data.visualize_batch:
-                write_localization(cfg, path, record, localize_record(record, ranking, cfg))
-            write_ranking(path, ranking)
+            if sample.id in todo and loaded is not None:
+                from collector import collect
+
+                record = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))
+                save_record(path, record)
+            else:
+                record = load_record(path)
+            _finish(cfg, path, record, fresh=sample.id in todo)
         except UserError as error:
             log.error("%s: %s", sample.id, error)
             yield {"id": sample.id, "line": sample.line, "error": str(error)}
+        except Exception as error:  # one sample must not end the others' run
+            log.exception("%s", sample.id)
+            yield {"id": sample.id, "line": sample.line, "error": f"{type(error).__name__}: {error}"}
+
+
+def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
+    """Ranking and, if asked for, mask, box and figure; the latter are left alone if they are what they would become."""
+    ranking = rank_heads(record, cfg.logic)
+    write_ranking(path, ranking)
+    if not cfg.data.visualize_batch:
+        return
+    result = localize_record(record, ranking, cfg)
+    box, mask, figure = (sibling(path, suffix) for suffix in ("_bbox.json", "_mask.png", f"_top{len(result.heads)}.png"))
+    there = box.exists() and mask.exists() and (figure.exists() or not cfg.save_fig)
+    if fresh or not there or box.read_text() != box_json(record, result):
+        write_localization(cfg, path, record, result)

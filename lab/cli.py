@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -17,7 +18,19 @@ from lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NOISE = ("object_type", "full_key", "reference_type", "Set the environment", "Config search path", "set_struct")  # of Hydra's errors
+NOISE = (
+    "object_type",
+    "full_key",
+    "reference_type",
+    "Set the environment",
+    "Config search path",
+    "set_struct",
+    "To append",
+)  # of Hydra's errors
+FREE_TEXT = (  # keys whose values are not for Hydra to parse
+    *("data.image_file", "data.query", "data.attention_file", "data.attention_dir", "data.save_id", "data.data_file", "data.output_dir"),
+    *("model.name", "model.base", "model.cache_dir"),
+)
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -36,10 +49,35 @@ def exit_in_one_line() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The lines of an error that say what is wrong and what would be right, joined."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
+    """The lines of an error, and of what caused it, that say what is wrong and what would be right, joined."""
+    lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
+    kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
+    text = " ".join(kept)
     return f"{text} (python pipeline.py --help lists the keys)" if "not in struct" in text else text
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
+
+    Raises UserError for what would add keys that the schema does not have, and for several jobs at once.
+    """
+    for argument in arguments:
+        if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
+            raise UserError(
+                f"{argument}: keys cannot be added or removed; write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
+            )
+        if argument in ("-m", "--multirun"):
+            raise UserError(f"{argument}: one job at a time; run the command once for each")
+    return [_quoted(argument) for argument in arguments]
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    whole = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+    if key not in FREE_TEXT or not equals or value in ("null", "???") or whole or value.startswith("${"):
+        return argument
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)  # Hydra's rules for quotes
+    return f"{key}='{escaped}'"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.cli import PROJECT, table
+from lab.cli import PROJECT, hydra_arguments, table
 from lab.errors import UserError
 from lab.metrics import box_iou
 from lab.records import load_record
@@ -198,6 +198,74 @@ def test_batch_refuses_a_bad_file_by_line_before_the_model_is_loaded(rows, messa
     with pytest.raises(UserError, match=message):
         stage("batch", out, f"data.data_file={data}", "data.process_all=true")
     assert not out.exists()
+
+
+def test_batch_asks_again_what_was_asked_in_another_way_and_ranks_anew_by_other_rules(tmp_path, picturebook):
+    data = jsonl(tmp_path / "data.jsonl", row("a"))
+    arguments = (f"data.data_file={data}", "data.process_all=true")
+    stage("batch", tmp_path, *arguments)
+    ranking = (tmp_path / MODEL / "a_analysis.json").read_text()
+    stage("batch", tmp_path, *arguments, "logic.entropy.weight=area")
+    assert (tmp_path / MODEL / "a_analysis.json").read_text() != ranking
+    assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 1
+    stage("batch", tmp_path, *arguments, "model.conv_mode=vicuna_v1")
+    assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 0
+
+
+def test_batch_draws_only_what_is_missing_or_has_changed(tmp_path, picturebook):
+    arguments = (f"data.data_file={jsonl(tmp_path / 'data.jsonl', row('a'))}", "data.process_all=true", "data.visualize_batch=true")
+    stage("batch", tmp_path, *arguments)
+    figure = tmp_path / MODEL / "a_top3.png"
+    first = figure.stat().st_mtime_ns
+    stage("batch", tmp_path, *arguments)
+    assert figure.stat().st_mtime_ns == first
+    figure.unlink()
+    stage("batch", tmp_path, *arguments)
+    assert figure.exists()
+
+
+def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, picturebook, monkeypatch):
+    Image.new("RGB", (4000, 1), "red").save(tmp_path / "thin.png")
+    data = jsonl(tmp_path / "data.jsonl", row("thin", str(tmp_path / "thin.png")), row("b"))
+    arguments = (f"data.data_file={data}", "data.process_all=true", "data.visualize_batch=true")
+    assert stage("batch", tmp_path, *arguments) == 0
+
+    def surprise(*_):
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr("lab.batch.rank_heads", surprise)
+    assert stage("batch", tmp_path, *arguments) == 1
+    errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
+    assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
+
+
+# free text on the command line
+
+
+@pytest.mark.parametrize(
+    "text", ["the man's hat", "der Vögel, (left) man's = bird! [x] {y} & #2", "鸟", "a=b", "back\\slash\\", "it's \\'quoted\\'", "bird:red"]
+)
+def test_any_text_may_be_a_query(text):
+    assert configuration(*hydra_arguments([f"data.query={text}"])).data.query == text
+
+
+def test_quoted_text_null_and_other_keys_are_left_as_they_are():
+    given = ["data.query='a, b'", "data.save_id=null", "logic.heads=[[1,2]]", "stage=collect"]
+    assert hydra_arguments(given) == given
+
+
+@pytest.mark.parametrize("argument", ["+foo=3", "++model.foo=3", "~data", "-m", "--multirun"])
+def test_keys_cannot_be_added_and_jobs_not_multiplied(argument):
+    with pytest.raises(UserError, match=argument.replace("+", r"\+")):
+        hydra_arguments([argument])
+
+
+def test_heads_of_a_preset_are_refused_for_another_models_record(tmp_path, picturebook):
+    stage("collect", tmp_path)
+    record = f"data.attention_file={tmp_path / MODEL / 'bird.pkl'}"
+    with pytest.raises(UserError, match="heads of elsewhere/model"):
+        stage("visualize", tmp_path, record, "model.name=elsewhere/model")
+    assert stage("visualize", tmp_path, record, "model.name=elsewhere/model", "logic.heads=null") == 0
 
 
 # wrong input: one line, exit code 2, nothing written
