@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from analyze import rank_heads
 from conf.schema import Config
@@ -15,9 +15,6 @@ from lab.errors import UserError
 from lab.images import open_image
 from lab.records import Record, load_record, save_record, write_atomic
 from lab.stages import box_json, load_model, localize_record, make_folder, model_folder, sibling, write_localization, write_ranking
-
-if TYPE_CHECKING:
-    from llava.model.builder import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +83,12 @@ def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
     return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file) and same_way and answered
 
 
-def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: "LoadedModel | None") -> Iterator[dict[str, object]]:
-    """Collects the samples of `todo`, ranks every one. Yields what to write into errors.jsonl for each that failed."""
+def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: Any) -> Iterator[dict[str, object]]:
+    """Collects the samples of `todo` with the `loaded` model, ranks every one. Yields what to write into errors.jsonl for each that failed."""
     for sample in progress(samples, "batch"):
         path = folder / f"{sample.id}.pkl"
         try:
-            if sample.id in todo and loaded is not None:
+            if sample.id in todo:
                 from collector import collect
 
                 record = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))

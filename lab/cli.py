@@ -53,7 +53,7 @@ def one_line(error: Exception) -> str:
     lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = " ".join(kept)
-    return f"{text} (python pipeline.py --help lists the keys)" if "not in struct" in text else text
+    return f"{text} (python pipeline.py --help lists the keys)" if "not in '" in text or "not in struct" in text else text
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
