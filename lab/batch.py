@@ -84,7 +84,7 @@ def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
 
 
 def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: Any) -> Iterator[dict[str, object]]:
-    """Collects the samples of `todo` with the `loaded` model, ranks every one. Yields what to write into errors.jsonl for each that failed."""
+    """Collects the samples of `todo` with the `loaded` model, ranks every one. Yields a line of errors.jsonl for each that failed."""
     for sample in progress(samples, "batch"):
         path = folder / f"{sample.id}.pkl"
         try:
