@@ -4,14 +4,14 @@
     record = collect(loaded, open_image("bird.jpg"), "the bird on the branch")
 
     question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])      # no weights needed: for worker processes
-    records = ask(loaded, [question]).records()                                         # both expressions, the image read once
+    records = ask(loaded, [question]).of(0)                                        # both expressions, the image read once
 
 `record.attn` is [layers, heads, 1, image tokens].
 """
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Question:
 
     def pin_memory(self) -> "Question":
         """The same in memory that a GPU can read by itself; DataLoader calls it."""
-        return Question(self.pixels.pin_memory(), self.image_size, self.queries, self.prompts, self.image_file)
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 def collect(
@@ -74,17 +74,8 @@ def collect(
         UserError: a query, template or setting that cannot be used, or a prompt longer than the model reads.
     """
     config = config or ModelConfig()
-    if config.use_flash_attn:
-        raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
     question = prepare(loaded, image, [query], config, image_file=image_file, generic=generic)
-    text = None
-    first, *rest = question.prompts
-    if config.use_generate:
-        rows, text = _generate(loaded, question, config)
-    else:
-        rows = _forward(loaded, question.pixels, pack([[first]]))
-    beside = [_forward(loaded, question.pixels, pack([[prompt]])) for prompt in rest]
-    return Answers(loaded, [question], torch.cat([rows, *beside], dim=3), config).records([text])[0]
+    return ask_apart(loaded, question, config).of(0)[0]
 
 
 def prepare(
@@ -101,6 +92,8 @@ def prepare(
     Raises UserError as `collect`, whichever query is wrong.
     """
     config = config or ModelConfig()
+    if config.use_flash_attn:
+        raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
     prompts = tuple(
         build_prompt(
             query,
@@ -117,7 +110,7 @@ def prepare(
 
 
 class Answers:
-    """The attention of a batch of questions, on its way from the accelerator: made at once, waited for when it is read."""
+    """The attention of a batch of questions, on its way from the accelerator: returned at once, waited for when it is read."""
 
     def __init__(
         self,
@@ -125,29 +118,45 @@ class Answers:
         questions: Sequence[Question],
         rows: Float[torch.Tensor, "layers batch heads queries vis"],
         config: ModelConfig,
+        text: str | None = None,
     ) -> None:
-        self.loaded, self.questions, self.config = loaded, questions, config
+        self.loaded, self.questions, self.config, self.text = loaded, questions, config, text
         self._copied: torch.cuda.Event | None = None
-        if rows.is_cuda:  # one copy for the batch
-            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-            host.copy_(rows, non_blocking=True)
-            self._copied = torch.cuda.current_stream(rows.device).record_event()
-            rows = host
         self._rows = rows
+        if rows.is_cuda:  # one copy for the batch
+            self._rows = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
+            self._copied = torch.cuda.current_stream(rows.device).record_event()
 
-    def records(self, texts: Sequence[str | None] = ()) -> list[Record]:
-        """One record per query, in the order of the questions. `texts` are the generated answers, if there are any."""
+    def of(self, number: int) -> list[Record]:
+        """The records of one question, one per query."""
         if self._copied is not None:
             self._copied.synchronize()
-        made: list[Record] = []
-        for number, question in enumerate(self.questions):
-            each = self._rows[:, number].unsqueeze(3)  # [layers, heads, queries, 1, vis]
-            generic = each[:, :, len(question.queries)] if len(question.prompts) > len(question.queries) else None
-            for i, query in enumerate(question.queries):
-                text = texts[len(made)] if texts else None
-                meta = _meta(self.loaded, question, query, question.prompts[i], self.config, text)
-                made.append(Record.from_tensor(each[:, :, i], meta, generic))
-        return made
+        question = self.questions[number]
+        rows = self._rows[:, number, :, :, None].unbind(2)  # per query [layers, heads, 1, vis]
+        generic = rows[len(question.queries)] if len(question.prompts) > len(question.queries) else None
+        asked = zip(question.queries, question.prompts, rows, strict=False)  # rows may be padded, prompts hold the generic one
+        return [Record.from_tensor(row, self._meta(question, query, prompt), generic) for query, prompt, row in asked]
+
+    def _meta(self, question: Question, query: str, prompt: Prompt) -> dict[str, Any]:
+        loaded = self.loaded
+        return {
+            "image_file": question.image_file,
+            "query": query,
+            "model_name": loaded.name,
+            "image_size": list(question.image_size),  # width, height
+            "vis_len": loaded.geometry.tokens,
+            "patch_size": loaded.geometry.side,  # the grid's, by its traditional name
+            "num_layers": loaded.num_layers,
+            "num_heads": loaded.num_heads,
+            "generated_text": self.text,
+            "grids": [loaded.geometry.grid(question.image_size).to_dict()],
+            "stations": prompt.stations,
+            "conv_mode": self.config.conv_mode,
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "attn_implementation": attention_name(loaded.model),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "transformers": transformers.__version__},
+            "schema": SCHEMA,
+        }
 
 
 def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig | None = None) -> Answers:
@@ -159,6 +168,24 @@ def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig 
     pixels = torch.cat([question.pixels for question in questions])
     rows = _forward(loaded, pixels, pack([question.prompts for question in questions]))
     return Answers(loaded, questions, rows, config or ModelConfig())
+
+
+def ask_apart(loaded: LoadedModel, question: Question, config: ModelConfig | None = None) -> Answers:
+    """Asks every prompt in a forward of its own, so that not even rounding depends on the others; generates if `config` says so.
+
+    Raises UserError if a text is to be generated for more than one query, or is too long.
+    """
+    config = config or ModelConfig()
+    first, *others = (pack([[prompt]]) for prompt in question.prompts)
+    text = None
+    if config.use_generate:
+        if len(question.queries) > 1:
+            raise UserError("model.use_generate=true answers one query at a time; set data.share_image=false")
+        rows, text = _generate(loaded, question.pixels, first, config)
+    else:
+        rows = _forward(loaded, question.pixels, first)
+    beside = [_forward(loaded, question.pixels, packed) for packed in others]
+    return Answers(loaded, [question], torch.cat([rows, *beside], dim=3), config, text)
 
 
 def _forward(loaded: LoadedModel, pixels: torch.Tensor, packed: Packed) -> Float[torch.Tensor, "layers batch heads queries vis"]:
@@ -174,8 +201,9 @@ def _stacked(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "layers batch 
     return torch.stack([row.to(rows[0].device) for row in rows])  # of a model spread over several devices
 
 
-def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> tuple[torch.Tensor, str]:
-    packed = pack([question.prompts[:1]])
+def _generate(
+    loaded: LoadedModel, pixels: torch.Tensor, packed: Packed, config: ModelConfig
+) -> tuple[Float[torch.Tensor, "layers 1 heads 1 vis"], str]:
     length = packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:
         raise UserError(
@@ -187,7 +215,7 @@ def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> t
         output = loaded.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=question.pixels.to(loaded.device, loaded.dtype),
+            pixel_values=pixels.to(loaded.device, loaded.dtype),
             max_new_tokens=config.max_new_tokens,
             do_sample=config.do_sample,
             num_beams=config.num_beams,
@@ -195,24 +223,3 @@ def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> t
         )
     text = loaded.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
     return _stacked(rows)[:, :1], text  # of several beams, which start alike, the first
-
-
-def _meta(loaded: LoadedModel, question: Question, query: str, prompt: Prompt, config: ModelConfig, text: str | None) -> dict[str, Any]:
-    return {
-        "image_file": question.image_file,
-        "query": query,
-        "model_name": loaded.name,
-        "image_size": list(question.image_size),  # width, height
-        "vis_len": loaded.geometry.tokens,
-        "patch_size": loaded.geometry.side,  # the grid's, by its traditional name
-        "num_layers": loaded.num_layers,
-        "num_heads": loaded.num_heads,
-        "generated_text": text,
-        "grids": [loaded.geometry.grid(question.image_size).to_dict()],
-        "stations": prompt.stations,
-        "conv_mode": config.conv_mode,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "attn_implementation": attention_name(loaded.model),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "transformers": transformers.__version__},
-        "schema": SCHEMA,
-    }

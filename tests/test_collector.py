@@ -155,7 +155,8 @@ def test_a_record_does_not_depend_on_what_is_asked_beside_it(folder, attention, 
     use_attention(loaded.model, attention)
     config = ModelConfig(conv_mode=conv_mode)
     questions = [prepare(loaded, image, queries, config, image_file="x.png", generic=generic) for image, queries in ASKED]
-    records = ask(loaded, questions, config).records()
+    answers = ask(loaded, questions, config)
+    records = [record for number in range(3) for record in answers.of(number)]
     alone = [collect(loaded, image, query, config, image_file="x.png", generic=generic) for image, queries in ASKED for query in queries]
     assert [record.meta for record in records] == [record.meta for record in alone]
     for together, single in zip(records, alone, strict=True):
@@ -170,7 +171,7 @@ def test_the_tail_of_a_batch_of_single_prompts_is_not_seen(folder, attention):
     loaded = load_llava(folder, device="cpu")
     use_attention(loaded.model, attention)
     questions = [prepare(loaded, IMAGE, [query]) for query in ("a bird", "a small dog wearing a collar")]
-    first = ask(loaded, questions).records()[0]
+    first = ask(loaded, questions).of(0)[0]
     np.testing.assert_allclose(first.attn, collect(loaded, IMAGE, "a bird").attn, rtol=0, atol=1e-6)
 
 
