@@ -25,6 +25,7 @@ from llava.mm_utils import Prompt, build_prompt, pixel_values
 from llava.model.loaded import LoadedModel
 
 SCHEMA = 1  # of a record's meta
+GENERIC_QUERY = "Write a general description of the image."  # asks for nothing in particular (arXiv 2502.17422)
 
 
 def collect(
@@ -34,6 +35,7 @@ def collect(
     config: ModelConfig | None = None,
     *,
     image_file: str | None = None,
+    generic: bool = False,
 ) -> Record:
     """Asks the model once and keeps the last prompt token's attention to the image.
 
@@ -43,6 +45,7 @@ def collect(
         query: the expression, written into the template `config.conv_mode`.
         config: how to ask; of it conv_mode, drop_space_tokens, use_generate and the generation keys are read.
         image_file: where the image came from, for the record.
+        generic: also asks GENERIC_QUERY in the same template, and keeps its attention as `Record.generic`.
 
     Returns:
         Weights after the softmax, [layers, heads, 1, image tokens], in the model's dtype, equal bit by bit to those of
@@ -54,9 +57,7 @@ def collect(
     config = config or ModelConfig()
     if config.use_flash_attn:
         raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
-    prompt = build_prompt(
-        query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=config.drop_space_tokens, context=loaded.context
-    )
+    prompt = _prompt(loaded, query, config)
     inputs = model_inputs(loaded, image, prompt)
     with torch.inference_mode(), last_rows(loaded.model) as rows:
         if config.use_generate:
@@ -64,9 +65,24 @@ def collect(
         else:
             text = None
             loaded.model(**inputs, use_cache=False, logits_to_keep=1)
-    columns = positions(prompt.stations, "image")
-    attn = torch.stack([row[0] for row in rows])[..., columns]  # [layers, heads, 1, image tokens]
-    return Record.from_tensor(attn, _meta(loaded, image, query, prompt, config, image_file, text))
+    meta = _meta(loaded, image, query, prompt, config, image_file, text)
+    return Record.from_tensor(_to_image(rows, prompt), meta, _generic(loaded, image, config) if generic else None)
+
+
+def _prompt(loaded: LoadedModel, query: str, config: ModelConfig) -> Prompt:
+    drop = config.drop_space_tokens
+    return build_prompt(query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=drop, context=loaded.context)
+
+
+def _to_image(rows: list[torch.Tensor], prompt: Prompt) -> Float[torch.Tensor, "layers heads 1 vis"]:
+    return torch.stack([row[0] for row in rows])[..., positions(prompt.stations, "image")]
+
+
+def _generic(loaded: LoadedModel, image: Image.Image, config: ModelConfig) -> Float[torch.Tensor, "layers heads 1 vis"]:
+    prompt = _prompt(loaded, GENERIC_QUERY, config)
+    with torch.inference_mode(), last_rows(loaded.model) as rows:
+        loaded.model(**model_inputs(loaded, image, prompt), use_cache=False, logits_to_keep=1)
+    return _to_image(rows, prompt)
 
 
 @contextmanager
