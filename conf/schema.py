@@ -84,6 +84,7 @@ class LogicConfig:
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    contrast: str = "none"  # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
@@ -123,6 +124,7 @@ class DataConfig:
     attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
+    save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
     final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
     process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
@@ -170,6 +172,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
     "logic.threshold.method": ("chord", "none"),
     "logic.entropy.weight": ("mass", "area"),
+    "logic.contrast": ("none", "ratio", "difference"),
     "logic.mask.method": ("mean_relu", "otsu", "quantile"),
     "logic.mask.resolution": ("grid", "image"),
     "logic.box.region": ("all", "largest", "largest_hull"),

@@ -14,7 +14,17 @@ from lab.datasets import Sample, read_jsonl
 from lab.errors import UserError
 from lab.images import open_image
 from lab.records import Record, load_record, save_record, write_atomic
-from lab.stages import box_json, load_model, localize_record, make_folder, model_folder, sibling, write_localization, write_ranking
+from lab.stages import (
+    box_json,
+    load_model,
+    localize_record,
+    make_folder,
+    model_folder,
+    sibling,
+    wants_generic,
+    write_localization,
+    write_ranking,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +85,12 @@ def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
     if not path.exists():
         return False
     try:
-        meta = load_record(path).meta
+        record = load_record(path)
     except UserError:
         return False
+    if record.generic is None and wants_generic(cfg):
+        return False
+    meta = record.meta
     same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
     answered = meta.get("generated_text") is not None or not cfg.model.use_generate
     return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file) and same_way and answered
@@ -91,7 +104,8 @@ def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loade
             if sample.id in todo:
                 from collector import collect
 
-                record = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))
+                image, named = open_image(sample.image_file), str(sample.image_file)
+                record = collect(loaded, image, sample.query, cfg.model, image_file=named, generic=wants_generic(cfg))
                 save_record(path, record)
             else:
                 record = load_record(path)

@@ -165,6 +165,14 @@ class Record:
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
+    @property
+    def generic_maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
+        """The same of the generic prompt. Raises UserError if the record does not hold it."""
+        if self.generic is None:
+            wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
+            raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
+        return replace(self, attn=self.generic).maps
+
 
 def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:
     """As float32, and the precision that it had."""

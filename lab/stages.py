@@ -81,6 +81,11 @@ def pipeline(cfg: Config) -> int:
 # records in and out
 
 
+def wants_generic(cfg: Config) -> bool:
+    """Whether records shall hold the generic prompt's attention too."""
+    return cfg.data.save_generic or cfg.logic.contrast != "none"
+
+
 def load_model(cfg: Config) -> "LoadedModel":
     """The checkpoint that `model` names, on the device that `device` names. Refuses fixed heads that it does not have."""
     from llava.model.builder import load_from_config
@@ -110,7 +115,7 @@ def _ask(cfg: Config) -> tuple[str, Record]:
     from collector import collect as collect_record
 
     asked = with_period(query) if cfg.data.final_period else query
-    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file))
+    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file), generic=wants_generic(cfg))
 
 
 def _image_file(cfg: Config) -> Path:

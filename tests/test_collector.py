@@ -277,3 +277,12 @@ def test_other_attention_is_refused(folder):
     other.model.set_attn_implementation({"text_config": "sdpa"})
     with pytest.raises(UserError, match="sdpa attention, which gives no weights"):
         collect(other, IMAGE, "a bird")
+
+
+@pytest.mark.parametrize("use_generate", [False, True])
+def test_the_generic_prompts_attention_is_what_asking_it_gives(single, use_generate):
+    config = ModelConfig(conv_mode="vicuna_v1", use_generate=use_generate, max_new_tokens=2)
+    record = collect(single, IMAGE, "a bird", config, generic=True)
+    np.testing.assert_array_equal(record.attn, collect(single, IMAGE, "a bird", config).attn)
+    np.testing.assert_array_equal(record.generic, collect(single, IMAGE, GENERIC_QUERY, ModelConfig(conv_mode="vicuna_v1")).attn)
+    assert collect(single, IMAGE, "a bird", config).generic is None
