@@ -109,6 +109,12 @@ def prepare(
     return Question(pixels, image.size, tuple(queries), prompts, image_file)
 
 
+def make_prompt(loaded: LoadedModel, query: str, config: ModelConfig) -> Prompt:
+    """`build_prompt` for this checkpoint and configuration."""
+    drop = config.drop_space_tokens
+    return build_prompt(query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=drop, context=loaded.context)
+
+
 class Answers:
     """The attention of a batch of questions, on its way from the accelerator: returned at once, waited for when it is read."""
 

@@ -99,6 +99,7 @@ class ModelConfig:
     base: str | None = None  # base model of a projector-only or LoRA checkpoint
     cache_dir: str | None = None  # where downloads go; null = HF_HOME
     dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
+    attention: str = "eager"  # eager: the stock math, to the bit | fused: faster and lean; the kept rows in float32
     conv_mode: str = "referseg"  # prompt template
     drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
     image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
@@ -129,6 +130,9 @@ class DataConfig:
     process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
+    batch_size: int | None = None  # images in one forward; null = as many as memory allows
+    share_image: bool = True  # expressions on one image are asked together, the image read once
+    workers: int | None = None  # processes that read images ahead; null = from the cores, none for a model on the CPU
     output_dir: str = "outputs/localization_heads"
     visualize_batch: bool = False  # also draw figures in stage=batch
 
@@ -178,6 +182,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.box.region": ("all", "largest", "largest_hull"),
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
+    "model.attention": ("eager", "fused"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -198,6 +203,8 @@ AT_LEAST: dict[str, float] = {
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
+    "data.batch_size": 1,
+    "data.workers": 0,
     "data.start_index": 0,
     "data.end_index": 0,
     "evaluate.draws": 1,
