@@ -10,7 +10,6 @@ Wrong files end in a UserError that names them. Importing this module does not i
 
 import gzip
 import math
-import pickle
 import unicodedata
 import uuid
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lab.errors import UserError
-from lab.pickles import damaged, load_plain, rebuild
+from lab.pickles import damaged, dump_plain, load_plain, rebuild
 
 if TYPE_CHECKING:
     import torch
@@ -285,7 +284,7 @@ def save_record(path: str | Path, record: Record) -> None:
     content: dict[str, Any] = {"attn": record.tensor(), "meta": dict(record.meta)}
     if record.generic is not None:
         content["generic"] = Record(record.generic, {}, record.dtype).tensor()
-    data = pickle.dumps(content, protocol=4)
+    data = dump_plain(content)
     rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 
