@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
 from lab.errors import UserError
+from lab.partial import settings_of
 from lab.records import Record
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class HeadTable:
 @_one_thread()
 def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
     """Each head's weight on all image tokens, 0 to 1, float64 that holds a value of the record's precision."""
+    if record.partial is not None:
+        return record.partial.attn_sum.astype(np.float64)
     return record.tensor()[:, :, 0].sum(-1).double().numpy()
 
 
@@ -178,7 +181,6 @@ def bottom_row_max(maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor") -
 # Both together
 
 
-@_one_thread()
 def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> HeadTable:
     """The scores of every head of one sample.
 
@@ -186,13 +188,27 @@ def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "la
     """
     sums = attention_sums(record)
     passes = passes_threshold(sums, logic.threshold) if passes is None else passes
-    grid = record.grid
-    maps = record.tensor()[:, :, 0, grid.tokens][passes].reshape(-1, grid.rows, grid.cols)
     table = HeadTable(sums, passes, np.full(sums.shape, np.inf), np.zeros(sums.shape, bool), np.zeros(sums.shape, int))
-    table.spatial_entropy[passes], table.num_components[passes] = spatial_entropy(maps, logic.entropy)
+    table.spatial_entropy[passes], table.num_components[passes], bottom_row = measure_heads(record, passes, logic.entropy)
     if logic.filter.bottom_row is not None:
-        table.bottom_row_focus[passes] = bottom_row_max(maps) > logic.filter.bottom_row
+        table.bottom_row_focus[passes] = bottom_row > logic.filter.bottom_row
     return table
+
+
+@_one_thread()
+def measure_heads(
+    record: Record, wanted: Bool[np.ndarray, "layers heads"], config: EntropyConfig
+) -> tuple[Float[np.ndarray, " wanted"], Int[np.ndarray, " wanted"], Float[np.ndarray, " wanted"]]:
+    """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head) order.
+
+    A record that keeps some heads' maps only has them already: raises UserError if they were measured by another `config`.
+    """
+    if record.partial is not None:
+        record.partial.need_entropy(settings_of(config))
+        return record.partial.spatial_entropy[wanted], record.partial.num_components[wanted], record.partial.bottom_row_max[wanted]
+    grid = record.grid
+    maps = record.tensor()[:, :, 0, grid.tokens][wanted].reshape(-1, grid.rows, grid.cols)
+    return *spatial_entropy(maps, config), bottom_row_max(maps)
 
 
 def rank_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> list[HeadScore]:

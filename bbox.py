@@ -47,8 +47,7 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     if record.image_size is None:
         raise UserError("the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file")
     grid, size = record.grid, record.image_size
-    layers, numbers = zip(*heads, strict=True) if heads else ((), ())
-    heat = heat_map(record.maps[list(layers), list(numbers)], logic.smoothing)
+    heat = heat_map(record.maps_of(heads), logic.smoothing)
     mask_grid = region(binarise(heat, logic.mask), logic.box)
     if logic.mask.resolution == "grid":
         mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)

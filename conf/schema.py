@@ -128,6 +128,9 @@ class DataConfig:
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
     output_dir: str = "outputs/localization_heads"
+    record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
+    save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
+    save_attention: str = "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
     visualize_batch: bool = False  # also draw figures in stage=batch
 
 
@@ -175,6 +178,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.box.region": ("all", "largest", "largest_hull"),
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
+    "data.record_format": ("pkl", "pkl.gz"),
+    "data.save_dtype": ("float16", "float32"),
+    "data.save_attention": ("all", "selected", "none"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -229,6 +235,8 @@ def check(cfg: Config) -> None:
         raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
     if cfg.model.use_flash_attn:
         raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+    if cfg.data.save_attention == "none" and cfg.data.visualize_batch:
+        raise UserError("data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false")
     conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")

@@ -11,10 +11,11 @@ from analyze import rank_heads
 from conf.schema import Config
 from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
 from lab.images import open_image
-from lab.records import Record, load_record, save_record, write_atomic
+from lab.records import Record, load_record, write_atomic
 from lab.stages import box_json, load_model, localize_record, make_folder, model_folder, sibling, write_localization, write_ranking
+from lab.storage import as_stored, disk_use, find_record, serves, tell_disk_use, write_record
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ def run_batch(cfg: Config) -> int:
         log.info("%d of %d samples are collected already", len(chosen) - len(todo), len(chosen))
     loaded = load_model(cfg) if todo else None
     folder = make_folder(cfg)
+    if loaded is not None:
+        shape = loaded.num_layers, loaded.num_heads
+        tell_disk_use(disk_use(shape, loaded.geometry.tokens, str(loaded.dtype).removeprefix("torch."), cfg, samples=len(todo)), folder)
     errors = list(_run(cfg, folder, chosen, todo, loaded))
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
     skipped = len({sample.id for sample in chosen} - todo - {error["id"] for error in errors})
@@ -71,13 +75,14 @@ def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
 
 def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
     """Whether an earlier run left a valid record of the same question, asked in the same way."""
-    path = folder / f"{sample.id}.pkl"
-    if not path.exists():
-        return False
     try:
-        meta = load_record(path).meta
+        path = find_record(folder, sample.id)
+        record = load_record(path) if path is not None else None
+        if record is None or not serves(record, cfg):
+            return False
     except UserError:
         return False
+    meta = record.meta
     same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
     answered = meta.get("generated_text") is not None or not cfg.model.use_generate
     return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file) and same_way and answered
@@ -85,17 +90,21 @@ def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
 
 def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: Any) -> Iterator[dict[str, object]]:
     """Collects the samples of `todo` with the `loaded` model, ranks every one. Yields a line of errors.jsonl for each that failed."""
-    for sample in progress(samples, "batch"):
-        path = folder / f"{sample.id}.pkl"
+    for index, sample in enumerate(progress(samples, "batch")):
         try:
             if sample.id in todo:
                 from collector import collect
 
-                record = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))
-                save_record(path, record)
+                asked = collect(loaded, open_image(sample.image_file), sample.query, cfg.model, image_file=str(sample.image_file))
+                record = as_stored(asked, cfg)
+                path = write_record(folder, sample.id, record, cfg)
             else:
+                path = find_record(folder, sample.id) or folder / f"{sample.id}.pkl"
                 record = load_record(path)
             _finish(cfg, path, record, fresh=sample.id in todo)
+        except DiskFull as error:
+            left = f"{len(samples) - index} of {len(samples)} samples are missing; the same command continues with them"
+            raise DiskFull(f"{error}; {left}") from error
         except UserError as error:
             log.error("%s: %s", sample.id, error)
             yield {"id": sample.id, "line": sample.line, "error": str(error)}

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Wrong input. The message is one line: what is wrong, where, and what would be right."""
+
+
+class DiskFull(UserError):
+    """There is no space for a file. Whoever goes on after other errors stops here: every further file would fail too."""

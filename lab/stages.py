@@ -20,7 +20,8 @@ from lab.datasets.sample import with_period
 from lab.errors import UserError
 from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
-from lab.records import Record, check_id, load_record, save_record, write_atomic
+from lab.records import Record, check_id, load_record, write_atomic
+from lab.storage import as_stored, at_precision, find_record, stored_dtype, write_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,9 +34,7 @@ log = logging.getLogger(__name__)
 def collect(cfg: Config) -> int:
     """Image and query -> record."""
     name, record = _ask(cfg)
-    path = make_folder(cfg) / f"{name}.pkl"
-    save_record(path, record)
-    print_written([path])
+    print_written([write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)])
     return 0
 
 
@@ -65,11 +64,11 @@ def visualize(cfg: Config) -> int:
 
 def pipeline(cfg: Config) -> int:
     """Image and query -> record, ranking, mask, box and figure."""
-    name, record = _ask(cfg)
+    name, asked = _ask(cfg)
+    record = at_precision(asked, stored_dtype(asked.dtype, cfg.data))  # so that a later reading finds the same
     ranking = rank_heads(record, cfg.logic)
     result = localize_record(record, ranking, cfg)
-    path = make_folder(cfg) / f"{name}.pkl"  # from here on everything is known to be right
-    save_record(path, record)
+    path = write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)  # from here on everything is known to be right
     written = [path, *write_ranking(path, ranking), *write_localization(cfg, path, record, result)]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
     print(heads_table(scores_of(record, result.heads, cfg.logic)))
@@ -127,9 +126,10 @@ def _record_path(cfg: Config) -> Path:
     """The saved record that analyze and visualize read."""
     if cfg.data.attention_file is not None:
         return Path(cfg.data.attention_file)
-    path = model_folder(cfg) / f"{_record_name(cfg)}.pkl"
-    if not path.exists():
-        raise UserError(f"no record {path}: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
+    folder, name = model_folder(cfg), _record_name(cfg)
+    path = find_record(folder, name)
+    if path is None:
+        raise UserError(f"no record {folder / name}.pkl: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
     return path
 
 
@@ -192,8 +192,7 @@ def _draw(cfg: Config, record: Record, result: Localization) -> "Figure":
         known = "data.image_file must name the picture that the record was made from"
         raise UserError(f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}")
     scores = scores_of(record, result.heads, cfg.logic)
-    maps = record.maps[[s.layer for s in scores], [s.head for s in scores]]  # [heads, rows, cols]
-    return viz.top_heads_figure(picture, str(record.meta.get("query", "")), maps, scores, result, record.grid)
+    return viz.top_heads_figure(picture, str(record.meta.get("query", "")), record.maps_of(result.heads), scores, result, record.grid)
 
 
 def _picture_of(record: Record, cfg: Config) -> Path:
