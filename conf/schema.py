@@ -120,7 +120,8 @@ class DataConfig:
     image_file: str | None = None
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
-    attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
+    attention_dir: str | None = None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
+    workers: int | None = None  # processes that rank the records of a folder; null = from the cores and the number of records
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
     final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
@@ -201,6 +202,7 @@ AT_LEAST: dict[str, float] = {
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
+    "data.workers": 1,
     "data.start_index": 0,
     "data.end_index": 0,
     "evaluate.draws": 1,

@@ -33,6 +33,7 @@ from lab.errors import UserError
 from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
 from lab.records import Record, load_record, write_atomic
 from lab.stages import model_folder, print_written
+from lab.storage import list_samples
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +105,6 @@ def _collect_first(cfg: Config) -> bool:
 
 def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
     """The record of each sample that has one. Raises UserError if none has; says how many do not match, both ways."""
-    from lab.select import list_samples
-
     found = list_samples(folder)["records"]
     files = {sample.id: found[sample.id] for sample in samples if sample.id in found}
     other = len(found) - len(files)

@@ -39,7 +39,11 @@ def collect(cfg: Config) -> int:
 
 
 def analyze(cfg: Config) -> int:
-    """Record -> ranking of its heads."""
+    """Record -> ranking of its heads; with `data.attention_dir`, of every record of a folder."""
+    if cfg.data.attention_dir is not None:
+        from lab.analysis import analyze_folder
+
+        return analyze_folder(cfg)
     path = _record_path(cfg)
     record = load_record(path)
     ranking = rank_heads(record, cfg.logic)
@@ -148,7 +152,8 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]
     write_atomic(written[0], pickle.dumps(rows))
-    write_atomic(written[1], json.dumps([{k: None if v == math.inf else v for k, v in row.items()} for row in rows], indent=1))
+    lines = (json.dumps(row | {"spatial_entropy": None} if row["spatial_entropy"] == math.inf else row) for row in rows)
+    write_atomic(written[1], "[\n" + ",\n".join(lines) + "\n]")
     return written
 
 

@@ -11,6 +11,7 @@ by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themsel
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from lab.records import Record, head_index, save_record
 log = logging.getLogger(__name__)
 
 ENDINGS = (".pkl", ".pkl.gz")
+SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
 BYTES_BESIDE = 2500  # of a file: meta and how tensors are spelled
@@ -106,6 +108,22 @@ def find_record(folder: Path, name: str) -> Path | None:
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1].name} are the same sample: delete one")
     return found[0] if found else None
+
+
+def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
+    """The samples of a folder, {"records": {name: file}, "analyses": {name: file}}, in order of their names."""
+    listed: dict[str, dict[str, Path]] = {"records": {}, "analyses": {}}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror or error}; set data.attention_dir, or run stage=batch") from None
+    for path in paths:
+        if match := SAMPLE_FILE.fullmatch(path.name):
+            kind = listed["analyses" if match[2] else "records"]
+            if match[1] in kind:
+                raise UserError(f"{kind[match[1]]} and {path.name} are the same sample: delete one")
+            kind[match[1]] = path
+    return {kind: dict(sorted(files.items())) for kind, files in listed.items()}
 
 
 def write_record(folder: Path, name: str, record: Record, cfg: Config) -> Path:

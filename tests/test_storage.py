@@ -17,8 +17,18 @@ from conf.schema import DataConfig
 from lab.cli import PROJECT
 from lab.errors import DiskFull, UserError
 from lab.records import Grid, Record, load_record, save_record
-from lab.select import list_samples
-from lab.storage import as_stored, at_precision, disk_use, find_record, serves, size, stored_dtype, tell_disk_use, write_record
+from lab.storage import (
+    as_stored,
+    at_precision,
+    disk_use,
+    find_record,
+    list_samples,
+    serves,
+    size,
+    stored_dtype,
+    tell_disk_use,
+    write_record,
+)
 from pipeline import run
 from tests.conftest import configuration
 from tests.test_analyze import blobs
