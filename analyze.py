@@ -13,7 +13,7 @@ Sums and entropies are computed in the record's own precision, by torch and in a
 an entropy of rounding noise only, so their order depends on the last bit; this way it does not change from one version to the next.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from scipy import ndimage
 from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
 from lab.errors import UserError
 from lab.partial import settings_of
+from lab.pieces import pieces
 from lab.records import Record
 
 if TYPE_CHECKING:
@@ -32,19 +33,6 @@ if TYPE_CHECKING:
 Head = tuple[int, int]  # (layer, head), zero-based
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
-SERIAL = 2**15  # elements from which on torch uses several threads
-
-
-def _pieces(rows: "Float[np.ndarray, 'rows cells'] | torch.Tensor", dtype: str | None) -> Iterator["torch.Tensor"]:
-    """The rows as `dtype` (None: as they are), a few at a time: of so little work torch wakes no other thread.
-
-    Waking them can take ten times as long as the work, and torch.set_num_threads would change the threads of a model that runs beside.
-    """
-    import torch
-
-    tensor = torch.as_tensor(rows)
-    for piece in tensor.split(max(1, (SERIAL - 1) // tensor.shape[1])):
-        yield piece if dtype is None else piece.to(getattr(torch, dtype))
 
 
 @dataclass(frozen=True)
@@ -89,8 +77,8 @@ def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
         return record.partial.attn_sum.astype(np.float64)
     import torch
 
-    rows = record.attn.reshape(-1, record.attn.shape[-1])
-    sums = torch.cat([piece.sum(1) for piece in _pieces(rows, record.dtype)])
+    rows = torch.from_numpy(record.attn).flatten(0, 2)  # [layers * heads, image tokens]
+    sums = torch.cat([piece.sum(1) for piece in pieces(rows, getattr(torch, record.dtype))])
     return sums.double().numpy().reshape(record.num_layers, record.num_heads)
 
 
@@ -158,7 +146,7 @@ def _above_centre(
 
     above, total = np.empty(maps.shape, np.float32), np.empty(len(maps), np.float32)
     done = 0
-    for weights in _pieces(maps, dtype):
+    for weights in pieces(torch.as_tensor(maps), getattr(torch, dtype) if dtype else None):
         here = slice(done, done := done + len(weights))
         piece = torch.relu(weights - weights.mean(1, keepdim=True) * center)
         above[here], total[here] = piece.float().numpy(), piece.sum(1).float().numpy()

@@ -31,6 +31,7 @@ from jaxtyping import Float32
 from lab.errors import DiskFull, UserError
 from lab.partial import Partial
 from lab.pickles import damaged, load_plain, rebuild
+from lab.pieces import cast
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +136,7 @@ class Record:
         import torch
 
         self._need_all()
-        return torch.from_numpy(self.attn).to(getattr(torch, self.dtype))
+        return cast(torch.from_numpy(self.attn), getattr(torch, self.dtype))
 
     @property
     def num_layers(self) -> int:
@@ -200,7 +201,9 @@ def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, 
     if dtype not in (*PRECISIONS, "float64"):
         raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
     if not isinstance(weights, np.ndarray):
-        weights = weights.detach().cpu().float().numpy()
+        import torch
+
+        weights = cast(weights.detach().cpu(), torch.float32).numpy()
     return np.require(weights, np.float32, ["C", "W"]), dtype if dtype in PRECISIONS else "float32"
 
 
@@ -336,7 +339,7 @@ def save_record(path: str | Path, record: Record) -> None:
 def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
     import torch
 
-    return torch.from_numpy(_kept(record, weights)).to(getattr(torch, record.dtype))
+    return cast(torch.from_numpy(_kept(record, weights)), getattr(torch, record.dtype))
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

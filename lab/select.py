@@ -1,7 +1,7 @@
 """stage=select: the heads that are selected again and again over the samples of a folder.
 
-Of each sample only its best (layer, head) pairs stay in memory; records and rankings are read one at a time. 10,000 rankings of
-32 x 32 heads take 6 to 9 s and 320 MB on 2 cores, 1,000 take 311 MB; a record of LLaVA-1.5-7B takes 8 ms.
+Of each sample only its best (layer, head) pairs stay in memory. Records are ranked in worker processes, a few at a time, rankings read
+one by one: 10,000 of 32 x 32 heads take 3 to 5 s and 275 MB, start-up included; a record of LLaVA-1.5-7B takes 4 to 5 ms of one core.
 """
 
 import csv
@@ -80,7 +80,7 @@ def run_select(cfg: Config) -> int:
     if source == "records":
         picks = picks_of_records(files, cfg)
     else:
-        picks = picks_of_analyses(files, cfg.logic.select.top_n, list(listed["records"].values())[:1], cfg.data.workers)
+        picks = picks_of_analyses(files, cfg.logic.select.top_n, list(listed["records"].values())[:1])
     selection = count_selections(picks, cfg.logic.select, cfg.seed)
     written = _write(folder, picks, selection, source, cfg)
     print(selection_table(selection, max(10, cfg.logic.top_k)))
@@ -203,7 +203,7 @@ def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result
     return function(record), record.meta.get("model_name"), (record.num_layers, record.num_heads)
 
 
-def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = (), workers: int | None = None) -> Picks:
+def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = ()) -> Picks:
     """The first heads of saved rankings. `records` may name a record of the same model, to tell what the rankings do not: its shape.
 
     Raises UserError naming the file if one is no ranking or is of another model than the record.
@@ -213,8 +213,8 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
         pass
     heads = _no_heads(len(files), top_n)
     limits = model.shape or (MOST_LAYERS, MOST_HEADS)
-    read = in_workers(partial(_best_of_ranking, top_n=heads.shape[1], limits=limits), files, workers)
-    for row, (_, best) in zip(heads, progress(read, "select", total=len(files)), strict=True):
+    for row, path in zip(heads, progress(files, "select"), strict=True):
+        best = _best_of_ranking(path, len(row), limits)
         row[: len(best)] = np.reshape(best, (-1, 2))
     return Picks(heads, model.shape, model.name)
 

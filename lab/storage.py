@@ -23,6 +23,7 @@ from analyze import Head, attention_sums, chosen_heads, measure_heads, rank_head
 from conf.schema import Config, DataConfig
 from lab.errors import UserError
 from lab.partial import Partial, settings_of
+from lab.pieces import cast
 from lab.records import Record, head_index, save_record
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def at_precision(record: Record, dtype: str) -> Record:
     import torch
 
     def rounded(weights: np.ndarray) -> np.ndarray:
-        return weights if dtype == "float32" else torch.from_numpy(weights).to(getattr(torch, dtype)).float().numpy()
+        return cast(cast(torch.from_numpy(weights), getattr(torch, dtype)), torch.float32).numpy()
 
     return replace(record, attn=rounded(record.attn), generic=None if record.generic is None else rounded(record.generic), dtype=dtype)
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-import analyze
 import lab.workers
 from analyze import rank_heads, score_heads
 from lab.cli import PROJECT
 from lab.errors import DiskFull, UserError
+from lab.pieces import cast, pieces
 from lab.records import Record, save_record
 from lab.storage import as_stored
 from lab.workers import CHUNK, in_workers, worker_count
@@ -229,8 +229,10 @@ def test_rankings_made_in_several_threads_at_once_are_those_made_alone():
 
 
 def test_pieces_are_small_enough_for_one_thread_and_lose_no_row():
-    rows = np.arange(7 * 10_000, dtype=np.float32).reshape(7, 10_000)
-    pieces = list(analyze._pieces(rows, "float16"))
-    assert [len(piece) for piece in pieces] == [3, 3, 1]
-    assert all(piece.numel() < analyze.SERIAL and piece.dtype == torch.float16 for piece in pieces)
-    assert_array_equal(torch.cat(list(analyze._pieces(rows, None))).numpy(), rows)
+    rows = torch.arange(7.0 * 10_000).reshape(7, 10_000) / 70_000
+    some = list(pieces(rows, torch.float16))
+    assert [len(piece) for piece in some] == [3, 3, 1]
+    assert all(piece.numel() < 2**15 and piece.dtype == torch.float16 for piece in some)
+    assert torch.equal(torch.cat(list(pieces(rows))), rows)
+    assert torch.equal(cast(rows.T, torch.bfloat16), rows.T.to(torch.bfloat16))
+    assert cast(rows, torch.float32) is rows
