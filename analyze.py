@@ -15,7 +15,7 @@ an entropy of rounding noise only, so their order depends on the last bit; this 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,6 +144,17 @@ def spatial_entropy(
     return entropy, num_components
 
 
+def components(
+    attention: Float[np.ndarray, "rows cols"], config: EntropyConfig
+) -> tuple[Int[np.ndarray, "rows cols"], Float[np.ndarray, " components"]]:
+    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and their shares p."""
+    above, total = _above_centre(attention[None], config.center)
+    labels, count = ndimage.label(above > config.min_value, structure=EIGHT_NEIGHBOURS_IN_EACH_MAP)
+    cells = np.flatnonzero(labels)
+    share = _shares(config.weight, above.ravel()[cells], labels.ravel()[cells] - 1, np.zeros(count, np.intp), total)
+    return labels[0], share
+
+
 def _above_centre(maps: Any, center: float) -> tuple[Float[np.ndarray, "maps rows cols"], Float[np.ndarray, " maps"]]:
     import torch
 
@@ -217,6 +228,12 @@ def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list
     wanted = np.zeros((record.num_layers, record.num_heads), bool)
     wanted[tuple(zip(*heads, strict=True)) or ((), ())] = True
     return score_heads(record, logic, wanted).rows(heads)
+
+
+def score_all(record: Record, logic: LogicConfig) -> HeadTable:
+    """The scores of every head, with the entropy also of those that do not look at the image enough; `passes` tells them apart."""
+    everything = score_heads(record, logic, np.ones((record.num_layers, record.num_heads), bool))
+    return replace(everything, passes=passes_threshold(everything.attn_sum, logic.threshold))
 
 
 def chosen_heads(

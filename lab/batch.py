@@ -14,7 +14,17 @@ from lab.datasets import Sample, read_jsonl
 from lab.errors import UserError
 from lab.images import open_image
 from lab.records import Record, load_record, save_record, write_atomic
-from lab.stages import box_json, load_model, localize_record, make_folder, model_folder, sibling, write_localization, write_ranking
+from lab.stages import (
+    box_json,
+    figure_files,
+    load_model,
+    localize_record,
+    make_folder,
+    model_folder,
+    sibling,
+    write_localization,
+    write_ranking,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +121,7 @@ def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
     if not cfg.data.visualize_batch:
         return
     result = localize_record(record, ranking, cfg)
-    box, mask, figure = (sibling(path, suffix) for suffix in ("_bbox.json", "_mask.png", f"_top{len(result.heads)}.png"))
-    there = box.exists() and mask.exists() and (figure.exists() or not cfg.save_fig)
+    box, mask, *figures = sibling(path, "_bbox.json"), sibling(path, "_mask.png"), *figure_files(cfg, path, result)
+    there = box.exists() and mask.exists() and (not cfg.save_fig or all(figure.exists() for figure in figures))
     if fresh or not there or box.read_text() != box_json(record, result):
         write_localization(cfg, path, record, result)

@@ -311,8 +311,8 @@ def _write(
     if cfg.save_fig:
         import viz
 
-        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), folder / "head_iou.png")
-        written.append(folder / "head_iou.png")
+        written.append(folder / f"head_iou.{cfg.save_format}")
+        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), written[-1])
     return written
 
 
