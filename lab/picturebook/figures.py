@@ -33,7 +33,7 @@ def draw_figures(out: Path) -> list[Path]:
         image = open_image(PROJECT / "examples" / "images" / picture)
         record = collect(loaded, image, query, cfg.model)
         figures = viz.sample_figures(record, localize(record, heads, cfg.logic), image, cfg)
-        viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=110)
+        viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=90)
         written.append(out / name)
     return written
 
