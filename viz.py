@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analyze import HeadScore, attention_sums, chord_elbow, components, score_all, scores_of
-from bbox import Localization
+from bbox import Localization, head_maps
 from conf.schema import Config, EntropyConfig
 from lab.figures.heads import heads_figure
 from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
@@ -53,6 +53,7 @@ def top_heads_figure(
     scores: Sequence[HeadScore],
     result: Localization,
     grid: Grid,
+    unit: str = "attention per cell, %",
 ) -> Figure:
     """The picture with mask outline and box, each chosen head's map over it, and the mean of their smoothed maps.
 
@@ -60,15 +61,15 @@ def top_heads_figure(
     MOST_HEADS heads the first are shown; the mean is of all.
 
     Args:
-        maps: the chosen heads' attention, as captured, in the order of `scores`.
+        maps: the chosen heads' attention, in the order of `scores`.
         scores: what the ranking says of the same heads.
         grid: where the maps lie over `image`.
+        unit: of the colour bar, whose numbers are 100 times the maps'.
     """
     picture, shown = Picture(image), min(len(scores), MOST_HEADS)
     combined = result.heat / max(1, len(scores))
-    norm = PowerNorm(
-        0.5, 0, max(float(maps.max(initial=0)), float(combined.max())) or 1.0
-    )  # a head that looks at few cells: most are faint
+    highest = max(float(maps.max(initial=0)), float(combined.max())) or 1.0
+    norm = PowerNorm(0.5, 0, highest)  # a head that looks at few cells: most are faint
     figure, (large, *panels, bar) = sheet(query, shown + 1, picture.shape)
     picture.draw(large)
     draw_result(large, result)
@@ -77,7 +78,7 @@ def top_heads_figure(
     for axis, attention, title in zip(panels, [*maps[:shown], combined], titles, strict=True):
         overlay(axis, picture, attention, grid, norm)
         axis.set_title(title, fontsize=TITLE_POINTS, color=INK, pad=4)
-    colour_bar(bar, norm)
+    colour_bar(bar, norm, unit)
     return figure
 
 
@@ -111,7 +112,9 @@ def sample_figures(record: Record, result: Localization, image: Image.Image, cfg
     query = str(record.meta.get("query", ""))
     scores = scores_of(record, result.heads, cfg.logic)
     maps = record.maps[[s.layer for s in scores], [s.head for s in scores]]  # [heads, rows, cols]
-    figures = {f"top{len(scores)}": top_heads_figure(image, query, maps, scores, result, record.grid)}
+    looked = head_maps(record, result.heads, cfg.logic.contrast)  # what the mask comes from; the criteria take the plain maps
+    unit = "attention per cell, %" if cfg.logic.contrast == "none" else f"attention per cell, %, {cfg.logic.contrast} to generic"
+    figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}
     if cfg.viz.heads:
         threshold = chord_elbow(attention_sums(record)) if cfg.logic.threshold.method == "chord" else None
         figures["heads"] = heads_figure(score_all(record, cfg.logic), threshold, result.heads, query)

@@ -84,6 +84,7 @@ class LogicConfig:
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    contrast: str = "none"  # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
@@ -98,6 +99,7 @@ class ModelConfig:
     base: str | None = None  # base model of a projector-only or LoRA checkpoint
     cache_dir: str | None = None  # where downloads go; null = HF_HOME
     dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
+    attention: str = "eager"  # eager: the stock math, to the bit | fused: faster and lean; the kept rows in float32
     conv_mode: str = "referseg"  # prompt template
     drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
     image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
@@ -123,10 +125,14 @@ class DataConfig:
     attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
+    save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
     final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
     process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
+    batch_size: int | None = None  # images in one forward; null = as many as memory allows
+    share_image: bool = True  # expressions on one image are asked together, the image read once
+    workers: int | None = None  # processes that read images ahead; null = from the cores, none for a model on the CPU
     output_dir: str = "outputs/localization_heads"
     visualize_batch: bool = False  # also draw figures in stage=batch
 
@@ -181,11 +187,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "save_format": ("png", "pdf", "svg"),
     "logic.threshold.method": ("chord", "none"),
     "logic.entropy.weight": ("mass", "area"),
+    "logic.contrast": ("none", "ratio", "difference"),
     "logic.mask.method": ("mean_relu", "otsu", "quantile"),
     "logic.mask.resolution": ("grid", "image"),
     "logic.box.region": ("all", "largest", "largest_hull"),
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
+    "model.attention": ("eager", "fused"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -206,6 +214,8 @@ AT_LEAST: dict[str, float] = {
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
+    "data.batch_size": 1,
+    "data.workers": 0,
     "data.start_index": 0,
     "data.end_index": 0,
     "evaluate.draws": 1,

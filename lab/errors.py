@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """Wrong input. The message is one line: what is wrong, where, and what would be right."""
+
+
+def reason(error: Exception) -> str:
+    """An error in one line; of one that no user is meant to see, also its kind."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

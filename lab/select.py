@@ -26,7 +26,8 @@ from lab.batch import read_samples, run_batch
 from lab.cli import find, progress, table
 from lab.errors import UserError
 from lab.heads import NAME, same_model
-from lab.records import Record, load_plain, load_record, write_atomic
+from lab.pickles import load_plain
+from lab.records import Record, load_record, write_atomic
 from lab.stages import model_folder, print_written
 
 log = logging.getLogger(__name__)

@@ -147,7 +147,7 @@ def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"]) -> None:
     contour.set(**CASED)
 
 
-def colour_bar(axis: Axes, norm: Normalize) -> None:
+def colour_bar(axis: Axes, norm: Normalize, unit: str) -> None:
     """Attention per cell as its colours look over a pale picture."""
     ramp = np.linspace(0, 1, 128)
     opacity = _opacity(ramp)[:, None]
@@ -158,7 +158,7 @@ def colour_bar(axis: Axes, norm: Normalize) -> None:
     axis.set(xticks=[], yticks=norm(ticks), yticklabels=[f"{100 * tick:g}" for tick in ticks])
     axis.yaxis.tick_right()
     axis.yaxis.set_label_position("right")
-    axis.set_ylabel("attention per cell, %", fontsize=11, color=INK)
+    axis.set_ylabel(unit, fontsize=11, color=INK)
     axis.tick_params(labelsize=10, colors=INK)
 
 
