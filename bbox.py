@@ -47,7 +47,7 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     if record.image_size is None:
         raise UserError("the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file")
     grid, size = record.grid, record.image_size
-    heat = heat_map(record.maps_of(heads), logic.smoothing)
+    heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
     mask_grid = region(binarise(heat, logic.mask), logic.box)
     if logic.mask.resolution == "grid":
         mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
@@ -60,6 +60,34 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
 
 
 # Maps to heat map
+
+
+def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> Float[np.ndarray, "heads rows cols"]:
+    """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is none.
+
+    Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
+    """
+    maps = record.maps_of(heads)
+    return maps if contrast == "none" else contrasted(maps, record.maps_of(heads, generic=True), contrast)
+
+
+def contrasted(
+    maps: Float[np.ndarray, "maps rows cols"], generic: Float[np.ndarray, "maps rows cols"], method: str
+) -> Float[np.ndarray, "maps rows cols"]:
+    """What the expression adds to where a head looks anyway (arXiv 2502.17422).
+
+    `difference`: the map minus the generic prompt's, negatives cut. `ratio`: the map divided by the generic prompt's plus its mean, and
+    scaled back to the map's own sum, so that heads keep their weight in the heat map. Cells at which the generic prompt hardly looks are
+    therefore left as they are instead of being blown up, and only those at which it looks more than on average lose.
+    """
+    if method == "difference":
+        return np.maximum(maps - generic, 0)
+    if method != "ratio":
+        raise UserError(f"logic.contrast is {method!r}; expected none, ratio or difference")
+    divisor = generic + generic.mean((1, 2), keepdims=True)
+    ratio = np.divide(maps, divisor, out=maps.copy(), where=divisor > 0)  # a head that ignores the picture otherwise: as it is
+    sums, before = ratio.sum((1, 2), keepdims=True), maps.sum((1, 2), keepdims=True)
+    return ratio * np.divide(before, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "maps rows cols"]:

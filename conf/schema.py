@@ -84,6 +84,7 @@ class LogicConfig:
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    contrast: str = "none"  # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
@@ -98,6 +99,7 @@ class ModelConfig:
     base: str | None = None  # base model of a projector-only or LoRA checkpoint
     cache_dir: str | None = None  # where downloads go; null = HF_HOME
     dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
+    attention: str = "eager"  # eager: the stock math, to the bit | fused: faster and lean; the kept rows in float32
     conv_mode: str = "referseg"  # prompt template
     drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
     image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
@@ -121,13 +123,16 @@ class DataConfig:
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
     attention_dir: str | None = None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
-    workers: int | None = None  # processes that rank the records of a folder; null = from the cores and the number of records
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
+    save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
     final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
     process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
+    batch_size: int | None = None  # images in one forward; null = as many as memory allows
+    share_image: bool = True  # expressions on one image are asked together, the image read once
+    workers: int | None = None  # processes that read images ahead, or rank the records of a folder; 0 = this one; null = from the cores
     output_dir: str = "outputs/localization_heads"
     record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
     save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
@@ -174,6 +179,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
     "logic.threshold.method": ("chord", "none"),
     "logic.entropy.weight": ("mass", "area"),
+    "logic.contrast": ("none", "ratio", "difference"),
     "logic.mask.method": ("mean_relu", "otsu", "quantile"),
     "logic.mask.resolution": ("grid", "image"),
     "logic.box.region": ("all", "largest", "largest_hull"),
@@ -182,6 +188,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.record_format": ("pkl", "pkl.gz"),
     "data.save_dtype": ("float16", "float32"),
     "data.save_attention": ("all", "selected", "none"),
+    "model.attention": ("eager", "fused"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -202,7 +209,8 @@ AT_LEAST: dict[str, float] = {
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
-    "data.workers": 1,
+    "data.batch_size": 1,
+    "data.workers": 0,
     "data.start_index": 0,
     "data.end_index": 0,
     "evaluate.draws": 1,

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 from analyze import Head, HeadScore, attention_sums, chosen_heads, fixed_heads, most_selected, rank_heads, selection_frequency
-from bbox import binarise, box_on_image, localize, region, smooth
+from bbox import binarise, box_on_image, head_maps, localize, region, smooth
 from conf.schema import Config, LogicConfig
 from lab.cli import find, markdown, progress, table
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
@@ -147,7 +147,7 @@ def head_ious(record: Record, true_xyxy: tuple[float, ...], logic: LogicConfig) 
     """IoU of the true box (edges exclusive) with the box that each head gives by itself."""
     if record.image_size is None:
         raise UserError("a record does not know its image's size (meta has no image_size): collect it again")
-    maps = record.maps.reshape(-1, *record.maps.shape[2:])
+    maps = head_maps(record, list(np.ndindex(record.maps.shape[:2])), logic.contrast)
     masks = (region(binarise(heat, logic.mask), logic.box) for heat in smooth(maps, logic.smoothing))
     boxes = [box_on_image(mask, record.grid, record.image_size) for mask in masks]
     found = np.array([(0.0, 0.0, 0.0, 0.0) if box is None else exclusive(box) for box in boxes])

@@ -24,6 +24,26 @@ Rebuilders = dict[tuple[str, str], Callable[..., Any]]  # (module, name) in a pi
 TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
 
 
+class _SteadyPickler(pickle.Pickler):
+    """Writes equal tensors as equal bytes; pickle's own way names each storage by its address."""
+
+    def reducer_override(self, value: Any) -> Any:
+        import torch
+
+        if not isinstance(value, torch.UntypedStorage | torch.storage.TypedStorage):
+            return NotImplemented
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return torch.storage._load_from_bytes, (buffer.getvalue(),)
+
+
+def dump_plain(content: Any) -> bytes:
+    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand; equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    _SteadyPickler(buffer, protocol=4).dump(content)
+    return buffer.getvalue()
+
+
 def load_plain(path: str | Path) -> Any:
     """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed. Raises UserError as `load_record`."""
     return rebuild(_read_bytes(Path(path)), str(path))

@@ -16,7 +16,6 @@ Wrong files end in a UserError that names them. Importing this module does not i
 import errno
 import gzip
 import math
-import pickle
 import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from jaxtyping import Float32
 
 from lab.errors import DiskFull, UserError
 from lab.partial import Partial
-from lab.pickles import damaged, load_plain, rebuild
+from lab.pickles import damaged, dump_plain, load_plain, rebuild
 from lab.pieces import cast
 
 if TYPE_CHECKING:
@@ -179,11 +178,20 @@ class Record:
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
-    def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
-        """The weights of some (layer, head) on the first grid. Raises UserError naming a head whose map the record does not keep."""
+    def maps_of(self, heads: Sequence[tuple[int, int]], *, generic: bool = False) -> Float32[np.ndarray, "heads rows cols"]:
+        """The weights of some (layer, head) on the first grid, of the generic prompt if asked for.
+
+        Raises UserError naming a head whose map the record does not keep, or if it does not hold the generic prompt's.
+        """
         if self.partial is not None:
             self.partial.need(heads)
-        return replace(self, partial=None).maps[head_index(heads)]
+        return replace(self._of_generic() if generic else self, partial=None).maps[head_index(heads)]
+
+    def _of_generic(self) -> "Record":
+        if self.generic is None:
+            wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
+            raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
+        return replace(self, attn=self.generic)
 
     def _need_all(self) -> None:
         if self.partial is not None:
@@ -331,7 +339,7 @@ def save_record(path: str | Path, record: Record) -> None:
         content["generic"] = _file_tensor(record, record.generic)
     if record.partial is not None:
         content["partial"] = record.partial.to_dict()
-    data = pickle.dumps(content, protocol=4)
+    data = dump_plain(content)
     rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 

@@ -20,6 +20,7 @@ from lab.datasets.sample import with_period
 from lab.errors import UserError
 from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
+from lab.processes import processes
 from lab.records import Record, check_id, load_record, write_atomic
 from lab.storage import as_stored, at_precision, find_record, stored_dtype, write_record
 
@@ -84,11 +85,18 @@ def pipeline(cfg: Config) -> int:
 # records in and out
 
 
+def wants_generic(cfg: Config) -> bool:
+    """Whether records shall hold the generic prompt's attention too."""
+    return cfg.data.save_generic or cfg.logic.contrast != "none"
+
+
 def load_model(cfg: Config) -> "LoadedModel":
-    """The checkpoint that `model` names, on the device that `device` names. Refuses fixed heads that it does not have."""
+    """The checkpoint that `model` names, on this process's device, with the attention asked for. Refuses heads that it does not have."""
+    from lab.attention import use_attention
     from llava.model.builder import load_from_config
 
-    loaded = load_from_config(cfg.model, name=str(find(cfg.model.name)), device=device_name(cfg))
+    loaded = load_from_config(cfg.model, name=str(find(cfg.model.name)), device=processes().device(device_name(cfg)))
+    use_attention(loaded.model, cfg.model.attention)
     fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
     warn_of_another_model(cfg, loaded.name)
     return loaded
@@ -113,7 +121,7 @@ def _ask(cfg: Config) -> tuple[str, Record]:
     from collector import collect as collect_record
 
     asked = with_period(query) if cfg.data.final_period else query
-    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file))
+    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file), generic=wants_generic(cfg))
 
 
 def _image_file(cfg: Config) -> Path:

@@ -32,7 +32,8 @@ ENDINGS = (".pkl", ".pkl.gz")
 SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
-BYTES_BESIDE = 2500  # of a file: meta and how tensors are spelled
+BYTES_BESIDE = 3000  # of a file: meta and how things are spelled
+BYTES_OF_TENSOR = 1400  # of each tensor, beside its elements
 BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
@@ -172,7 +173,7 @@ def disk_use(shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, sa
     every = shape[0] * shape[1]
     fixed = len(cfg.logic.heads) if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset" else cfg.logic.top_k
     kept = {"all": every, "selected": fixed, "none": 0}[cfg.data.save_attention]
-    weights = kept * tokens * BYTES[stored_dtype(dtype, cfg.data)] * (2 if generic else 1)
+    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, cfg.data)]) * (2 if generic else 1)
     scores = 0 if cfg.data.save_attention == "all" else every * BYTES_OF_SCORES
     return DiskUse(samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz")
 

@@ -27,9 +27,9 @@ FEW = 64  # items that are not worth starting workers, which takes a second or t
 
 
 def worker_count(workers: int | None, items: int) -> int:
-    """How many processes: `workers` or, if None, one for each core that this process may use; one for a few items."""
+    """How many processes: `workers` or, if None, one for each core that this process may use, and one for a few items; at least one."""
     if workers is not None:
-        return min(workers, max(1, items))
+        return max(1, min(workers, items))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1 if items < FEW else min(cores, 1 + items // FEW)
 

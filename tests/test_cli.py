@@ -212,6 +212,27 @@ def test_batch_asks_again_what_was_asked_in_another_way_and_ranks_anew_by_other_
     assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 0
 
 
+def test_batch_asks_again_for_the_generic_prompt_when_it_is_wanted_and_keeps_it_when_it_is_not(tmp_path, picturebook):
+    data = jsonl(tmp_path / "data.jsonl", row("a"))
+    arguments = (f"data.data_file={data}", "data.process_all=true")
+    for more, skipped, kept in (([], 0, False), (["logic.contrast=ratio"], 0, True), (["data.save_generic=true"], 1, True), ([], 1, True)):
+        assert stage("batch", tmp_path, *arguments, *more) == 0
+        assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == skipped
+        assert (load_record(tmp_path / MODEL / "a.pkl").generic is not None) == kept
+
+
+def test_contrast_changes_the_heat_map_and_refuses_records_without_the_generic_prompt(tmp_path, picturebook):
+    stage("pipeline", tmp_path / "plain", "save_fig=false")
+    stage("pipeline", tmp_path / "ratio", "save_fig=false", "logic.contrast=ratio")
+    records = [load_record(tmp_path / name / MODEL / "bird.pkl") for name in ("plain", "ratio")]
+    assert [record.generic is not None for record in records] == [False, True]
+    with pytest.raises(UserError, match=r"data\.save_generic=true"):
+        stage("visualize", tmp_path / "plain", "logic.contrast=ratio")
+    assert stage("visualize", tmp_path / "ratio", "logic.contrast=difference", "save_fig=false") == 0
+    stage("collect", tmp_path / "collected", "data.save_generic=true")
+    assert load_record(tmp_path / "collected" / MODEL / "bird.pkl").generic is not None
+
+
 def test_batch_draws_only_what_is_missing_or_has_changed(tmp_path, picturebook):
     arguments = (f"data.data_file={jsonl(tmp_path / 'data.jsonl', row('a'))}", "data.process_all=true", "data.visualize_batch=true")
     stage("batch", tmp_path, *arguments)
