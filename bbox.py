@@ -70,8 +70,9 @@ def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> 
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
     """
-    maps = record.maps_of(heads)
-    return maps if contrast == "none" else contrasted(maps, record.maps_of(heads, generic=True), contrast)
+    if contrast == "none":
+        return record.maps_of(heads)
+    return contrasted(record.maps_of(heads), record.generic_maps_of(heads), contrast)
 
 
 def contrasted(

@@ -132,7 +132,7 @@ class DataConfig:
     end_index: int | None = None  # exclusive; null = one sample
     batch_size: int | None = None  # images in one forward; null = as many as memory allows
     share_image: bool = True  # expressions on one image are asked together, the image read once
-    workers: int | None = None  # processes that read images ahead, or rank the records of a folder; 0 = this one; null = from the cores
+    workers: int | None = None  # processes beside this one, that read images ahead or rank the records of a folder; null = from the cores
     output_dir: str = "outputs/localization_heads"
     record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
     save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
@@ -185,10 +185,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.box.region": ("all", "largest", "largest_hull"),
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
+    "model.attention": ("eager", "fused"),
     "data.record_format": ("pkl", "pkl.gz"),
     "data.save_dtype": ("float16", "float32"),
     "data.save_attention": ("all", "selected", "none"),
-    "model.attention": ("eager", "fused"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from analyze import rank_heads
 from conf.schema import Config, LogicConfig
 from lab.cli import find, progress, table
-from lab.errors import DiskFull, UserError, reason
+from lab.errors import DiskFull, UserError
 from lab.records import load_record, write_atomic
 from lab.stages import write_ranking
 from lab.storage import list_samples
@@ -69,6 +69,8 @@ def rank_file(path: Path, logic: LogicConfig) -> str | None:
         write_ranking(path, rank_heads(load_record(path), logic))
     except DiskFull:
         raise
+    except UserError as error:
+        return str(error)
     except Exception as error:  # one record must not end the others' ranking
-        return reason(error)
+        return f"{path}: {type(error).__name__}: {error}"
     return None

@@ -178,20 +178,18 @@ class Record:
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
-    def maps_of(self, heads: Sequence[tuple[int, int]], *, generic: bool = False) -> Float32[np.ndarray, "heads rows cols"]:
-        """The weights of some (layer, head) on the first grid, of the generic prompt if asked for.
-
-        Raises UserError naming a head whose map the record does not keep, or if it does not hold the generic prompt's.
-        """
+    def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
+        """The weights of some (layer, head) on the first grid. Raises UserError naming a head whose map the record does not keep."""
         if self.partial is not None:
             self.partial.need(heads)
-        return replace(self._of_generic() if generic else self, partial=None).maps[head_index(heads)]
+        return replace(self, partial=None).maps[head_index(heads)]
 
-    def _of_generic(self) -> "Record":
+    def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
+        """The same of the generic prompt. Raises UserError if the record does not hold it."""
         if self.generic is None:
             wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
             raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
-        return replace(self, attn=self.generic)
+        return replace(self, attn=self.generic).maps_of(heads)
 
     def _need_all(self) -> None:
         if self.partial is not None:

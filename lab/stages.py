@@ -22,7 +22,7 @@ from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
 from lab.processes import processes
 from lab.records import Record, check_id, load_record, write_atomic
-from lab.storage import as_stored, at_precision, find_record, stored_dtype, write_record
+from lab.storage import as_stored, at_precision, find_record, write_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def visualize(cfg: Config) -> int:
 def pipeline(cfg: Config) -> int:
     """Image and query -> record, ranking, mask, box and figure."""
     name, asked = _ask(cfg)
-    record = at_precision(asked, stored_dtype(asked.dtype, cfg.data))  # so that a later reading finds the same
+    record = at_precision(asked, cfg.data)  # so that a later reading finds the same
     ranking = rank_heads(record, cfg.logic)
     result = localize_record(record, ranking, cfg)
     path = write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)  # from here on everything is known to be right

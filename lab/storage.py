@@ -32,8 +32,8 @@ ENDINGS = (".pkl", ".pkl.gz")
 SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
-BYTES_BESIDE = 3000  # of a file: meta and how things are spelled
-BYTES_OF_TENSOR = 1400  # of each tensor, beside its elements
+BYTES_BESIDE = 2500  # of a file: meta and how things are spelled
+BYTES_OF_TENSOR = 1600  # of each tensor in it, beside its values
 BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
@@ -41,12 +41,13 @@ BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
 def stored_dtype(dtype: str, data: DataConfig) -> str:
-    """The precision that a record of `dtype` is stored in: `data.save_dtype` or, without it, 16 bits for 16 bits, else float32."""
+    """The precision that records of a model of `dtype` are stored in: `data.save_dtype` or, without it, 16 bits as 16, else float32."""
     return data.save_dtype or ("float32" if dtype == "float32" else "float16")
 
 
-def at_precision(record: Record, dtype: str) -> Record:
-    """The record with its weights, and its precision, as `dtype` (float16 or float32) holds them."""
+def at_precision(record: Record, data: DataConfig) -> Record:
+    """The record with its weights, and its precision, as its file will hold them."""
+    dtype = stored_dtype(str(record.meta.get("dtype") or record.dtype), data)  # fused attention gives float32 whatever the model's
     if dtype == record.dtype:
         return record
     import torch
@@ -74,7 +75,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
 
 def as_stored(record: Record, cfg: Config) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
-    record = at_precision(record, stored_dtype(record.dtype, cfg.data))
+    record = at_precision(record, cfg.data)
     if cfg.data.save_attention == "all" or record.partial is not None:
         return record
     return with_maps_of(record, wanted_heads(record, cfg), cfg)

@@ -27,7 +27,7 @@ FEW = 64  # items that are not worth starting workers, which takes a second or t
 
 
 def worker_count(workers: int | None, items: int) -> int:
-    """How many processes: `workers` or, if None, one for each core that this process may use, and one for a few items; at least one."""
+    """How many processes: `workers` or, if None, one for each core that this process may use; one for a few items."""
     if workers is not None:
         return max(1, min(workers, items))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

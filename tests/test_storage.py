@@ -15,7 +15,7 @@ from analyze import attention_sums, rank_heads, score_heads, scores_of
 from bbox import localize
 from conf.schema import DataConfig
 from lab.cli import PROJECT
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
 from lab.records import Grid, Record, load_record, save_record
 from lab.storage import (
     as_stored,
@@ -75,7 +75,9 @@ def test_sixteen_bit_models_are_stored_in_float16_unless_told_otherwise(dtype, a
 
 def test_float16_holds_bfloat16_weights_exactly_but_for_the_smallest():
     every = torch.arange(0x3F81, dtype=torch.int16).view(torch.bfloat16)  # all of 0 to 1
-    kept = at_precision(Record.from_tensor(every.reshape(1, 1, 1, -1), {}, every.flip(0).reshape(1, 1, 1, -1)), "float16")
+    kept = at_precision(
+        Record.from_tensor(every.reshape(1, 1, 1, -1), {}, every.flip(0).reshape(1, 1, 1, -1)), DataConfig(save_dtype="float16")
+    )
     for found, weights in ((kept.attn, every), (kept.generic, every.flip(0))):
         error = np.abs(found.ravel().astype(np.float64) - weights.double().numpy())
         assert error.max() <= 2.0**-25
@@ -101,12 +103,14 @@ def test_a_partial_record_is_read_back_as_it_was_kept(tmp_path, dtype, kind, end
     full = record(dtype=dtype, generic=generic)
     kept = as_stored(full, cfg)
     again = load_record(write_record(tmp_path, "r", kept, cfg))
-    heads = pairs(rank_heads(at_precision(full, kept.dtype), cfg.logic)[: cfg.logic.top_k]) if kind == "selected" else []
+    heads = (
+        pairs(rank_heads(at_precision(full, DataConfig(save_dtype=kept.dtype)), cfg.logic)[: cfg.logic.top_k]) if kind == "selected" else []
+    )
     assert again.partial is not None
     assert list(again.partial.heads) == heads
     assert_array_equal(again.attn, kept.attn)
     assert np.count_nonzero(again.attn.any((2, 3))) == len(heads)
-    assert_array_equal(again.maps_of(heads), at_precision(full, kept.dtype).maps_of(heads))
+    assert_array_equal(again.maps_of(heads), at_precision(full, DataConfig(save_dtype=kept.dtype)).maps_of(heads))
     assert (again.generic is not None) == generic
     if generic:
         assert_array_equal(again.generic, kept.generic)
@@ -401,8 +405,8 @@ def test_a_full_disk_stops_the_batch_with_what_is_missing_and_the_same_command_c
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        left = "3 of 4 samples are missing: the same command goes on with them"
-        with pytest.raises(UserError, match=rf"no space left on the disk .*; {left}$"):
+        left = "3 of 4 samples are missing; the same command continues with them"
+        with pytest.raises(DiskFull, match=rf"no space left on the disk .*; {left}$"):
             stage("batch", tmp_path, "data.end_index=4")
     assert not list((tmp_path / MODEL).glob(".*.part"))
     assert len([load_record(path) for path in list_samples(tmp_path / MODEL)["records"].values()]) == 1
