@@ -14,7 +14,7 @@ an entropy of rounding noise only, so their order depends on the last bit; this 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,6 +138,17 @@ def spatial_entropy(
     return entropy, num_components
 
 
+def components(
+    attention: Float[np.ndarray, "rows cols"], config: EntropyConfig
+) -> tuple[Int[np.ndarray, "rows cols"], Float[np.ndarray, " components"]]:
+    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and their shares p."""
+    above, total = _above_centre(attention.reshape(1, -1), config.center, None)
+    labels, count = ndimage.label((above > config.min_value).reshape(attention.shape), structure=EIGHT_NEIGHBOURS)
+    cells = np.flatnonzero(labels)
+    share = _shares(config.weight, above.ravel()[cells], labels.ravel()[cells] - 1, np.zeros(count, np.intp), total)
+    return labels, share
+
+
 def _above_centre(
     maps: "Float[np.ndarray, 'maps cells'] | torch.Tensor", center: float, dtype: str | None
 ) -> tuple[Float[np.ndarray, "maps cells"], Float[np.ndarray, " maps"]]:
@@ -232,6 +243,12 @@ def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list
     wanted = np.zeros((record.num_layers, record.num_heads), bool)
     wanted[tuple(zip(*heads, strict=True)) or ((), ())] = True
     return score_heads(record, logic, wanted).rows(heads)
+
+
+def score_all(record: Record, logic: LogicConfig) -> HeadTable:
+    """The scores of every head, with the entropy also of those that do not look at the image enough; `passes` tells them apart."""
+    everything = score_heads(record, logic, np.ones((record.num_layers, record.num_heads), bool))
+    return replace(everything, passes=passes_threshold(everything.attn_sum, logic.threshold))
 
 
 def chosen_heads(

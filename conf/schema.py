@@ -159,17 +159,27 @@ class MetricsConfig:
 
 
 @dataclass
+class VizConfig:
+    """Figures of one sample beside the one of its chosen heads."""
+
+    heads: bool = True  # X_heads: attention sum and entropy of every head, and the elbow of the sums
+    components: bool = False  # X_components: the places that the entropy counts in the chosen heads' maps
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
     stage: str = "pipeline"
     save_fig: bool = True
+    save_format: str = "png"  # of figures: png | pdf | svg; masks are always png
     show_plot: bool = False
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
     seed: int = 0  # of every random draw
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    viz: VizConfig = field(default_factory=VizConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -177,6 +187,7 @@ class Config:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
+    "save_format": ("png", "pdf", "svg"),
     "logic.threshold.method": ("chord", "none"),
     "logic.entropy.weight": ("mass", "area"),
     "logic.contrast": ("none", "ratio", "difference"),

@@ -28,6 +28,7 @@ from lab.processes import Processes, only_run, processes
 from lab.records import Record, load_record, write_atomic
 from lab.stages import (
     box_json,
+    figure_files,
     load_model,
     localize_record,
     make_folder,
@@ -228,8 +229,8 @@ def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
     if not cfg.data.visualize_batch:
         return
     result = localize_record(record, ranking, cfg)
-    box, mask, figure = (sibling(path, suffix) for suffix in ("_bbox.json", "_mask.png", f"_top{len(result.heads)}.png"))
-    there = box.exists() and mask.exists() and (figure.exists() or not cfg.save_fig)
+    box, mask, *figures = sibling(path, "_bbox.json"), sibling(path, "_mask.png"), *figure_files(cfg, path, result)
+    there = box.exists() and mask.exists() and (not cfg.save_fig or all(figure.exists() for figure in figures))
     if fresh or not there or box.read_text() != box_json(record, result):
         with DRAWING:
             write_localization(cfg, path, record, result)

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 CONTROLS = ("random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre")
 COLUMNS = ("Acc@0.25", "Acc@0.5", "Acc@0.75", "box IoU", "cIoU", "mIoU", "pointing")
+SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
 Ranking = Sequence[HeadScore]
 Picker = Callable[[Record, Ranking], Sequence[Head]]
 
@@ -71,7 +72,7 @@ def run_evaluate(cfg: Config) -> int:
     rows = {name: summarize(found, resamples=cfg.evaluate.resamples, seed=cfg.seed) for name, found in scores.items()}
     rows = merge_draws(rows)
     written = _write(folder, cfg, view, rows, scores["chosen"], predictions)
-    print(table(("heads", *COLUMNS), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
+    print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     if missed := misses(scores["chosen"]):
         print(f"\n{len(missed)} of {len(samples)} samples have no usable prediction and count as misses (metrics.json lists them)")
     print_written(written)
@@ -121,7 +122,7 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
     """Reads every record once. Raises UserError naming the file if a record is of another shape than the first."""
     by_entropy = OmegaConf.merge(cfg.logic, {"threshold": {"method": "none"}})
     view: Overview | None = None
-    for sample in progress([s for s in samples if s.id in files], "overview"):
+    for sample in progress([s for s in samples if s.id in files], "evaluate 1/2"):
         record = load_record(files[sample.id])
         shape = (record.num_layers, record.num_heads)
         if view is None:
@@ -207,7 +208,7 @@ def measure(
     """Every sample's score in every row, a sample without a record being a miss, and the chosen heads' predictions."""
     scores: dict[str, list[Score]] = {name: [] for name in pickers}
     kept = []
-    for sample in progress(samples, "evaluate"):
+    for sample in progress(samples, "evaluate 2/2"):
         record = load_record(files[sample.id]) if sample.id in files else None
         truth = read_truth(sample, record.image_size if record else None)
         ranking = rank_heads(record, cfg.logic) if record else []
@@ -313,8 +314,8 @@ def _write(
     if cfg.save_fig and not np.isnan(mean_iou).any():
         import viz
 
-        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), folder / "head_iou.png")
-        written.append(folder / "head_iou.png")
+        written.append(folder / f"head_iou.{cfg.save_format}")
+        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), written[-1])
     return written
 
 

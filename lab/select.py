@@ -258,7 +258,7 @@ def _write(folder: Path, picks: Picks, selection: Selection, source: str, cfg: C
     write_atomic(written[0], frequency_csv(selection))
     model = picks.model or (cfg.model.name if cfg.data.attention_dir is None else None)
     if cfg.save_fig or cfg.show_plot:
-        written += _draw(folder / "selection_frequency.png", selection, model, cfg)
+        written += _draw(folder / f"selection_frequency.{cfg.save_format}", selection, model, cfg)
     heads = heads_json(picks, selection, source, model, cfg)
     write_atomic(folder / NAME, json.dumps(heads, indent=1))
     return [folder / NAME, *written]

@@ -166,23 +166,30 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
 
 
 def write_localization(cfg: Config, path: Path, record: Record, result: Localization) -> list[Path]:
-    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, `X_top{K}.png` beside the record."""
-    figure = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else None  # first: it may lack its picture
+    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, the figures beside the record."""
+    figures = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else {}  # first: they may lack their picture
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     buffer = io.BytesIO()
     Image.fromarray(result.mask.astype(np.uint8) * 255).save(buffer, format="png")
     write_atomic(written[0], buffer.getvalue())
     write_atomic(written[1], box_json(record, result))
-    if figure is not None and cfg.save_fig:
-        import viz
+    if not figures:
+        return written
+    import viz
 
-        written.append(sibling(path, f"_top{len(result.heads)}.png"))
-        viz.save_figure(figure, written[-1])
-    if figure is not None and cfg.show_plot:
-        import viz
-
-        viz.show(figure)
+    if cfg.save_fig:
+        for figure, file in zip(figures.values(), figure_files(cfg, path, result), strict=True):
+            viz.save_figure(figure, file)
+            written.append(file)
+    if cfg.show_plot:
+        viz.show(*figures.values())
     return written
+
+
+def figure_files(cfg: Config, path: Path, result: Localization) -> list[Path]:
+    """The files of `viz.sample_figures`, in its order."""
+    names = [f"top{len(result.heads)}", *(["heads"] if cfg.viz.heads else []), *(["components"] if cfg.viz.components else [])]
+    return [sibling(path, f"_{name}.{cfg.save_format}") for name in names]
 
 
 def box_json(record: Record, result: Localization) -> str:
@@ -197,15 +204,14 @@ def box_json(record: Record, result: Localization) -> str:
     )
 
 
-def _draw(cfg: Config, record: Record, result: Localization) -> "Figure":
+def _draw(cfg: Config, record: Record, result: Localization) -> "dict[str, Figure]":
     import viz  # matplotlib, only where a figure is wanted
 
     picture = open_image(_picture_of(record, cfg))
     if record.image_size not in (None, picture.size):
         known = "data.image_file must name the picture that the record was made from"
         raise UserError(f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}")
-    scores = scores_of(record, result.heads, cfg.logic)
-    return viz.top_heads_figure(picture, str(record.meta.get("query", "")), record.maps_of(result.heads), scores, result, record.grid)
+    return viz.sample_figures(record, result, picture, cfg)
 
 
 def _picture_of(record: Record, cfg: Config) -> Path:
