@@ -32,9 +32,8 @@ ENDINGS = (".pkl", ".pkl.gz")
 SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
-BYTES_BESIDE = 1000  # of a file: meta
+BYTES_BESIDE = 2500  # of a file: meta and how things are spelled
 BYTES_OF_TENSOR = 1600  # of each tensor in it, beside its values
-TENSORS = {"all": 1, "selected": 5, "none": 5}  # attention and, of a Partial, four scores
 BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
@@ -175,10 +174,9 @@ def disk_use(shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, sa
     every = shape[0] * shape[1]
     fixed = len(cfg.logic.heads) if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset" else cfg.logic.top_k
     kept = {"all": every, "selected": fixed, "none": 0}[cfg.data.save_attention]
-    weights = kept * tokens * BYTES[stored_dtype(dtype, cfg.data)] * (2 if generic else 1)
+    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, cfg.data)]) * (2 if generic else 1)
     scores = 0 if cfg.data.save_attention == "all" else every * BYTES_OF_SCORES
-    beside = BYTES_BESIDE + BYTES_OF_TENSOR * (TENSORS[cfg.data.save_attention] + generic)
-    return DiskUse(samples, weights + scores + beside, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz")
+    return DiskUse(samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz")
 
 
 def tell_disk_use(use: DiskUse, folder: Path) -> bool:
