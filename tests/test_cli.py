@@ -256,7 +256,7 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
     def surprise(*_):
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr("lab.batch.rank_heads", surprise)
+    monkeypatch.setattr("lab.resume.rank_heads", surprise)
     assert stage("batch", tmp_path, *arguments) == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
