@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,15 +62,20 @@ def one_line(error: Exception) -> str:
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
 
-    Raises UserError for what would add keys that the schema does not have, and for several jobs at once.
+    Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the job to.
     """
+    launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
     for argument in arguments:
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
             raise UserError(
                 f"{argument}: keys cannot be added or removed; write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
             )
-        if argument in ("-m", "--multirun"):
-            raise UserError(f"{argument}: one job at a time; run the command once for each")
+        if argument in ("-m", "--multirun") and not launcher:
+            raise UserError(f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local")
+    if launcher and find_spec("submitit") is None:
+        raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
+    if launcher and not {"-m", "--multirun"} & set(arguments):
+        raise UserError("hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ...")
     return [_quoted(argument) for argument in arguments]
 
 

@@ -55,14 +55,34 @@ class Processes:
 
 def processes() -> Processes:
     """Sets up the communication of a run of many processes, once; does nothing in a run of one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _number_of_processes() == 1:
         return Processes()
     import torch
     from accelerate import PartialState
 
+    if "WORLD_SIZE" not in os.environ:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     state = PartialState(cpu=not torch.cuda.is_available())
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Processes(state.process_index, state.num_processes, state.local_process_index, local_world)
+
+
+def _number_of_processes() -> int:
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        from submitit import JobEnvironment
+
+        return JobEnvironment().num_tasks
+    return 1
+
+
+def refuse_many(stage: str) -> None:
+    """Raises UserError if this is one process of many: only batch divides its work."""
+    if _number_of_processes() > 1:
+        raise UserError(f"stage={stage} runs in one process: start it with python, without a launcher (only stage=batch runs in many)")
 
 
 @contextmanager
