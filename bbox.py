@@ -67,10 +67,9 @@ def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> 
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
     """
-    at = tuple(map(list, zip(*heads, strict=True))) if heads else ([], [])
     if contrast == "none":
-        return record.maps[at]
-    return contrasted(record.maps[at], record.generic_maps[at], contrast)
+        return record.maps_of(heads)
+    return contrasted(record.maps_of(heads), record.generic_maps_of(heads), contrast)
 
 
 def contrasted(

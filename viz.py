@@ -111,7 +111,7 @@ def sample_figures(record: Record, result: Localization, image: Image.Image, cfg
     """The figures of one sample that the configuration asks for, by name: top{K}, and if `viz` says so, heads and components."""
     query = str(record.meta.get("query", ""))
     scores = scores_of(record, result.heads, cfg.logic)
-    maps = record.maps[[s.layer for s in scores], [s.head for s in scores]]  # [heads, rows, cols]
+    maps = record.maps_of(result.heads)
     looked = head_maps(record, result.heads, cfg.logic.contrast)  # what the mask comes from; the criteria take the plain maps
     unit = "attention per cell, %" if cfg.logic.contrast == "none" else f"attention per cell, %, {cfg.logic.contrast} to generic"
     figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}

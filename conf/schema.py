@@ -122,7 +122,7 @@ class DataConfig:
     image_file: str | None = None
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
-    attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
+    attention_dir: str | None = None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
     save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
@@ -132,8 +132,11 @@ class DataConfig:
     end_index: int | None = None  # exclusive; null = one sample
     batch_size: int | None = None  # images in one forward; null = as many as memory allows
     share_image: bool = True  # expressions on one image are asked together, the image read once
-    workers: int | None = None  # processes that read images ahead; null = from the cores, none for a model on the CPU
+    workers: int | None = None  # processes beside this one, that read images ahead or rank the records of a folder; null = from the cores
     output_dir: str = "outputs/localization_heads"
+    record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
+    save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
+    save_attention: str = "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
     visualize_batch: bool = False  # also draw figures in stage=batch
 
 
@@ -194,6 +197,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
     "model.attention": ("eager", "fused"),
+    "data.record_format": ("pkl", "pkl.gz"),
+    "data.save_dtype": ("float16", "float32"),
+    "data.save_attention": ("all", "selected", "none"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -250,6 +256,8 @@ def check(cfg: Config) -> None:
         raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
     if cfg.model.use_flash_attn:
         raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+    if cfg.data.save_attention == "none" and cfg.data.visualize_batch:
+        raise UserError("data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false")
     conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")

@@ -23,9 +23,9 @@ from analyze import rank_heads
 from conf.schema import Config
 from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
-from lab.errors import UserError, reason
+from lab.errors import DiskFull, UserError, reason
 from lab.processes import Processes, only_run, processes
-from lab.records import Record, load_record, save_record, write_atomic
+from lab.records import Record, load_record, write_atomic
 from lab.stages import (
     box_json,
     figure_files,
@@ -38,12 +38,14 @@ from lab.stages import (
     write_localization,
     write_ranking,
 )
+from lab.storage import as_stored, disk_use, find_record, serves, tell_disk_use, write_record
 from lab.writer import Writer
 
 if TYPE_CHECKING:
     from collector import Answers
     from lab.asking import Asking
     from lab.feed import Prepared, Row
+    from llava.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -115,38 +117,36 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
             log.info("%d of %d samples are collected already", outcome.before, sum(map(len, mine)))
         if missing:
             _collect(cfg, folder, missing, run, outcome)
-    except OSError as error:
+    except DiskFull as error:
         outcome.stopped = str(error)
     return outcome
 
 
 def _is_there(cfg: Config, folder: Path, sample: Sample, outcome: Outcome) -> bool:
     """Whether an earlier run left a valid record of the same question, asked in the same way; then it is ranked anew."""
-    path = folder / f"{sample.id}.pkl"
-    record = _record_there(cfg, path, sample)
-    if record is None:
+    try:
+        path = find_record(folder, sample.id)
+        record = load_record(path) if path is not None else None
+        if path is None or record is None or not _same_question(record, sample, cfg) or not serves(record, cfg):
+            return False
+    except UserError:
         return False
     try:
         _finish(cfg, path, record, fresh=False)
         outcome.before += 1
+    except DiskFull:
+        raise
     except Exception as error:  # one sample must not end the others' run
         outcome.fail(sample, reason(error))
     return True
 
 
-def _record_there(cfg: Config, path: Path, sample: Sample) -> Record | None:
-    if not path.exists():
-        return None
-    try:
-        record = load_record(path)
-    except UserError:
-        return None
+def _same_question(record: Record, sample: Sample, cfg: Config) -> bool:
     meta = record.meta
-    same_question = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
+    same_sample = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
     same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
     answered = meta.get("generated_text") is not None or not cfg.model.use_generate
-    complete = record.generic is not None or not wants_generic(cfg)
-    return record if same_question and same_way and answered and complete else None
+    return same_sample and same_way and answered and (record.generic is not None or not wants_generic(cfg))
 
 
 def _collect(cfg: Config, folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
@@ -154,6 +154,8 @@ def _collect(cfg: Config, folder: Path, rows: "Sequence[Row]", run: Processes, o
     from lab.feed import Preparing, feed
 
     loaded = load_model(cfg)
+    if run.main:
+        _tell_disk_use(cfg, loaded, folder, run.world * sum(map(len, rows)))
     size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
     apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
     asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
@@ -166,6 +168,11 @@ def _collect(cfg: Config, folder: Path, rows: "Sequence[Row]", run: Processes, o
         for _ in progress(_answered(asking, waiting, cfg, folder, writer, outcome), "collect", total=total):
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
+
+
+def _tell_disk_use(cfg: Config, loaded: "LoadedModel", folder: Path, samples: int) -> None:
+    shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
+    tell_disk_use(disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder)
 
 
 def _cores(run: Processes) -> int:
@@ -205,11 +212,12 @@ def _answered(
 def _write(cfg: Config, folder: Path, samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
     """The files of one row; runs in a writer's thread."""
     for sample, record in zip(samples, answers.of(number), strict=True):
-        path = folder / f"{sample.id}.pkl"
         try:
-            save_record(path, record)
-            _finish(cfg, path, record, fresh=True)
+            record = as_stored(record, cfg)
+            _finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
             outcome.new.append(sample.id)
+        except DiskFull:  # ends the run
+            raise
         except Exception as error:  # one sample must not end the others' run
             outcome.fail(sample, reason(error))
 
@@ -235,13 +243,13 @@ DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
 def _conclude(cfg: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
-    """Writes errors.jsonl and summary.json and prints the table. Raises UserError if the run had to stop."""
+    """Writes errors.jsonl and summary.json and prints the table. Raises DiskFull if the run had to stop."""
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
     new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
     stopped = next((one.stopped for one in found if one.stopped), None)
     if stopped:
         left = len(chosen) - new - before
-        raise UserError(f"{stopped}; {left} of {len(chosen)} samples are missing: the same command goes on with them")
+        raise DiskFull(f"{stopped}; {left} of {len(chosen)} samples are missing; the same command continues with them")
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
         "data_file": str(cfg.data.data_file),

@@ -33,6 +33,7 @@ from lab.errors import UserError
 from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
 from lab.records import Record, load_record, write_atomic
 from lab.stages import model_folder, print_written
+from lab.storage import list_samples
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Overview:
     sums: Float[np.ndarray, "layers heads"]  # attention sums, added up
     selected: Int[np.ndarray, "layers heads"]  # how often each head is among the top_n by both criteria
     by_entropy: Int[np.ndarray, "layers heads"]  # the same by entropy alone
-    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up
+    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up; NaN if records keep some heads' maps only
     samples: int = 0
 
     @classmethod
@@ -105,8 +106,6 @@ def _collect_first(cfg: Config) -> bool:
 
 def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
     """The record of each sample that has one. Raises UserError if none has; says how many do not match, both ways."""
-    from lab.select import list_samples
-
     found = list_samples(folder)["records"]
     files = {sample.id: found[sample.id] for sample in samples if sample.id in found}
     other = len(found) - len(files)
@@ -136,7 +135,10 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
         view.sums += attention_sums(record)
         view.selected += selection_frequency([rank_heads(record, cfg.logic)], top_n, shape)
         view.by_entropy += selection_frequency([rank_heads(record, by_entropy)], top_n, shape)  # type: ignore[arg-type]
-        view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
+        if record.partial is None or "oracle" in cfg.evaluate.controls:
+            view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
+        else:
+            view.head_iou[:] = np.nan
         view.samples += 1
     assert view is not None  # record_files found at least one
     return view
@@ -271,10 +273,10 @@ def _mean_of(draws: Iterable[Estimate]) -> Estimate:
 def rank_correlation(view: Overview) -> tuple[float | None, int]:
     """Spearman's rho between how often a head is selected and how good its own box is, and the number of heads ever selected.
 
-    None with fewer than three such heads.
+    None with fewer than three such heads, or if the boxes of all heads are not known.
     """
     seen = view.selected > 0
-    if seen.sum() < 3:
+    if seen.sum() < 3 or np.isnan(view.head_iou).any():
         return None, int(seen.sum())
     return float(spearmanr(view.selected[seen], view.head_iou[seen]).statistic), int(seen.sum())
 
@@ -300,7 +302,7 @@ def _write(
         "model": cfg.model.name,
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
         "misses": dict(misses(scores)),
-        "head_mean_iou": mean_iou.round(4).tolist(),
+        "head_mean_iou": None if np.isnan(mean_iou).any() else mean_iou.round(4).tolist(),
         "selection_counts": view.selected.astype(int).tolist(),
         "spearman_selection_iou": {"rho": rho, "heads": selected_heads},
         "config": OmegaConf.to_container(cfg, resolve=True),
@@ -309,7 +311,7 @@ def _write(
     write_atomic(folder / "metrics.md", report(rows, view))
     write_atomic(folder / "predictions.coco.json", json.dumps(coco_predictions(predictions)))
     written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
-    if cfg.save_fig:
+    if cfg.save_fig and not np.isnan(mean_iou).any():
         import viz
 
         written.append(folder / f"head_iou.{cfg.save_format}")

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,21 @@ def _rebuilders() -> Rebuilders:
     """The same and what a pickled tensor may ask for."""
     import torch
 
-    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     return {
         **plain_rebuilders(),
-        **dtypes,
+        **_dtypes(),
         ("torch", "Size"): torch.Size,
         ("torch._utils", "_rebuild_tensor"): _fresh(torch._utils._rebuild_tensor),
         ("torch._utils", "_rebuild_tensor_v2"): _fresh(torch._utils._rebuild_tensor_v2),
         ("torch.storage", "_load_from_bytes"): _fresh(_torch_load),
     }
+
+
+@cache
+def _dtypes() -> Rebuilders:
+    import torch
+
+    return {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}  # type: ignore[misc]
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:

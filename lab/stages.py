@@ -21,7 +21,8 @@ from lab.errors import UserError
 from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
 from lab.processes import processes
-from lab.records import Record, check_id, load_record, save_record, write_atomic
+from lab.records import Record, check_id, load_record, write_atomic
+from lab.storage import as_stored, at_precision, find_record, write_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,14 +35,16 @@ log = logging.getLogger(__name__)
 def collect(cfg: Config) -> int:
     """Image and query -> record."""
     name, record = _ask(cfg)
-    path = make_folder(cfg) / f"{name}.pkl"
-    save_record(path, record)
-    print_written([path])
+    print_written([write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)])
     return 0
 
 
 def analyze(cfg: Config) -> int:
-    """Record -> ranking of its heads."""
+    """Record -> ranking of its heads; with `data.attention_dir`, of every record of a folder."""
+    if cfg.data.attention_dir is not None:
+        from lab.analysis import analyze_folder
+
+        return analyze_folder(cfg)
     path = _record_path(cfg)
     record = load_record(path)
     ranking = rank_heads(record, cfg.logic)
@@ -66,11 +69,11 @@ def visualize(cfg: Config) -> int:
 
 def pipeline(cfg: Config) -> int:
     """Image and query -> record, ranking, mask, box and figure."""
-    name, record = _ask(cfg)
+    name, asked = _ask(cfg)
+    record = at_precision(asked, cfg.data)  # so that a later reading finds the same
     ranking = rank_heads(record, cfg.logic)
     result = localize_record(record, ranking, cfg)
-    path = make_folder(cfg) / f"{name}.pkl"  # from here on everything is known to be right
-    save_record(path, record)
+    path = write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)  # from here on everything is known to be right
     written = [path, *write_ranking(path, ranking), *write_localization(cfg, path, record, result)]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
     print(heads_table(scores_of(record, result.heads, cfg.logic)))
@@ -135,9 +138,10 @@ def _record_path(cfg: Config) -> Path:
     """The saved record that analyze and visualize read."""
     if cfg.data.attention_file is not None:
         return Path(cfg.data.attention_file)
-    path = model_folder(cfg) / f"{_record_name(cfg)}.pkl"
-    if not path.exists():
-        raise UserError(f"no record {path}: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
+    folder, name = model_folder(cfg), _record_name(cfg)
+    path = find_record(folder, name)
+    if path is None:
+        raise UserError(f"no record {folder / name}.pkl: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
     return path
 
 
@@ -156,7 +160,8 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]
     write_atomic(written[0], pickle.dumps(rows))
-    write_atomic(written[1], json.dumps([{k: None if v == math.inf else v for k, v in row.items()} for row in rows], indent=1))
+    lines = (json.dumps(row | {"spatial_entropy": None} if row["spatial_entropy"] == math.inf else row) for row in rows)
+    write_atomic(written[1], "[\n" + ",\n".join(lines) + "\n]")
     return written
 
 

@@ -80,6 +80,18 @@ def test_a_head_counts_once_per_sample_that_has_it_among_its_best(tmp_path):
     assert sum(int(row["count"]) for row in rows) == 7
 
 
+@pytest.mark.parametrize("threshold", ["sample", "dataset"])
+def test_worker_processes_count_what_one_process_counts(tmp_path, threshold):
+    folder = write_records(tmp_path, 40)
+    choice = ("logic.select.samples=20", f"logic.select.threshold={threshold}")
+    alone, together = (select(folder, *choice, f"data.workers={workers}") for workers in (1, 2))
+    assert alone.pop("config") != together.pop("config")
+    assert alone == together
+    save_record(folder / "z.pkl", record(0, model="another/model"))
+    with pytest.raises(UserError, match=r"r0.pkl is of model some/model, .*z.pkl of another/model"):
+        select(folder, *choice, "data.workers=2")
+
+
 def test_frequency_is_the_mean_over_trials_and_its_deviation_is_told(tmp_path):
     folder = write_rankings(tmp_path, *[[(2, i % 3)] for i in range(12)])
     written = select(folder, "logic.select.samples=6", "logic.select.trials=4", "seed=3")
