@@ -10,7 +10,6 @@ runs, so that a record does not depend on the number of processes.
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from lab.stages import (
     write_ranking,
 )
 from lab.storage import as_stored, disk_use, find_record, serves, tell_disk_use, write_record
+from lab.workers import cores
 from lab.writer import Writer
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
 AHEAD = 8  # rows that may wait for the writers
+MOST_WORKERS, MOST_WRITERS = 8, 4  # of one process: that read images, that write records
 
 
 @dataclass
@@ -116,7 +117,10 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
         if outcome.before:
             log.info("%d of %d samples are collected already", outcome.before, sum(map(len, mine)))
         if missing:
-            _collect(cfg, folder, missing, run, outcome)
+            loaded = load_model(cfg)
+            if run.main:
+                _tell_disk_use(cfg, loaded, folder, run.world * sum(map(len, missing)))
+            collect_rows(cfg, loaded, folder, missing, run, outcome)
     except DiskFull as error:
         outcome.stopped = str(error)
     return outcome
@@ -149,23 +153,21 @@ def _same_question(record: Record, sample: Sample, cfg: Config) -> bool:
     return same_sample and same_way and answered and (record.generic is not None or not wants_generic(cfg))
 
 
-def _collect(cfg: Config, folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into `outcome`."""
     from lab.asking import Asking, automatic_size
     from lab.feed import Preparing, feed
 
-    loaded = load_model(cfg)
-    if run.main:
-        _tell_disk_use(cfg, loaded, folder, run.world * sum(map(len, rows)))
     size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
     apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
     asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
     accelerated = loaded.device.type != "cpu"
-    workers = cfg.data.workers if cfg.data.workers is not None else _cores(run) - 1 if accelerated else 0
-    prepared = feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated)
-    waiting = Waiting(prepared)
-    total = sum(map(len, rows))
-    with Writer(threads=max(1, min(4, _cores(run) // 4)), ahead=AHEAD) as writer:
-        for _ in progress(_answered(asking, waiting, cfg, folder, writer, outcome), "collect", total=total):
+    mine = max(1, cores() // run.local_world)
+    workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
+    waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
+    with Writer(threads=max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
+        answered = _answered(asking, waiting, cfg, folder, writer, outcome)
+        for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
 
@@ -173,10 +175,6 @@ def _collect(cfg: Config, folder: Path, rows: "Sequence[Row]", run: Processes, o
 def _tell_disk_use(cfg: Config, loaded: "LoadedModel", folder: Path, samples: int) -> None:
     shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
     tell_disk_use(disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder)
-
-
-def _cores(run: Processes) -> int:
-    return max(1, min(8 * run.local_world, len(os.sched_getaffinity(0))) // run.local_world)
 
 
 class Waiting:

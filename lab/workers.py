@@ -30,8 +30,12 @@ def worker_count(workers: int | None, items: int) -> int:
     """How many processes: `workers` or, if None, one for each core that this process may use; one for a few items."""
     if workers is not None:
         return max(1, min(workers, items))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if items < FEW else min(cores, 1 + items // FEW)
+    return 1 if items < FEW else min(cores(), 1 + items // FEW)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_workers(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[Item, Result]]:

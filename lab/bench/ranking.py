@@ -1,14 +1,9 @@
-"""Measures what the README says about speed, on the machine at hand.
+"""Ranking one record against literal loops, and the commands as a user starts them, from nothing to the end.
 
-    python -m lab.bench              # medians; --json for the numbers alone
-
-Ranking one [32, 32, 1, 576] record against a literal loop over heads and components (the rules that the tests hold the
-vectorised code to), and the commands as a user starts them, from nothing to the end.
+The loops are the rules that the tests hold the vectorised code to.
 """
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,12 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import analyze
 import viz
 from bbox import localize
-from lab.cli import PROJECT, table
+from lab.cli import PROJECT
 from lab.images import open_image
 from lab.picturebook.evaluate import configuration
 from lab.records import Grid, Record, save_record
@@ -94,12 +88,3 @@ def measure() -> dict[str, float]:
         )
         numbers["python pipeline.py stage=pipeline (make demo after install)"] = median_seconds(command("stage=pipeline", out), 3)
     return numbers
-
-
-if __name__ == "__main__":
-    numbers = measure()
-    if "--json" in sys.argv:
-        print(json.dumps(numbers, indent=1))
-    else:
-        print(table(("what", "median"), [(name, f"{1000 * s:.1f} ms" if s < 1 else f"{s:.1f} s") for name, s in numbers.items()]))
-        print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
