@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from PIL import Image
@@ -389,6 +390,7 @@ def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeyp
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(1))
     assert stage("pipeline", tmp_path, "show_plot=true", "save_fig=false") == 0
     assert shown == [1]  # all windows at once
+    matplotlib.pyplot.close("all")
     viz.can_show.cache_clear()
     assert not list((tmp_path / MODEL).glob("*_top*.png"))
 
