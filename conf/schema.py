@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf
 from lab.errors import UserError
 from llava.conversation import conversation
 
-STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate")
+STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "report")
 
 
 @dataclass
@@ -129,6 +129,7 @@ class DataConfig:
     end_index: int | None = None  # exclusive; null = one sample
     output_dir: str = "outputs/localization_heads"
     visualize_batch: bool = False  # also draw figures in stage=batch
+    runs: list[str] | None = None  # two folders of records, for stage=report to compare; null = one run, as above
 
 
 @dataclass
@@ -140,6 +141,14 @@ class EvaluateConfig:
     )  # rows of the table, explained in lab/evaluate.py
     draws: int = 20  # random sets of heads of the same layers
     resamples: int = 1000  # of the bootstrap intervals
+
+
+@dataclass
+class ReportConfig:
+    """What stage=report puts into its page."""
+
+    max_samples: int | None = 1000  # more are drawn at random, by seed; null = all of them, whatever the page weighs
+    max_side: int = 320  # longest side of the pictures, in pixels
 
 
 @dataclass
@@ -161,6 +170,7 @@ class Config:
     seed: int = 0  # of every random draw
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -199,6 +209,8 @@ AT_LEAST: dict[str, float] = {
     "data.end_index": 0,
     "evaluate.draws": 1,
     "evaluate.resamples": 1,
+    "report.max_samples": 1,
+    "report.max_side": 32,
     "device_id": 0,
     "seed": 0,
 }

@@ -189,10 +189,12 @@ class ModelOfRecords:
         """The records behind a progress bar. Raises UserError naming two files of different models."""
         for path in progress(files, title):
             record = load_record(path)
-            self._compare(path, record.meta.get("model_name"), (record.num_layers, record.num_heads))
+            self.compare(path, record)
             yield record
 
-    def _compare(self, path: Path, name: Any, shape: tuple[int, int]) -> None:
+    def compare(self, path: Path, record: Record) -> None:
+        """Raises UserError naming two files if the record is of another model than those before it."""
+        name, shape = record.meta.get("model_name"), (record.num_layers, record.num_heads)
         if self.shape is None:
             self.shape, self._shaped_by = shape, path
         if self.name is None and name is not None:
