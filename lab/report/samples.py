@@ -172,23 +172,24 @@ class Pictures:
     def __init__(self, max_side: int) -> None:
         self.max_side = max_side
         self.texts: list[str] = []  # WebP in base64
-        self._found: dict[tuple[Path, tuple[int, int] | None], tuple[int | None, tuple[int, int] | None, str]] = {}
+        self._found: dict[Path, tuple[int | None, tuple[int, int] | None, str]] = {}
 
     def add(self, image_file: str | None, size: tuple[int, int] | None) -> tuple[int | None, tuple[int, int] | None, str]:
         """Its place in `texts`, its (width, height) and "", or None, the size that was given and why it cannot be shown."""
         if image_file is None:
             return None, size, "the record names no picture"
         path = find(image_file).resolve()
-        if (path, size) not in self._found:
-            self._found[path, size] = self._read(path, size)
-        return self._found[path, size]
+        if path not in self._found:
+            self._found[path] = self._read(path)
+        place, found, why = self._found[path]
+        if found is not None and size is not None and found != size:
+            return None, size, f"{path.name} is {found[0]} x {found[1]} pixels, the record's picture was {size[0]} x {size[1]}"
+        return place, found or size, why
 
-    def _read(self, path: Path, size: tuple[int, int] | None) -> tuple[int | None, tuple[int, int] | None, str]:
+    def _read(self, path: Path) -> tuple[int | None, tuple[int, int] | None, str]:
         try:
             image = open_image(path)
         except UserError as error:
-            return None, size, str(error)
-        if size is not None and size != image.size:
-            return None, size, f"{path.name} is {image.width} x {image.height} pixels, the record's picture was {size[0]} x {size[1]}"
+            return None, None, str(error)
         self.texts.append(text_of(thumbnail(image, self.max_side)))
         return len(self.texts) - 1, image.size, ""

@@ -17,12 +17,10 @@ function lines(sample, found) {
   const [width, height] = sizeOf(sample);
   const drawing = shape("svg", { class: "lines", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   if (found.outline) drawing.append(shape("g", { class: "mask" }, outlined(found.outline)));
-  if (sample.truth) {
-    const truth = sample.outline ? outlined : () => boxed(sample.truth);
-    drawing.append(shape("g", { class: "truth casing" }, truth(sample.outline)), shape("g", { class: "truth" }, truth(sample.outline)));
-    if (sample.outline) drawing.append(shape("g", { class: "truth faint" }, boxed(sample.truth)));
-  }
-  if (found.box) drawing.append(shape("g", { class: "box casing" }, boxed(found.box)), shape("g", { class: "box" }, boxed(found.box)));
+  const cased = (name, draw) => drawing.append(shape("g", { class: `${name} casing` }, draw()), shape("g", { class: name }, draw()));
+  if (found.box) cased("box", () => boxed(found.box));
+  if (sample.truth) cased("truth", () => boxed(sample.truth));
+  if (sample.outline) cased("truth area", () => outlined(sample.outline));
   return drawing;
 }
 

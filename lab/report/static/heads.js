@@ -27,7 +27,7 @@ function choice(kinds, run, paint) {
 }
 
 function gridOf(run, number) {
-  const table = make("table", { class: "grid", role: "grid", "aria-label": `Layers and heads${comparing ? ` of run ${label(number)}` : ""}` });
+  const table = make("table", { class: run.heads <= 12 ? "grid large" : "grid", role: "grid", "aria-label": `Layers and heads${comparing ? ` of run ${label(number)}` : ""}` });
   const every = run.heads <= 12 ? 1 : 4;
   const top = make("tr", {}, make("td", {}, make("span", { class: "unseen" }, "layer and head")));
   for (let head = 0; head < run.heads; head++) top.append(make("th", { scope: "col" }, head % every ? make("span", { class: "unseen" }, `${head}`) : `${head}`));
