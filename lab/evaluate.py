@@ -25,13 +25,13 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 from analyze import Head, HeadScore, attention_sums, chosen_heads, fixed_heads, most_selected, rank_heads, selection_frequency
-from bbox import binarise, box_on_image, head_maps, localize, region, smooth
+from bbox import Localization, binarise, box_on_image, head_maps, localize, region, smooth
 from conf.schema import Config, LogicConfig
 from lab.cli import find, markdown, progress, table
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
 from lab.errors import UserError
 from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
-from lab.records import Record, load_record, write_atomic
+from lab.records import Grid, Record, load_record, write_atomic
 from lab.stages import model_folder, print_written
 from lab.storage import list_samples
 
@@ -228,19 +228,17 @@ def measure(
 
 
 def _predict(sample_id: str, record: Record, heads: Sequence[Head], cfg: Config) -> Prediction:
-    found = localize(record, heads, cfg.logic)
-    grid = record.grid
+    return prediction(sample_id, localize(record, heads, cfg.logic), record.grid, inclusive=cfg.metrics.box == "inclusive")
+
+
+def prediction(sample_id: str, found: Localization, grid: Grid, *, inclusive: bool = False) -> Prediction:
+    """What was found, as the metrics want it: its box with exclusive edges unless `inclusive`, its point the centre of the highest cell."""
     row, col = np.unravel_index(found.heat.argmax(), found.heat.shape)
     x0, y0, x1, y1 = grid.extent_xyxy
     point = (x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows)  # the highest cell's centre
-    box = (
-        None
-        if found.box_xyxy is None
-        else tuple(map(float, found.box_xyxy))
-        if cfg.metrics.box == "inclusive"
-        else exclusive(found.box_xyxy)
-    )
-    return Prediction(sample_id, box, found.mask, point if found.heads else None)  # type: ignore[arg-type]
+    x0, y0, x1, y1 = found.box_xyxy or (0, 0, 0, 0)
+    box = None if found.box_xyxy is None else (float(x0), float(y0), float(x1), float(y1)) if inclusive else exclusive((x0, y0, x1, y1))
+    return Prediction(sample_id, box, found.mask, point if found.heads else None)
 
 
 def _centre(sample_id: str, record: Record) -> Prediction:

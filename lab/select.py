@@ -182,10 +182,11 @@ class ModelOfRecords:
         """What the function makes of the records, behind a progress bar. Raises UserError naming two files of different models."""
         read = in_workers(partial(_of_record, function=function), files, workers)
         for path, (result, name, shape) in progress(read, title, total=len(files)):
-            self._compare(path, name, shape)
+            self.compare(path, name, shape)
             yield result
 
-    def _compare(self, path: Path, name: Any, shape: tuple[int, int]) -> None:
+    def compare(self, path: Path, name: Any, shape: tuple[int, int]) -> None:
+        """Raises UserError naming two files if the record's model, by name and by (layers, heads), is not that of those before it."""
         if self.shape is None:
             self.shape, self._shaped_by = shape, path
         if self.name is None and name is not None:
