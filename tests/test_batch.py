@@ -282,6 +282,7 @@ def test_another_number_of_processes_finishes_what_is_missing(tmp_path, monkeypa
     (folder / "d.pkl").write_bytes(b"cut")
     shares = [Processes(rank, 2) for rank in range(2)]
     monkeypatch.setattr(Processes, "gather", lambda self, found: found)
+    monkeypatch.setattr(Processes, "end", lambda self: None)
     for share in shares:
         monkeypatch.setattr("lab.batch.processes", lambda share=share: share)
         assert batch(tmp_path) == 0
