@@ -10,16 +10,19 @@ undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, bo
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from analyze import Head
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.errors import UserError
 from lab.records import Grid, Record
+
+if TYPE_CHECKING:
+    from scipy.spatial import ConvexHull
 
 Box = tuple[int, int, int, int]
 
@@ -47,8 +50,7 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     if record.image_size is None:
         raise UserError("the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file")
     grid, size = record.grid, record.image_size
-    layers, numbers = zip(*heads, strict=True) if heads else ((), ())
-    heat = heat_map(record.maps[list(layers), list(numbers)], logic.smoothing)
+    heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
     mask_grid = region(binarise(heat, logic.mask), logic.box)
     if logic.mask.resolution == "grid":
         mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
@@ -61,6 +63,35 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
 
 
 # Maps to heat map
+
+
+def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> Float[np.ndarray, "heads rows cols"]:
+    """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is none.
+
+    Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
+    """
+    if contrast == "none":
+        return record.maps_of(heads)
+    return contrasted(record.maps_of(heads), record.generic_maps_of(heads), contrast)
+
+
+def contrasted(
+    maps: Float[np.ndarray, "maps rows cols"], generic: Float[np.ndarray, "maps rows cols"], method: str
+) -> Float[np.ndarray, "maps rows cols"]:
+    """What the expression adds to where a head looks anyway (arXiv 2502.17422).
+
+    `difference`: the map minus the generic prompt's, negatives cut. `ratio`: the map divided by the generic prompt's plus its mean, and
+    scaled back to the map's own sum, so that heads keep their weight in the heat map. Cells at which the generic prompt hardly looks are
+    therefore left as they are instead of being blown up, and only those at which it looks more than on average lose.
+    """
+    if method == "difference":
+        return np.maximum(maps - generic, 0)
+    if method != "ratio":
+        raise UserError(f"logic.contrast is {method!r}; expected none, ratio or difference")
+    divisor = generic + generic.mean((1, 2), keepdims=True)
+    ratio = np.divide(maps, divisor, out=maps.copy(), where=divisor > 0)  # a head that ignores the picture otherwise: as it is
+    sums, before = ratio.sum((1, 2), keepdims=True), maps.sum((1, 2), keepdims=True)
+    return ratio * np.divide(before, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "maps rows cols"]:
@@ -134,14 +165,16 @@ def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.nd
     return _inside(max(hulls, key=lambda hull: hull.volume), mask.shape)  # of equal areas the first
 
 
-def _hull(cells: Bool[np.ndarray, "rows cols"]) -> ConvexHull:
+def _hull(cells: Bool[np.ndarray, "rows cols"]) -> "ConvexHull":
     """Around the corners of the cells, so that even one cell has an area. A row's first and last cell decide for the row."""
+    from scipy.spatial import ConvexHull  # a twentieth of the start-up of the stages that need no hull
+
     rows = np.flatnonzero(cells.any(1))
     first, last = cells[rows].argmax(1), cells.shape[1] - cells[rows, ::-1].argmax(1)
     return ConvexHull([(y + dy, x) for y, ends in zip(rows, zip(first, last, strict=True), strict=True) for dy in (0, 1) for x in ends])
 
 
-def _inside(hull: ConvexHull, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
+def _inside(hull: "ConvexHull", shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
     """The cells whose centre lies in the hull."""
     y, x = np.indices(shape) + 0.5
     return np.all([a * y + b * x + c <= 1e-9 for a, b, c in hull.equations], axis=0)

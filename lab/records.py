@@ -3,21 +3,22 @@
     record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
     record.attn                                         # [layers, heads, 1, image tokens]
     record.maps                                         # [layers, heads, rows, cols] of the record's first grid
+    record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if the record keeps the maps of these heads only
     save_record("copy.pkl.gz", record)
+
+What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked too, generic: the
+same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their settings (lab/partial.py), and
+attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
 
 Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records does.
 """
 
+import errno
 import gzip
-import io
 import math
-import pickle
-import re
 import unicodedata
 import uuid
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,15 +27,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
+from lab.partial import Partial
+from lab.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.pieces import cast
 
 if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("float16", "bfloat16", "float32")
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
-Rebuilders = dict[tuple[str, str], Callable[..., Any]]  # (module, name) in a pickle -> what it gets
-TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
 
 
 @dataclass(frozen=True)
@@ -105,28 +108,34 @@ class Record:
     `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1. `dtype` names
     the precision that they were computed and are stored in (float16, bfloat16, float32); widening to float32 changes no value.
     `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
+    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected.
+    `partial` tells of a record that keeps the maps of some heads only which these are; the others are zero in `attn` and `generic`,
+    and whatever needs one of them raises UserError.
     """
 
     attn: Float32[np.ndarray, "layers heads 1 vis"]
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
+    generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
+    partial: Partial | None = None
 
     @classmethod
-    def from_tensor(cls, weights: "torch.Tensor | np.ndarray", meta: Mapping[str, Any] | None = None) -> "Record":
-        """From a tensor or array in any of the known precisions; float64 is narrowed to float32. Raises UserError on others."""
-        dtype = str(weights.dtype).removeprefix("torch.")
-        if dtype not in (*PRECISIONS, "float64"):
-            raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
-        if not isinstance(weights, np.ndarray):
-            weights = weights.detach().cpu().float().numpy()
-        dtype = dtype if dtype in PRECISIONS else "float32"
-        return cls(np.require(weights, np.float32, ["C", "W"]), dict(meta or {}), dtype)
+    def from_tensor(
+        cls,
+        weights: "torch.Tensor | np.ndarray",
+        meta: Mapping[str, Any] | None = None,
+        generic: "torch.Tensor | np.ndarray | None" = None,
+    ) -> "Record":
+        """From tensors or arrays in any of the known precisions; float64 is narrowed to float32. Raises UserError on others."""
+        attn, dtype = _widened(weights)
+        return cls(attn, dict(meta or {}), dtype, None if generic is None else _widened(generic)[0])
 
     def tensor(self) -> "torch.Tensor":
         """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s memory."""
         import torch
 
-        return torch.from_numpy(self.attn).to(getattr(torch, self.dtype))
+        self._need_all()
+        return cast(torch.from_numpy(self.attn), getattr(torch, self.dtype))
 
     @property
     def num_layers(self) -> int:
@@ -164,9 +173,44 @@ class Record:
 
     @property
     def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        """Every head's weights on the first grid; a view of `attn`."""
+        """Every head's weights on the first grid; a view of `attn`. Raises UserError if the record keeps those of some heads only."""
+        self._need_all()
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
+
+    def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
+        """The weights of some (layer, head) on the first grid. Raises UserError naming a head whose map the record does not keep."""
+        if self.partial is not None:
+            self.partial.need(heads)
+        return replace(self, partial=None).maps[head_index(heads)]
+
+    def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
+        """The same of the generic prompt. Raises UserError if the record does not hold it."""
+        if self.generic is None:
+            wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
+            raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
+        return replace(self, attn=self.generic).maps_of(heads)
+
+    def _need_all(self) -> None:
+        if self.partial is not None:
+            self.partial.refuse("but all are needed")
+
+
+def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """(layer, head) pairs as an index into arrays of [layers, heads, ...]."""
+    return [layer for layer, _ in heads], [head for _, head in heads]
+
+
+def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:
+    """As float32, and the precision that it had."""
+    dtype = str(weights.dtype).removeprefix("torch.")
+    if dtype not in (*PRECISIONS, "float64"):
+        raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
+    if not isinstance(weights, np.ndarray):
+        import torch
+
+        weights = cast(weights.detach().cpu(), torch.float32).numpy()
+    return np.require(weights, np.float32, ["C", "W"]), dtype if dtype in PRECISIONS else "float32"
 
 
 def check_record(record: Record, where: str) -> None:
@@ -181,13 +225,28 @@ def check_record(record: Record, where: str) -> None:
         _check_geometry(record)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    lowest, highest = float(attn.min()), float(attn.max())
+    if record.generic is not None and record.generic.shape != attn.shape:
+        raise UserError(f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}")
+    for weights in (attn, record.generic):
+        if weights is None:
+            continue
+        _check_weights(_kept(record, weights), where)
+        if record.partial is None and not weights.any():
+            zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
+            raise UserError(f"{where}: {zero}")
+
+
+def _kept(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> Float32[np.ndarray, "*heads 1 vis"]:
+    """What of `attn` or `generic` is really there."""
+    return weights if record.partial is None else weights[head_index(record.partial.heads)]
+
+
+def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
+    lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
     if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
         raise UserError(f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)")
     if lowest < 0:
         raise UserError(f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1")
-    if highest == 0:
-        raise UserError(f"{where}: attention is zero everywhere; expected weights over the image tokens, which are never all zero")
 
 
 def _check_geometry(record: Record) -> None:
@@ -227,132 +286,37 @@ def load_record(path: str | Path) -> Record:
 
     path = Path(path)
     content = load_plain(path)
-    meta: Any = {}
-    if isinstance(content, Mapping):
-        if "attn" not in content:
-            raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, content))}; expected {{attn, meta}} or a tensor")
-        content, meta = content["attn"], content.get("meta") or {}
-    for part, kinds in ((content, (torch.Tensor, np.ndarray)), (meta, Mapping)):
+    parts = content if isinstance(content, Mapping) else {"attn": content}
+    if "attn" not in parts:
+        raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor")
+    arrays = (torch.Tensor, np.ndarray)
+    attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
+    for part, kinds in ((attn, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
         if not isinstance(part, kinds):
             raise UserError(f"{path}: found a {type(part).__name__}; expected {{attn: tensor, meta: dict}} or a tensor")
     try:
-        record = Record.from_tensor(content, meta)
+        record = Record.from_tensor(attn, meta, generic)
+        if parts.get("partial") is not None:
+            record = _spread(record, Partial.from_dict(parts["partial"], str(path)))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except Exception as error:  # a hostile file can spoil a tensor's attributes
-        raise _damaged(str(path), error) from error
+        raise damaged(str(path), error) from error
     check_record(record, str(path))
     return record
 
 
-def load_plain(path: str | Path) -> Any:
-    """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed. Raises UserError as `load_record`."""
-    return _rebuild(_read_bytes(Path(path)), str(path))
+def _spread(kept: Record, partial: Partial) -> Record:
+    """[kept heads, 1, image tokens] put in their places among all heads; pages of memory that stay zero cost nothing."""
 
+    def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
+        if rows.ndim != 3 or len(rows) != len(partial.heads):
+            raise UserError(f"attention has shape {list(rows.shape)}; expected [{len(partial.heads)} heads, 1, image tokens]")
+        spread = np.zeros((*partial.shape, *rows.shape[1:]), np.float32)
+        spread[head_index(partial.heads)] = rows
+        return spread
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder; expected a record file, .pkl or .pkl.gz") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file") from error
-    try:
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except Exception as error:
-        raise _damaged(str(path), error) from error
-
-
-def _damaged(where: str, error: Exception) -> UserError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again")
-
-
-def _refused(where: str, name: str, holds: str) -> UserError:
-    return UserError(f"{where}: refused, it asks for {name}; {holds}")
-
-
-def _rebuild(data: bytes, where: str) -> Any:
-    """The object in a pickle or torch.save file, without executing anything in it."""
-    try:
-        content = None if data.startswith(b"PK") else SafeUnpickler(data, where, _rebuilders()).load()
-        if content is None or (isinstance(content, int) and content == TORCH_LEGACY_MAGIC):
-            content = _torch_load(data)
-        return content
-    except UserError:
-        raise
-    except Exception as error:  # a hostile or damaged pickle can fail in any way
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise (_refused(where, forbidden[1], SafeUnpickler.holds) if forbidden else _damaged(where, error)) from error
-
-
-class SafeUnpickler(pickle.Unpickler):
-    """Resolves no name outside `rebuilders`, so a pickle can call nothing but those; `load` raises UserError naming what it refuses."""
-
-    holds = "a record holds only tensors, arrays and plain containers"
-
-    def __init__(self, data: bytes, where: str, rebuilders: Rebuilders, *, encoding: str = "ASCII", errors: str = "strict") -> None:
-        super().__init__(io.BytesIO(data), encoding=encoding, errors=errors)  # of what Python 2 called str
-        self.where, self.rebuilders = where, rebuilders
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.rebuilders[module.replace("numpy._core", "numpy.core"), name]
-        except KeyError:
-            raise _refused(self.where, f"{module}.{name}", self.holds) from None
-
-
-def plain_rebuilders() -> Rebuilders:
-    """What a pickled array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
-    array: Any = np.zeros(1)
-    containers = {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray, complex)}
-    return {
-        **containers,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _fresh(_encode),
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): array.__reduce__()[0],
-        ("numpy.core.multiarray", "scalar"): array[0].__reduce__()[0],
-        ("numpy.core.numeric", "_frombuffer"): _fresh(array.__reduce_ex__(5)[0]),
-    }
-
-
-def _rebuilders() -> Rebuilders:
-    """The same and what a pickled tensor may ask for."""
-    import torch
-
-    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
-    return {
-        **plain_rebuilders(),
-        **dtypes,
-        ("torch", "Size"): torch.Size,
-        ("torch._utils", "_rebuild_tensor"): _fresh(torch._utils._rebuild_tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): _fresh(torch._utils._rebuild_tensor_v2),
-        ("torch.storage", "_load_from_bytes"): _fresh(_torch_load),
-    }
-
-
-def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: function(*args)  # a pickle may set attributes on what it is given: let that be ours, for one load
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How old pickle protocols spell bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _torch_load(data: bytes) -> Any:
-    """torch.load of tensors, storages and plain containers only; also in place of torch's own way to rebuild a storage, which trusts it."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged files, which end in an error anyway
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return replace(kept, attn=dense(kept.attn), generic=None if kept.generic is None else dense(kept.generic), partial=partial)
 
 
 # Writing
@@ -361,17 +325,34 @@ def _torch_load(data: bytes) -> Any:
 def save_record(path: str | Path, record: Record) -> None:
     """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
 
+    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is written as it is:
+    lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
+
     Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the file
     could not be read back), or if the file cannot be written.
     """
     check_record(record, str(path))
-    data = pickle.dumps({"attn": record.tensor(), "meta": dict(record.meta)}, protocol=4)
-    _rebuild(data, str(path))
+    content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
+    if record.generic is not None:
+        content["generic"] = _file_tensor(record, record.generic)
+    if record.partial is not None:
+        content["partial"] = record.partial.to_dict()
+    data = dump_plain(content)
+    rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 
 
+def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
+    import torch
+
+    return cast(torch.from_numpy(_kept(record, weights)), getattr(torch, record.dtype))
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a file, and the folders above it, so that it appears whole or not at all. Raises UserError if it cannot be written."""
+    """Writes a file, and the folders above it, so that it appears whole or not at all.
+
+    Raises UserError if it cannot be written, and DiskFull, one of them, if that is for want of space.
+    """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex}.part")  # in the same folder: a rename across file systems is not atomic
     try:
@@ -380,6 +361,8 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             stream.write(data.encode() if isinstance(data, str) else data)
         part.replace(path)
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFull(f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder") from error
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space") from error
     finally:
         with suppress(OSError):  # after success it is gone

@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
-from bbox import binarise, binarise_on_image, box_on_image, heat_map, localize, mask_on_image, region, smooth, xywh
+from bbox import binarise, binarise_on_image, box_on_image, contrasted, heat_map, localize, mask_on_image, region, smooth, xywh
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.errors import UserError
 from lab.records import Grid, Record
@@ -330,3 +330,54 @@ def test_the_papers_rules_keep_one_of_two_things():
     assert y1 < 120
     assert x0 == y0 < 20
     assert localize(record, [(0, 0)], LogicConfig()).box_xyxy[2] > 180
+
+
+# against the generic prompt
+
+
+def with_generic(attn: np.ndarray, generic: np.ndarray | None) -> Record:
+    """One layer; maps [heads, rows, cols]."""
+    flat = [None if maps is None else maps.astype(np.float32).reshape(1, len(maps), 1, -1) for maps in (attn, generic)]
+    return Record(flat[0], {"image_size": [80, 80]}, generic=flat[1])
+
+
+@pytest.mark.parametrize("method", ["ratio", "difference"])
+def test_what_the_generic_prompt_looks_at_too_is_taken_out_and_the_thing_remains(method):
+    thing, distraction = np.zeros((1, 8, 8)), np.zeros((1, 8, 8))
+    thing[0, 1:3, 1:3], distraction[0, 5:7, 5:7] = 0.1, 0.12
+    record = with_generic(thing + distraction, distraction * 1.5 + 0.001)
+    plain, against = (
+        localize(record, [(0, 0)], LogicConfig(contrast=c, smoothing=SHARP, mask=MaskConfig("otsu"))) for c in ("none", method)
+    )
+    assert plain.box_xyxy == (10, 10, 69, 69)
+    assert against.box_xyxy == (10, 10, 29, 29)
+
+
+def test_a_ratio_keeps_each_heads_weight_and_survives_zeros():
+    rng = np.random.default_rng(0)
+    maps, generic = rng.random((3, 8, 8)), rng.random((3, 8, 8))
+    generic[0] = 0
+    generic[1, :4], maps[2] = 0, 0
+    ratio = contrasted(maps, generic, "ratio")
+    assert_allclose(ratio.sum((1, 2)), maps.sum((1, 2)))
+    assert_allclose(ratio[0], maps[0])  # a head that ignores the picture without the expression
+    assert np.isfinite(ratio).all()
+    rest = ratio[1, :4] / maps[1, :4]
+    assert_allclose(rest, rest[0, 0])  # where the generic prompt does not look, nothing is blown up
+    assert_allclose(contrasted(maps, np.ones_like(maps), "ratio"), maps)
+
+
+def test_a_difference_is_never_negative_and_nothing_is_left_of_the_same_map():
+    maps = np.random.default_rng(0).random((2, 8, 8))
+    assert_array_equal(contrasted(maps, maps, "difference"), np.zeros_like(maps))
+    assert contrasted(maps, maps[::-1], "difference").min() == 0
+    assert localize(with_generic(maps, maps), [(0, 0), (0, 1)], LogicConfig(contrast="difference")).box_xyxy is None
+
+
+def test_a_contrast_needs_the_generic_prompts_attention():
+    record = with_generic(np.random.default_rng(0).random((1, 8, 8)), None)
+    for contrast in ("ratio", "difference"):
+        with pytest.raises(UserError, match=r"collect it again with data.save_generic=true"):
+            localize(record, [(0, 0)], LogicConfig(contrast=contrast))
+    with pytest.raises(UserError, match="none, ratio or difference"):
+        contrasted(record.maps[0], record.maps[0], "quotient")

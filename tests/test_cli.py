@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import viz
 from lab.cli import PROJECT, hydra_arguments, table
 from lab.errors import UserError
 from lab.metrics import box_iou
@@ -56,11 +57,12 @@ def test_fixed_heads_find_the_thing_in_every_shipped_picture(sample, tmp_path, p
     assert box_iou((x, y, x + w, y + h), (fx0, fy0, fx1 + 1, fy1 + 1)) >= 0.5
 
 
-def test_pipeline_writes_record_ranking_mask_box_and_figure(tmp_path, picturebook, capsys):
+def test_pipeline_writes_record_ranking_mask_box_and_figures(tmp_path, picturebook, capsys):
     assert stage("pipeline", tmp_path) == 0
     folder = tmp_path / MODEL
     assert {p.name for p in folder.iterdir()} == {
-        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "config.yaml",
+        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "bird_heads.png",
+        "config.yaml",
     }  # fmt: skip
     record = load_record(folder / "bird.pkl")
     assert record.attn.shape == (8, 8, 1, 256)
@@ -212,6 +214,27 @@ def test_batch_asks_again_what_was_asked_in_another_way_and_ranks_anew_by_other_
     assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 0
 
 
+def test_batch_asks_again_for_the_generic_prompt_when_it_is_wanted_and_keeps_it_when_it_is_not(tmp_path, picturebook):
+    data = jsonl(tmp_path / "data.jsonl", row("a"))
+    arguments = (f"data.data_file={data}", "data.process_all=true")
+    for more, skipped, kept in (([], 0, False), (["logic.contrast=ratio"], 0, True), (["data.save_generic=true"], 1, True), ([], 1, True)):
+        assert stage("batch", tmp_path, *arguments, *more) == 0
+        assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == skipped
+        assert (load_record(tmp_path / MODEL / "a.pkl").generic is not None) == kept
+
+
+def test_contrast_changes_the_heat_map_and_refuses_records_without_the_generic_prompt(tmp_path, picturebook):
+    stage("pipeline", tmp_path / "plain", "save_fig=false")
+    stage("pipeline", tmp_path / "ratio", "save_fig=false", "logic.contrast=ratio")
+    records = [load_record(tmp_path / name / MODEL / "bird.pkl") for name in ("plain", "ratio")]
+    assert [record.generic is not None for record in records] == [False, True]
+    with pytest.raises(UserError, match=r"data\.save_generic=true"):
+        stage("visualize", tmp_path / "plain", "logic.contrast=ratio")
+    assert stage("visualize", tmp_path / "ratio", "logic.contrast=difference", "save_fig=false") == 0
+    stage("collect", tmp_path / "collected", "data.save_generic=true")
+    assert load_record(tmp_path / "collected" / MODEL / "bird.pkl").generic is not None
+
+
 def test_batch_draws_only_what_is_missing_or_has_changed(tmp_path, picturebook):
     arguments = (f"data.data_file={jsonl(tmp_path / 'data.jsonl', row('a'))}", "data.process_all=true", "data.visualize_batch=true")
     stage("batch", tmp_path, *arguments)
@@ -343,7 +366,17 @@ def test_saved_records_are_read_without_transformers(name, unused, tmp_path, pic
     assert done.returncode == 0, done.stderr
 
 
+def test_figures_come_in_the_format_and_number_asked_for_masks_always_as_png(tmp_path, picturebook):
+    stage("pipeline", tmp_path, "save_format=svg", "viz.components=true")
+    stage("pipeline", tmp_path, "data.save_id=b", "save_format=pdf", "viz.heads=false")
+    written = {path.name for path in (tmp_path / MODEL).iterdir() if path.suffix in (".png", ".svg", ".pdf")}
+    assert written == {"bird_mask.png", "bird_top3.svg", "bird_heads.svg", "bird_components.svg", "b_mask.png", "b_top3.pdf"}
+    with pytest.raises(UserError, match="save_format=gif: choose from png, pdf, svg"):
+        stage("pipeline", tmp_path, "save_format=gif")
+
+
 def test_show_plot_without_a_display_says_so_and_goes_on(tmp_path, picturebook, monkeypatch, caplog):
+    viz.can_show.cache_clear()
     monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
     assert stage("pipeline", tmp_path, "show_plot=true") == 0
     assert "no display" in caplog.text
@@ -351,10 +384,12 @@ def test_show_plot_without_a_display_says_so_and_goes_on(tmp_path, picturebook, 
 
 def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeypatch):
     shown = []
+    viz.can_show.cache_clear()
     monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "tkagg")
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(1))
     assert stage("pipeline", tmp_path, "show_plot=true", "save_fig=false") == 0
-    assert shown == [1]
+    assert shown == [1]  # all windows at once
+    viz.can_show.cache_clear()
     assert not list((tmp_path / MODEL).glob("*_top*.png"))
 
 

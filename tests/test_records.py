@@ -14,8 +14,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+import lab.pickles
 import lab.records
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
 from lab.records import Grid, Record, check_id, load_record, save_record, write_atomic
 
 META = {"image_file": "bird.png", "query": "the bird", "image_size": [640, 480], "vis_len": 16, "patch_size": 4, "generated_text": None}
@@ -44,6 +45,27 @@ def test_a_saved_record_is_read_back_to_the_last_bit(tmp_path, dtype, name):
     assert again.meta == META
     assert again.tensor().dtype == dtype
     assert torch.equal(again.tensor(), weights(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_generic_prompts_attention_is_kept_beside_it(tmp_path, dtype):
+    record = Record.from_tensor(weights(dtype), {}, weights(dtype).flip(0))
+    save_record(tmp_path / "r.pkl", record)
+    assert_array_equal(load_record(tmp_path / "r.pkl").generic, weights(dtype).flip(0).float().numpy())
+    assert load_record(write(tmp_path / "old.pkl", {"attn": weights()})).generic is None
+
+
+@pytest.mark.parametrize(
+    ("generic", "message"),
+    [
+        (weights(layers=2), r"generic prompt's attention has shape \[2, 2, 1, 16\]; expected \[3, 2, 1, 16\]"),
+        (weights() - 1, "negative values"),
+        ([0.5], "found a list"),
+    ],
+)
+def test_a_generic_prompts_attention_that_cannot_be_is_refused(tmp_path, generic, message):
+    with pytest.raises(UserError, match=message):
+        load_record(write(tmp_path / "r.pkl", {"attn": weights(), "generic": generic}))
 
 
 def test_a_saved_record_is_what_pickle_itself_would_expect(tmp_path):
@@ -192,7 +214,7 @@ def test_a_pickle_cannot_change_the_functions_that_rebuild_tensors(tmp_path):
     with pytest.raises(UserError, match=r"bad\.pkl: found a function"):
         load_record(tmp_path / "bad.pkl")
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before
-    assert lab.records._encode.__defaults__ is None
+    assert lab.pickles._encode.__defaults__ is None
 
 
 def test_bytes_in_an_unusual_encoding_are_refused(tmp_path):
@@ -397,7 +419,8 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_part(tmp_path, monk
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
         write_atomic(path, "new")
     if isinstance(failure, OSError):
-        assert str(caught.value) == f"{path}: cannot be written (No space left on device); choose a writable folder with free space"
+        assert str(caught.value) == f"{path}: no space left on the disk for 3 bytes: free some, or choose another folder"
+        assert isinstance(caught.value, DiskFull)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

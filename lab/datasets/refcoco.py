@@ -15,7 +15,8 @@ from typing import Any
 from lab.cli import progress
 from lab.datasets.sample import Sample, check_box, check_source, check_truth
 from lab.errors import UserError
-from lab.records import SafeUnpickler, check_id, plain_rebuilders
+from lab.pickles import SafeUnpickler, plain_rebuilders
+from lab.records import check_id
 
 log = logging.getLogger(__name__)
 

@@ -77,7 +77,7 @@ def _hash(text: str) -> str:
 @cache
 def colours() -> str:
     """The heat colours of the figures, 256 of red, green and blue, in base64."""
-    from viz import HEAT  # matplotlib, only when a page is made
+    from lab.figures.style import HEAT  # matplotlib, only when a page is made
 
     return text_of((HEAT(np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes())
 

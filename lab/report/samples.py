@@ -1,15 +1,14 @@
 """Each sample of a run anew, from its record: the chosen heads and their maps, mask and box, and how good they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from analyze import Head, HeadScore, rank_heads, scores_of
-from bbox import Localization, heat_map
+from analyze import Head, HeadScore, chosen_heads, rank_heads, scores_of
+from bbox import Localization
 from conf.schema import Config
 from lab.cli import find
 from lab.datasets import Sample, Truth, read_truth
@@ -17,7 +16,8 @@ from lab.errors import UserError
 from lab.evaluate import prediction
 from lab.images import open_image
 from lab.metrics import Box, Prediction, Score, box_iou, exclusive, score
-from lab.records import Record, load_plain, load_record
+from lab.pickles import load_plain
+from lab.records import Record, load_record
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
 from lab.select import ModelOfRecords
@@ -66,8 +66,8 @@ def find_sample(name: str, folder: RunFolder, known: Sample | None, model: Model
         record = load_record(path)
     except UserError as error:
         return replace(told, why=str(error))
-    model.compare(path, record)
     meta = record.meta
+    model.compare(path, meta.get("model_name"), (record.num_layers, record.num_heads))
     told = replace(
         told,
         query=str(meta.get("query") or told.query),
@@ -103,31 +103,31 @@ def _with_size(record: Record, image_file: str | None) -> Record:
 
 
 def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding:
-    ranking = rank_heads(record, cfg.logic)
+    try:
+        ranking = rank_heads(record, cfg.logic)
+    except UserError as error:
+        if record.partial is None:
+            raise
+        return replace(told, status="ranked", why=str(error))  # it keeps scores by other rules
+    told = replace(told, image_size=record.image_size, best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]))
+    chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
+    if record.partial is not None and not set(chosen) <= set(record.partial.heads):
+        return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
     found = localize_record(record, ranking, cfg)
     return replace(
         told,
         status="done",
-        image_size=record.image_size,
-        best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]),
         heads=tuple(scores_of(record, found.heads, cfg.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
         outline=outline(found.mask),
-        maps=_maps(record, found, cfg),
+        maps=_maps(record, found),
         answer=prediction(name, found, record.grid, inclusive=cfg.metrics.box == "inclusive"),
     )
 
 
-def head_maps(record: Record, heads: Sequence[Head]) -> Float[np.ndarray, "heads rows cols"]:
-    """Some heads' attention over the grid: the one place of the report that reads a record's maps."""
-    layers, numbers = zip(*heads, strict=True) if heads else ((), ())
-    return record.maps[list(layers), list(numbers)]
-
-
-def _maps(record: Record, found: Localization, cfg: Config) -> Maps:
-    maps = head_maps(record, found.heads)
-    together = heat_map(maps, cfg.logic.smoothing)[None] / max(1, len(maps))
-    every = np.concatenate([maps, together])
+def _maps(record: Record, found: Localization) -> Maps:
+    maps = record.maps_of(found.heads)
+    every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
     highest = float(every.max())
     return Maps(levels(every, highest), highest, record.grid.extent_xyxy)
 
