@@ -139,7 +139,7 @@ def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequen
     mine = max(1, cores() // run.local_world)
     workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
     waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
-    with Writer(threads=max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
+    with Writer(threads=0 if cfg.show_plot else max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
         answered = _answered(asking, waiting, cfg, folder, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
