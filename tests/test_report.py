@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lab.cli import PROJECT
 from lab.errors import UserError
 from lab.metrics import Score
 from lab.records import load_record, save_record
@@ -360,3 +361,27 @@ def test_a_picture_is_small_whatever_it_shows():
 def test_levels_keep_faint_cells_apart():
     assert levels(np.array([[[0.0, 0.01, 0.25, 1.0]]]), 1.0).tolist() == [[[0, 26, 128, 255]]]
     assert levels(np.zeros((1, 2, 2)), 0.0).max() == 0
+
+
+def test_records_that_keep_some_heads_only_are_shown_if_those_are_the_chosen_ones(scenes, tmp_path):
+    from lab.storage import with_maps_of
+
+    data, folder = write_run(tmp_path, scenes, 3)
+    cfg = configuration()
+    for name, heads in (("s0000", [(1, 5), (1, 6), (2, 4)]), ("s0001", [])):
+        path = folder / f"{name}.pkl"
+        save_record(path, with_maps_of(load_record(path), heads, cfg))
+    first, second, whole = (sample["runs"][0] for sample in told(report(tmp_path, f"data.data_file={data}"))["samples"])
+    assert (first["status"], second["status"], whole["status"]) == ("done", "ranked", "done")
+    assert second["why"] == "no attention of its heads stored, only every head's scores"
+    assert len(second["best"]) == 10
+    other = told(report(tmp_path, "logic.entropy.center=1"))["samples"]
+    assert other[0]["runs"][0]["status"] == "ranked"  # its scores are by other rules
+
+
+def test_the_page_draws_in_the_colours_of_the_figures():
+    from lab.figures.style import BOX_COLOUR, MASK_COLOUR
+
+    css = (PROJECT / "lab/report/static/page.css").read_text()
+    assert f"--found: {BOX_COLOUR};" in css
+    assert f"--masked: {MASK_COLOUR};" in css

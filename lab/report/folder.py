@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import Config, check
 from lab.errors import UserError
 from lab.heads import with_heads_of_file
-from lab.select import list_samples
+from lab.storage import list_samples
 
 log = logging.getLogger(__name__)
 

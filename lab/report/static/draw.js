@@ -16,8 +16,8 @@ function picture(sample, alternative) {
 function lines(sample, found) {
   const [width, height] = sizeOf(sample);
   const drawing = shape("svg", { class: "lines", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  if (found.outline) drawing.append(shape("g", { class: "mask" }, outlined(found.outline)));
   const cased = (name, draw) => drawing.append(shape("g", { class: `${name} casing` }, draw()), shape("g", { class: name }, draw()));
+  if (found.outline) cased("mask", () => outlined(found.outline));
   if (found.box) cased("box", () => boxed(found.box));
   if (sample.truth) cased("truth", () => boxed(sample.truth));
   if (sample.outline) cased("truth area", () => outlined(sample.outline));
@@ -42,7 +42,7 @@ function heat(sample, maps, slot) {
   const cells = context.createImageData(maps.cols, maps.rows);
   maps.maps[slot].forEach((level, i) => {
     cells.data.set(colours.subarray(3 * level, 3 * level + 3), 4 * i);
-    cells.data[4 * i + 3] = 255 * 0.95 * (level / 255) ** 0.8; // faint cells leave the picture to be seen
+    cells.data[4 * i + 3] = 255 * 0.9 * (level / 255) ** 0.75; // as in the figures: faint cells leave the picture to be seen
   });
   context.putImageData(cells, 0, 0);
   return canvas;

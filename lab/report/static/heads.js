@@ -56,7 +56,8 @@ function paintGrid(table, run, kind) {
   for (const cell of table.querySelectorAll("button")) {
     const i = Number(cell.dataset.number);
     const level = Math.round((255 * kind.values[i]) / highest);
-    cell.style.backgroundColor = `rgb(${colours.subarray(3 * level, 3 * level + 3).join(" ")})`;
+    cell.classList.toggle("never", kind.values[i] === 0);
+    cell.style.backgroundColor = kind.values[i] === 0 ? "" : `rgb(${colours.subarray(3 * level, 3 * level + 3).join(" ")})`;
     const chosen = run.fixed.includes(i) ? ", one of the chosen heads" : "";
     const text = `${nameOfHead(Math.floor(i / run.heads), i % run.heads)}: ${kind.told(i)}${chosen}`;
     cell.classList.toggle("chosen", Boolean(chosen));
