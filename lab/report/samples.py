@@ -7,13 +7,8 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from analyze import Head, HeadScore, rank_heads, scores_of
-from bbox import Localization, head_maps, heat_map
-=======
 from analyze import Head, HeadScore, chosen_heads, rank_heads, scores_of
-from bbox import Localization
->>>>>>> report
+from bbox import Localization, head_maps
 from conf.schema import Config
 from lab.cli import find
 from lab.datasets import Sample, Truth, read_truth
@@ -71,10 +66,6 @@ def find_sample(name: str, folder: RunFolder, known: Sample | None, model: Model
         record = load_record(path)
     except UserError as error:
         return replace(told, why=str(error))
-<<<<<<< HEAD
-    model.compare(path, record.meta.get("model_name"), (record.num_layers, record.num_heads))
-=======
->>>>>>> report
     meta = record.meta
     model.compare(path, meta.get("model_name"), (record.num_layers, record.num_heads))
     told = replace(
@@ -112,12 +103,6 @@ def _with_size(record: Record, image_file: str | None) -> Record:
 
 
 def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding:
-<<<<<<< HEAD
-    ranking = rank_heads(record, cfg.logic)
-    best = tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n])
-    if record.partial is not None and not record.partial.heads:
-        return replace(told, status="ranked", why="no attention stored, only the scores of the heads", best=best)
-=======
     try:
         ranking = rank_heads(record, cfg.logic)
     except UserError as error:
@@ -128,34 +113,21 @@ def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding
     chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
     if record.partial is not None and not set(chosen) <= set(record.partial.heads):
         return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
->>>>>>> report
     found = localize_record(record, ranking, cfg)
     return replace(
         told,
         status="done",
-<<<<<<< HEAD
-        image_size=record.image_size,
-        best=best,
-=======
->>>>>>> report
         heads=tuple(scores_of(record, found.heads, cfg.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
         outline=outline(found.mask),
-        maps=_maps(record, found),
+        maps=_maps(record, found, cfg.logic.contrast),
         answer=prediction(name, found, record.grid, inclusive=cfg.metrics.box == "inclusive"),
     )
 
 
-<<<<<<< HEAD
-def _maps(record: Record, found: Localization, cfg: Config) -> Maps:
-    maps = head_maps(record, found.heads, cfg.logic.contrast)
-    together = heat_map(maps, cfg.logic.smoothing)[None] / max(1, len(maps))
-    every = np.concatenate([maps, together])
-=======
-def _maps(record: Record, found: Localization) -> Maps:
-    maps = record.maps_of(found.heads)
+def _maps(record: Record, found: Localization, contrast: str) -> Maps:
+    maps = head_maps(record, found.heads, contrast)
     every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
->>>>>>> report
     highest = float(every.max())
     return Maps(levels(every, highest), highest, record.grid.extent_xyxy)
 
