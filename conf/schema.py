@@ -188,8 +188,8 @@ class Config:
     seed: int = 0  # of every random draw
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
     viz: VizConfig = field(default_factory=VizConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

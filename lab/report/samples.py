@@ -120,13 +120,13 @@ def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding
         heads=tuple(scores_of(record, found.heads, cfg.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
         outline=outline(found.mask),
-        maps=_maps(record, found, cfg),
+        maps=_maps(record, found, cfg.logic.contrast),
         answer=prediction(name, found, record.grid, inclusive=cfg.metrics.box == "inclusive"),
     )
 
 
-def _maps(record: Record, found: Localization, cfg: Config) -> Maps:
-    maps = head_maps(record, found.heads, cfg.logic.contrast)  # as in the figures: what the mask comes from
+def _maps(record: Record, found: Localization, contrast: str) -> Maps:
+    maps = head_maps(record, found.heads, contrast)
     every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
     highest = float(every.max())
     return Maps(levels(every, highest), highest, record.grid.extent_xyxy)
