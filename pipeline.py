@@ -24,6 +24,7 @@ from hydra.utils import get_method
 import conf.schema
 from conf.schema import Config, check
 from lab.cli import exit_in_one_line, hydra_arguments
+from lab.processes import leave, refuse_many
 
 STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
     "collect": "lab.stages.collect",
@@ -43,7 +44,6 @@ def run(cfg: Config) -> int:
     """Checks the configuration and the file of heads that it may name, then runs its stage. Returns the exit code."""
     check(cfg)
     from lab.heads import with_heads_of_file
-    from lab.processes import refuse_many
 
     if cfg.stage != "batch":
         refuse_many(cfg.stage)
@@ -56,7 +56,7 @@ def main(cfg: Config) -> int:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # in a launcher's job, which reports by itself
         return run(cfg)
     with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
-        sys.exit(run(cfg))
+        leave(run(cfg))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def run_batch(cfg: Config) -> int:
         found = run.gather([_run(cfg, folder, chosen, run)])
         if run.main:
             _conclude(cfg, folder, chosen, found, time.time() - began)
+        run.gather([0])  # until the summary is there: a launcher may end everyone as soon as one process fails
     return 1 if any(one.errors for one in found) else 0
 
 

@@ -4,12 +4,14 @@ Started by `accelerate launch --num_processes N` or by several tasks of a SLURM 
 environment; alone, it is number 0 of 1 and nothing is set up.
 """
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -41,7 +43,7 @@ class Processes:
         return gather_object(found)
 
     def end(self) -> None:
-        """Ends the communication, once nobody needs it any more; otherwise its threads may abort the process as it leaves."""
+        """Ends the communication, once nobody needs it any more."""
         if self.world > 1:
             from accelerate import PartialState
 
@@ -84,6 +86,16 @@ def _number_of_processes() -> int:
 
         return JobEnvironment().num_tasks
     return 1
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process. One of many does not clean up behind Python, where gloo aborts it now and then (torch 2.13)."""
+    if _number_of_processes() == 1:
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def refuse_many(stage: str) -> None:

@@ -55,7 +55,8 @@ def test_every_way_that_is_timed_collects_the_same_records(tmp_path, picturebook
     use_attention(picturebook.model, "eager")
     assert measured.samples_per_second > 0
     assert set(measured.seconds) == (set() if case.attention == "stock" else set(PARTS))
-    for sample in collecting.asked(images, case.expressions):
+    collected = images[:1] if case.attention == "stock" and case.expressions > 1 else images
+    for sample in collecting.asked(collected, case.expressions):
         expected = collect(picturebook, open_image(sample.image_file), sample.query).attn
         np.testing.assert_allclose(load_record(tmp_path / f"{sample.id}.pkl").attn, expected, rtol=0, atol=5e-4)  # stock writes float16
 
