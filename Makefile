@@ -2,11 +2,12 @@
 # make test   linters, types and the whole test suite
 # make bench  the speeds that README.md tells, on this machine
 # make figures  the pictures in README.md
+# make notebook  runs examples/notebooks anew and keeps what it shows
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench figures clean
+.PHONY: demo test lint bench figures notebook clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python pipeline.py stage=pipeline
@@ -33,6 +34,9 @@ bench: $(VENV)/runtime
 
 figures: $(VENV)/runtime
 	$(BIN)/python -m lab.picturebook.figures out=examples/images
+
+notebook: $(VENV)/dev
+	$(BIN)/jupyter execute --inplace examples/notebooks/localization_heads.ipynb
 
 clean:
 	rm -rf $(VENV) outputs

@@ -13,9 +13,8 @@ Sums and entropies are computed in the record's own precision, by torch and in a
 an entropy of rounding noise only, so their order depends on the last bit; this way it does not change from one version to the next.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,8 @@ from scipy import ndimage
 
 from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
 from lab.errors import UserError
+from lab.partial import settings_of
+from lab.pieces import pieces
 from lab.records import Record
 
 if TYPE_CHECKING:
@@ -31,21 +32,7 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]  # (layer, head), zero-based
 
-EIGHT_NEIGHBOURS_IN_EACH_MAP = np.zeros((3, 3, 3), bool)  # axes: map, row, col; nothing connects one map with the next
-EIGHT_NEIGHBOURS_IN_EACH_MAP[1] = True
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch on this thread: waking its others for a fraction of a millisecond of work can take ten times as long."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ class HeadScore:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values by field name. An infinite entropy stays float("inf"), which JSON cannot hold."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +77,15 @@ class HeadTable:
 # Criterion 1: does the head look at the image?
 
 
-@_one_thread()
 def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
     """Each head's weight on all image tokens, 0 to 1, float64 that holds a value of the record's precision."""
-    return record.tensor()[:, :, 0].sum(-1).double().numpy()
+    if record.partial is not None:
+        return record.partial.attn_sum.astype(np.float64)
+    import torch
+
+    rows = torch.from_numpy(record.attn).flatten(0, 2)  # [layers * heads, image tokens]
+    sums = torch.cat([piece.sum(1) for piece in pieces(rows, getattr(torch, record.dtype))])
+    return sums.double().numpy().reshape(record.num_layers, record.num_heads)
 
 
 def chord_elbow(values: Float[np.ndarray, "..."]) -> float:
@@ -123,39 +115,59 @@ def passes_threshold(sums: Float[np.ndarray, "layers heads"], config: ThresholdC
 # Criterion 2: does it look at few places?
 
 
-@_one_thread()
 def spatial_entropy(
-    maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor", config: EntropyConfig
+    maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor", config: EntropyConfig, dtype: str | None = None
 ) -> tuple[Float[np.ndarray, " maps"], Int[np.ndarray, " maps"]]:
     """How scattered each map is, in nats, and the number of places (8-connected components) in it.
 
     A map loses `config.center` times its mean, negative values become 0, and what exceeds `config.min_value` forms the components;
     with p a component's part of the whole, the entropy is -sum p ln p. Lower is better: 0 for one place, inf if nothing is left.
     With weight "mass" the whole is everything left, also the cells that belong to no component; with "area" it is the components'
-    cells. Computed in the precision of `maps`.
+    cells. Computed in the precision of `maps`, or in `dtype` if it is given.
     """
-    above, total = _above_centre(maps, config.center)
-    positive = above > config.min_value
-    labels, count = ndimage.label(positive, structure=EIGHT_NEIGHBOURS_IN_EACH_MAP)  # numbered map by map, 1 to count
+    number, rows, cols = maps.shape
+    above, total = _above_centre(maps.reshape(number, rows * cols), config.center, dtype)
+    positive = (above > config.min_value).reshape(maps.shape)
+    apart = np.zeros((number, rows + 1, cols), bool)  # the maps below each other, an empty row between each and the next
+    apart[:, :rows] = positive
+    labels, count = ndimage.label(apart.reshape(-1, cols), structure=EIGHT_NEIGHBOURS)  # numbered map by map, 1 to count
     cells = np.flatnonzero(positive)
-    component = labels.ravel()[cells] - 1
+    component = labels.reshape(apart.shape)[:, :rows].ravel()[cells] - 1
     map_of = np.zeros(count, np.intp)
-    map_of[component] = cells // (above.shape[1] * above.shape[2])
-    num_components = np.bincount(map_of, minlength=len(above))
+    map_of[component] = cells // (rows * cols)
+    num_components = np.bincount(map_of, minlength=number)
 
     share = _shares(config.weight, above.ravel()[cells], component, map_of, total)
-    entropy = np.zeros(len(above), share.dtype)
+    entropy = np.zeros(number, share.dtype)
     np.subtract.at(entropy, map_of, share * np.log(share))  # one after the other, as a loop over the components would
     entropy[(num_components == 0) & ~((total > 0) & config.flat_is_focused)] = np.inf
     return entropy, num_components
 
 
-def _above_centre(maps: Any, center: float) -> tuple[Float[np.ndarray, "maps rows cols"], Float[np.ndarray, " maps"]]:
+def components(
+    attention: Float[np.ndarray, "rows cols"], config: EntropyConfig
+) -> tuple[Int[np.ndarray, "rows cols"], Float[np.ndarray, " components"]]:
+    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and their shares p."""
+    above, total = _above_centre(attention.reshape(1, -1), config.center, None)
+    labels, count = ndimage.label((above > config.min_value).reshape(attention.shape), structure=EIGHT_NEIGHBOURS)
+    cells = np.flatnonzero(labels)
+    share = _shares(config.weight, above.ravel()[cells], labels.ravel()[cells] - 1, np.zeros(count, np.intp), total)
+    return labels, share
+
+
+def _above_centre(
+    maps: "Float[np.ndarray, 'maps cells'] | torch.Tensor", center: float, dtype: str | None
+) -> tuple[Float[np.ndarray, "maps cells"], Float[np.ndarray, " maps"]]:
+    """What each map holds above its centre, float32, and the sum of that, both as they are in the precision of the maps."""
     import torch
 
-    weights = torch.as_tensor(maps).flatten(1)  # [maps, rows * cols]
-    above = torch.relu(weights - weights.mean(1, keepdim=True) * center)
-    return above.float().numpy().reshape(maps.shape), above.sum(1).float().numpy()
+    above, total = np.empty(maps.shape, np.float32), np.empty(len(maps), np.float32)
+    done = 0
+    for weights in pieces(torch.as_tensor(maps), getattr(torch, dtype) if dtype else None):
+        here = slice(done, done := done + len(weights))
+        piece = torch.relu(weights - weights.mean(1, keepdim=True) * center)
+        above[here], total[here] = piece.float().numpy(), piece.sum(1).float().numpy()
+    return above, total
 
 
 def _shares(
@@ -170,7 +182,9 @@ def _shares(
     starts = np.cumsum(area) - area
     by_component = np.argsort(component.astype(np.uint16) if len(area) < 2**16 else component, kind="stable")  # 16 bits: radix sort
     # A zero in front of each component makes reduceat add in the same order as sum() of that component alone.
-    sums = np.add.reduceat(np.insert(mass[by_component], starts, 0), starts + np.arange(len(area))) if len(area) else mass
+    padded = np.zeros(len(mass) + len(area), mass.dtype)
+    padded[np.arange(len(mass)) + component[by_component] + 1] = mass[by_component]
+    sums = np.add.reduceat(padded, starts + np.arange(len(area))) if len(area) else mass
     return sums / total[map_of]
 
 
@@ -184,7 +198,6 @@ def bottom_row_max(maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor") -
 # Both together
 
 
-@_one_thread()
 def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> HeadTable:
     """The scores of every head of one sample.
 
@@ -192,13 +205,26 @@ def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "la
     """
     sums = attention_sums(record)
     passes = passes_threshold(sums, logic.threshold) if passes is None else passes
-    grid = record.grid
-    maps = record.tensor()[:, :, 0, grid.tokens][passes].reshape(-1, grid.rows, grid.cols)
     table = HeadTable(sums, passes, np.full(sums.shape, np.inf), np.zeros(sums.shape, bool), np.zeros(sums.shape, int))
-    table.spatial_entropy[passes], table.num_components[passes] = spatial_entropy(maps, logic.entropy)
+    table.spatial_entropy[passes], table.num_components[passes], bottom_row = measure_heads(record, passes, logic.entropy)
     if logic.filter.bottom_row is not None:
-        table.bottom_row_focus[passes] = bottom_row_max(maps) > logic.filter.bottom_row
+        table.bottom_row_focus[passes] = bottom_row > logic.filter.bottom_row
     return table
+
+
+def measure_heads(
+    record: Record, wanted: Bool[np.ndarray, "layers heads"], config: EntropyConfig
+) -> tuple[Float[np.ndarray, " wanted"], Int[np.ndarray, " wanted"], Float[np.ndarray, " wanted"]]:
+    """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head) order.
+
+    A record that keeps some heads' maps only has them already: raises UserError if they were measured by another `config`.
+    """
+    if record.partial is not None:
+        record.partial.need_entropy(settings_of(config))
+        return record.partial.spatial_entropy[wanted], record.partial.num_components[wanted], record.partial.bottom_row_max[wanted]
+    grid = record.grid
+    maps = record.attn[wanted][:, 0, grid.tokens].reshape(-1, grid.rows, grid.cols)
+    return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
 
 
 def rank_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> list[HeadScore]:
@@ -227,6 +253,12 @@ def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list
     wanted = np.zeros((record.num_layers, record.num_heads), bool)
     wanted[tuple(zip(*heads, strict=True)) or ((), ())] = True
     return score_heads(record, logic, wanted).rows(heads)
+
+
+def score_all(record: Record, logic: LogicConfig) -> HeadTable:
+    """The scores of every head, with the entropy also of those that do not look at the image enough; `passes` tells them apart."""
+    everything = score_heads(record, logic, np.ones((record.num_layers, record.num_heads), bool))
+    return replace(everything, passes=passes_threshold(everything.attn_sum, logic.threshold))
 
 
 def chosen_heads(

@@ -10,16 +10,19 @@ undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, bo
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from analyze import Head
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.errors import UserError
 from lab.records import Grid, Record
+
+if TYPE_CHECKING:
+    from scipy.spatial import ConvexHull
 
 Box = tuple[int, int, int, int]
 
@@ -75,10 +78,9 @@ def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> 
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
     """
-    at = tuple(map(list, zip(*heads, strict=True))) if heads else ([], [])
     if contrast == "none":
-        return record.maps[at]
-    return contrasted(record.maps[at], record.generic_maps[at], contrast)
+        return record.maps_of(heads)
+    return contrasted(record.maps_of(heads), record.generic_maps_of(heads), contrast)
 
 
 def contrasted(
@@ -171,14 +173,16 @@ def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.nd
     return _inside(max(hulls, key=lambda hull: hull.volume), mask.shape)  # of equal areas the first
 
 
-def _hull(cells: Bool[np.ndarray, "rows cols"]) -> ConvexHull:
+def _hull(cells: Bool[np.ndarray, "rows cols"]) -> "ConvexHull":
     """Around the corners of the cells, so that even one cell has an area. A row's first and last cell decide for the row."""
+    from scipy.spatial import ConvexHull  # a twentieth of the start-up of the stages that need no hull
+
     rows = np.flatnonzero(cells.any(1))
     first, last = cells[rows].argmax(1), cells.shape[1] - cells[rows, ::-1].argmax(1)
     return ConvexHull([(y + dy, x) for y, ends in zip(rows, zip(first, last, strict=True), strict=True) for dy in (0, 1) for x in ends])
 
 
-def _inside(hull: ConvexHull, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
+def _inside(hull: "ConvexHull", shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
     """The cells whose centre lies in the hull."""
     y, x = np.indices(shape) + 0.5
     return np.all([a * y + b * x + c <= 1e-9 for a, b, c in hull.equations], axis=0)

@@ -4,6 +4,7 @@
     python pipeline.py data.image_file=photo.jpg data.query="the cup on the left"
     python pipeline.py model=llava15_7b data.image_file=photo.jpg data.query="the cup on the left"
     python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
     python pipeline.py stage=analyze data.attention_file=outputs/localization_heads/<model>/<id>.pkl
     python pipeline.py stage=visualize data.attention_file=outputs/localization_heads/<model>/<id>.pkl
     python pipeline.py stage=select data.attention_dir=outputs/localization_heads/<model>
@@ -15,6 +16,8 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_method
 
 import conf.schema
@@ -38,12 +41,18 @@ def run(cfg: Config) -> int:
     """Checks the configuration and the file of heads that it may name, then runs its stage. Returns the exit code."""
     check(cfg)
     from lab.heads import with_heads_of_file
+    from lab.processes import refuse_many
+
+    if cfg.stage != "batch":
+        refuse_many(cfg.stage)
 
     return get_method(STAGES[cfg.stage])(with_heads_of_file(cfg))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: Config) -> None:
+def main(cfg: Config) -> int:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # in a launcher's job, which reports by itself
+        return run(cfg)
     with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
         sys.exit(run(cfg))
 

@@ -99,6 +99,7 @@ class ModelConfig:
     base: str | None = None  # base model of a projector-only or LoRA checkpoint
     cache_dir: str | None = None  # where downloads go; null = HF_HOME
     dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
+    attention: str = "eager"  # eager: the stock math, to the bit | fused: faster and lean; the kept rows in float32
     conv_mode: str = "referseg"  # prompt template
     drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
     image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
@@ -121,7 +122,7 @@ class DataConfig:
     image_file: str | None = None
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
-    attention_dir: str | None = None  # folder that stage=select reads; null = the model's own in output_dir
+    attention_dir: str | None = None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
     save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
@@ -129,7 +130,13 @@ class DataConfig:
     process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
+    batch_size: int | None = None  # images in one forward; null = as many as memory allows
+    share_image: bool = True  # expressions on one image are asked together, the image read once
+    workers: int | None = None  # processes beside this one, that read images ahead or rank the records of a folder; null = from the cores
     output_dir: str = "outputs/localization_heads"
+    record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
+    save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
+    save_attention: str = "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
     visualize_batch: bool = False  # also draw figures in stage=batch
 
 
@@ -152,17 +159,27 @@ class MetricsConfig:
 
 
 @dataclass
+class VizConfig:
+    """Figures of one sample beside the one of its chosen heads."""
+
+    heads: bool = True  # X_heads: attention sum and entropy of every head, and the elbow of the sums
+    components: bool = False  # X_components: the places that the entropy counts in the chosen heads' maps
+
+
+@dataclass
 class Config:
     """The whole of it."""
 
     stage: str = "pipeline"
     save_fig: bool = True
+    save_format: str = "png"  # of figures: png | pdf | svg; masks are always png
     show_plot: bool = False
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
     seed: int = 0  # of every random draw
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    viz: VizConfig = field(default_factory=VizConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -170,6 +187,7 @@ class Config:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
+    "save_format": ("png", "pdf", "svg"),
     "logic.threshold.method": ("chord", "none"),
     "logic.entropy.weight": ("mass", "area"),
     "logic.contrast": ("none", "ratio", "difference"),
@@ -178,6 +196,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logic.box.region": ("all", "largest", "largest_hull"),
     "logic.select.threshold": ("sample", "dataset"),
     "logic.select.source": ("records", "analyses"),
+    "model.attention": ("eager", "fused"),
+    "data.record_format": ("pkl", "pkl.gz"),
+    "data.save_dtype": ("float16", "float32"),
+    "data.save_attention": ("all", "selected", "none"),
     "metrics.box": ("exclusive", "inclusive"),
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.image_aspect_ratio": ("pad", "crop"),
@@ -198,6 +220,8 @@ AT_LEAST: dict[str, float] = {
     "model.max_new_tokens": 1,
     "model.num_beams": 1,
     "model.temperature": 0,
+    "data.batch_size": 1,
+    "data.workers": 0,
     "data.start_index": 0,
     "data.end_index": 0,
     "evaluate.draws": 1,
@@ -232,6 +256,8 @@ def check(cfg: Config) -> None:
         raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
     if cfg.model.use_flash_attn:
         raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+    if cfg.data.save_attention == "none" and cfg.data.visualize_batch:
+        raise UserError("data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false")
     conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")

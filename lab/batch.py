@@ -1,21 +1,33 @@
-"""stage=batch: one record and ranking for every line of a JSONL file, the model loaded once."""
+"""stage=batch: one record and ranking for every line of a JSONL file, the model loaded once, in one process or in many.
+
+    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+
+Images are read ahead in worker processes, expressions on one image are asked together, and records are written by threads
+while the model goes on; `summary.json` tells how long it waited for them. Batches are planned from all samples before anything
+runs, so that a record does not depend on the number of processes.
+"""
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analyze import rank_heads
 from conf.schema import Config
 from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
-from lab.errors import UserError
-from lab.images import open_image
-from lab.records import Record, load_record, save_record, write_atomic
+from lab.errors import DiskFull, UserError, reason
+from lab.processes import Processes, only_run, processes
+from lab.records import Record, load_record, write_atomic
 from lab.stages import (
     box_json,
+    figure_files,
     load_model,
     localize_record,
     make_folder,
@@ -25,8 +37,36 @@ from lab.stages import (
     write_localization,
     write_ranking,
 )
+from lab.storage import as_stored, disk_use, find_record, serves, tell_disk_use, write_record
+from lab.workers import cores
+from lab.writer import Writer
+
+if TYPE_CHECKING:
+    from collector import Answers
+    from lab.asking import Asking
+    from lab.feed import Prepared, Row
+    from llava.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
+
+BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
+AHEAD = 8  # rows that may wait for the writers
+MOST_WORKERS, MOST_WRITERS = 8, 4  # of one process: that read images, that write records
+
+
+@dataclass
+class Outcome:
+    """What one process did."""
+
+    new: list[str] = field(default_factory=list)  # ids of the samples collected; threads append to it
+    before: int = 0  # samples whose record was there
+    errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
+    waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
+    stopped: str | None = None  # why the run had to end early
+
+    def fail(self, sample: Sample, why: str) -> None:
+        log.error("%s: %s", sample.id, why)
+        self.errors.append({"id": sample.id, "line": sample.line, "error": why})
 
 
 def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
@@ -41,33 +81,15 @@ def run_batch(cfg: Config) -> int:
     if cfg.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     chosen = _chosen(read_samples(find(cfg.data.data_file), final_period=cfg.data.final_period), cfg)
-    began = time.time()
-    todo = {sample.id for sample in chosen if not _collected(model_folder(cfg), sample, cfg)}
-    if len(todo) < len(chosen):
-        log.info("%d of %d samples are collected already", len(chosen) - len(todo), len(chosen))
-    loaded = load_model(cfg) if todo else None
-    folder = make_folder(cfg)
-    errors = list(_run(cfg, folder, chosen, todo, loaded))
-    write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
-    skipped = len({sample.id for sample in chosen} - todo - {error["id"] for error in errors})
-    summary = {
-        "data_file": str(cfg.data.data_file),
-        "model": cfg.model.name,
-        "samples": len(chosen),
-        "done": len(chosen) - len(errors),
-        "skipped": skipped,
-        "failed": len(errors),
-        "seconds": round(time.time() - began, 2),
-    }
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=1))
-    print(
-        table(
-            ("samples", "done now", "done before", "failed", "seconds"),
-            [(len(chosen), len(chosen) - len(errors) - skipped, skipped, len(errors), summary["seconds"])],
-        )
-    )
-    print(f"\nwrote {folder} (summary.json{', errors.jsonl lists what failed' if errors else ''})")
-    return 1 if errors else 0
+    run = processes()
+    folder = make_folder(cfg) if run.main else model_folder(cfg)
+    run.gather([0])  # until the folder is there
+    with only_run(folder, run):
+        began = time.time()
+        found = run.gather([_run(cfg, folder, chosen, run)])
+        if run.main:
+            _conclude(cfg, folder, chosen, found, time.time() - began)
+    return 1 if any(one.errors for one in found) else 0
 
 
 def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
@@ -79,43 +101,123 @@ def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
     return samples[start:stop]
 
 
-def _collected(folder: Path, sample: Sample, cfg: Config) -> bool:
-    """Whether an earlier run left a valid record of the same question, asked in the same way."""
-    path = folder / f"{sample.id}.pkl"
-    if not path.exists():
-        return False
+# one process
+
+
+def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) -> Outcome:
+    """This process's share: what is there is ranked anew, the rest collected."""
+    from lab.feed import plan_rows
+
+    outcome = Outcome()
+    rows = plan_rows(chosen, share_image=cfg.data.share_image and not cfg.model.use_generate)
+    block = cfg.data.batch_size or BLOCK
+    mine = [row for rows in run.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
     try:
-        record = load_record(path)
+        missing = [left for row in mine if (left := tuple(s for s in row if not _is_there(cfg, folder, s, outcome)))]
+        if outcome.before:
+            log.info("%d of %d samples are collected already", outcome.before, sum(map(len, mine)))
+        if missing:
+            loaded = load_model(cfg)
+            if run.main:
+                _tell_disk_use(cfg, loaded, folder, run.world * sum(map(len, missing)))
+            collect_rows(cfg, loaded, folder, missing, run, outcome)
+    except DiskFull as error:
+        outcome.stopped = str(error)
+    return outcome
+
+
+def _is_there(cfg: Config, folder: Path, sample: Sample, outcome: Outcome) -> bool:
+    """Whether an earlier run left a valid record of the same question, asked in the same way; then it is ranked anew."""
+    try:
+        path = find_record(folder, sample.id)
+        record = load_record(path) if path is not None else None
+        if path is None or record is None or not _same_question(record, sample, cfg) or not serves(record, cfg):
+            return False
     except UserError:
         return False
-    if record.generic is None and wants_generic(cfg):
-        return False
+    try:
+        _finish(cfg, path, record, fresh=False)
+        outcome.before += 1
+    except DiskFull:
+        raise
+    except Exception as error:  # one sample must not end the others' run
+        outcome.fail(sample, reason(error))
+    return True
+
+
+def _same_question(record: Record, sample: Sample, cfg: Config) -> bool:
     meta = record.meta
+    same_sample = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
     same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
     answered = meta.get("generated_text") is not None or not cfg.model.use_generate
-    return meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file) and same_way and answered
+    return same_sample and same_way and answered and (record.generic is not None or not wants_generic(cfg))
 
 
-def _run(cfg: Config, folder: Path, samples: list[Sample], todo: set[str], loaded: Any) -> Iterator[dict[str, object]]:
-    """Collects the samples of `todo` with the `loaded` model, ranks every one. Yields a line of errors.jsonl for each that failed."""
-    for sample in progress(samples, "batch"):
-        path = folder / f"{sample.id}.pkl"
+def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into `outcome`."""
+    from lab.asking import Asking, automatic_size
+    from lab.feed import Preparing, feed
+
+    size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
+    apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
+    asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
+    accelerated = loaded.device.type != "cpu"
+    mine = max(1, cores() // run.local_world)
+    workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
+    waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
+    with Writer(threads=max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
+        answered = _answered(asking, waiting, cfg, folder, writer, outcome)
+        for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
+            pass
+    outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
+
+
+def _tell_disk_use(cfg: Config, loaded: "LoadedModel", folder: Path, samples: int) -> None:
+    shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
+    tell_disk_use(disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder)
+
+
+class Waiting:
+    """Prepared rows, and the seconds that were spent waiting for them."""
+
+    def __init__(self, rows: "Iterator[Prepared]") -> None:
+        self.rows, self.seconds = rows, 0.0
+
+    def __iter__(self) -> "Waiting":
+        return self
+
+    def __next__(self) -> "Prepared":
+        began = time.perf_counter()
         try:
-            if sample.id in todo:
-                from collector import collect
+            return next(self.rows)
+        finally:
+            self.seconds += time.perf_counter() - began
 
-                image, named = open_image(sample.image_file), str(sample.image_file)
-                record = collect(loaded, image, sample.query, cfg.model, image_file=named, generic=wants_generic(cfg))
-                save_record(path, record)
-            else:
-                record = load_record(path)
-            _finish(cfg, path, record, fresh=sample.id in todo)
-        except UserError as error:
-            log.error("%s: %s", sample.id, error)
-            yield {"id": sample.id, "line": sample.line, "error": str(error)}
+
+def _answered(
+    asking: "Asking", prepared: "Iterator[Prepared]", cfg: Config, folder: Path, writer: Writer, outcome: Outcome
+) -> Iterator[Sample]:
+    """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
+    for row, answers, number in asking.answers(prepared):
+        for sample, why in row.failed:
+            outcome.fail(sample, why)
+            yield sample
+        if answers is not None:
+            writer.put(partial(_write, cfg, folder, row.samples, answers, number, outcome))
+            yield from row.samples
+
+
+def _write(cfg: Config, folder: Path, samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
+    """The files of one row; runs in a writer's thread."""
+    for sample, record in zip(samples, answers.of(number), strict=True):
+        try:
+            record = as_stored(record, cfg)
+            _finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
+            outcome.new.append(sample.id)
+        except DiskFull:  # ends the run
+            raise
         except Exception as error:  # one sample must not end the others' run
-            log.exception("%s", sample.id)
-            yield {"id": sample.id, "line": sample.line, "error": f"{type(error).__name__}: {error}"}
+            outcome.fail(sample, reason(error))
 
 
 def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
@@ -125,7 +227,44 @@ def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
     if not cfg.data.visualize_batch:
         return
     result = localize_record(record, ranking, cfg)
-    box, mask, figure = (sibling(path, suffix) for suffix in ("_bbox.json", "_mask.png", f"_top{len(result.heads)}.png"))
-    there = box.exists() and mask.exists() and (figure.exists() or not cfg.save_fig)
+    box, mask, *figures = sibling(path, "_bbox.json"), sibling(path, "_mask.png"), *figure_files(cfg, path, result)
+    there = box.exists() and mask.exists() and (not cfg.save_fig or all(figure.exists() for figure in figures))
     if fresh or not there or box.read_text() != box_json(record, result):
-        write_localization(cfg, path, record, result)
+        with DRAWING:
+            write_localization(cfg, path, record, result)
+
+
+DRAWING = threading.Lock()  # matplotlib is not made for threads
+
+
+# all processes
+
+
+def _conclude(cfg: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
+    """Writes errors.jsonl and summary.json and prints the table. Raises DiskFull if the run had to stop."""
+    errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
+    new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
+    stopped = next((one.stopped for one in found if one.stopped), None)
+    if stopped:
+        left = len(chosen) - new - before
+        raise DiskFull(f"{stopped}; {left} of {len(chosen)} samples are missing; the same command continues with them")
+    write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
+    summary = {
+        "data_file": str(cfg.data.data_file),
+        "model": cfg.model.name,
+        "samples": len(chosen),
+        "done": new + before,
+        "skipped": before,
+        "failed": len(errors),
+        "seconds": round(seconds, 2),
+        "processes": len(found),
+        "waited": [one.waited for one in found],
+    }
+    write_atomic(folder / "summary.json", json.dumps(summary, indent=1))
+    print(
+        table(
+            ("samples", "done now", "done before", "failed", "seconds"),
+            [(len(chosen), new, before, len(errors), summary["seconds"])],
+        )
+    )
+    print(f"\nwrote {folder} (summary.json{', errors.jsonl lists what failed' if errors else ''})")

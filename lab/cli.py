@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lab.errors import UserError
 
@@ -31,6 +33,7 @@ FREE_TEXT = (  # keys whose values are not for Hydra to parse
     *("data.image_file", "data.query", "data.attention_file", "data.attention_dir", "data.save_id", "data.data_file", "data.output_dir"),
     *("model.name", "model.base", "model.cache_dir"),
 )
+TERMINAL = 80  # columns
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -59,15 +62,20 @@ def one_line(error: Exception) -> str:
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
 
-    Raises UserError for what would add keys that the schema does not have, and for several jobs at once.
+    Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the job to.
     """
+    launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
     for argument in arguments:
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
             raise UserError(
                 f"{argument}: keys cannot be added or removed; write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
             )
-        if argument in ("-m", "--multirun"):
-            raise UserError(f"{argument}: one job at a time; run the command once for each")
+        if argument in ("-m", "--multirun") and not launcher:
+            raise UserError(f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local")
+    if launcher and find_spec("submitit") is None:
+        raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
+    if launcher and not {"-m", "--multirun"} & set(arguments):
+        raise UserError("hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ...")
     return [_quoted(argument) for argument in arguments]
 
 
@@ -81,9 +89,11 @@ def _quoted(argument: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns two spaces apart, numbers to the right."""
+    """Columns two spaces apart, numbers to the right. If it would not fit a terminal of 80 columns, the first column is cut."""
     cells = [[str(c) for c in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    widths[0] = max(len(cells[0][0]), min(widths[0], TERMINAL - sum(widths[1:]) - 2 * len(widths[1:])))
+    cells = [[_cut(row[0], widths[0]), *row[1:]] for row in cells]
     numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
     lines = ["  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
@@ -93,6 +103,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """The same as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _is_number(text: str) -> bool:
@@ -107,18 +121,43 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], name: str, *, total: int | None = None, every: float = 15.0) -> Iterator[T]:
-    """Yields the items behind a progress bar on a terminal, else with a log line every `every` seconds."""
-    count = total if total is not None else len(items) if isinstance(items, Sized) else 0
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=count or None, desc=name, unit="sample", dynamic_ncols=True)
-        return
+    """Yields the items behind a bar with rate and time left; where there is no terminal, with a log line every `every` seconds."""
+    count = total if total is not None else len(items) if isinstance(items, Sized) else None
+    return _bar(items, name, count) if _on_a_terminal() else _log_lines(items, name, count, every)
+
+
+def _on_a_terminal() -> bool:
+    """Whether stderr is a terminal that knows its size; without one, a bar would be drawn into nothing."""
+    return sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno()))
+
+
+def _bar(items: Iterable[T], name: str, count: int | None) -> Iterator[T]:
+    with logging_redirect_tqdm():  # log lines go above the bar
+        yield from tqdm(items, total=count, desc=name, unit=" samples", dynamic_ncols=True)
+
+
+def _log_lines(items: Iterable[T], name: str, count: int | None, every: float) -> Iterator[T]:
+    """The first line after `every` seconds; then also one at the end."""
     began = told = time.monotonic()
+    done = 0
     for done, item in enumerate(items):
         if time.monotonic() - told >= every:
             told = time.monotonic()
-            rate = done / (told - began)
-            log.info("%s: %d of %d, %.1f per second, %.0f s left", name, done, count, rate, (count - done) / rate)
+            log.info("%s", _progress_line(name, done, count, told - began))
         yield item
+    if told > began:
+        log.info("%s", _progress_line(name, done + 1, done + 1, time.monotonic() - began))
+
+
+def _progress_line(name: str, done: int, count: int | None, seconds: float) -> str:
+    """`batch: 120 of 300, 8.0 per second, 00:22 left`, short enough for 80 columns after a log level."""
+    rate = f"{done / seconds:.1f} per second" if done > seconds else f"{seconds / max(done, 1):.1f} s each"
+    if count is None:
+        return f"{name}: {done}, {rate}, {tqdm.format_interval(seconds)} so far"
+    if done >= count:
+        return f"{name}: all {done}, {rate}, {tqdm.format_interval(seconds)} in all"
+    left = tqdm.format_interval((count - done) * seconds / done) if done else "?"
+    return f"{name}: {done} of {count}, {rate}, {left} left"
 
 
 def find(path: str) -> Path:

@@ -30,10 +30,9 @@ from analyze import (
     chosen_heads,
     fixed_heads,
     most_selected,
-    passes_threshold,
     rank_heads,
     rank_table,
-    score_heads,
+    score_all,
     selection_frequency,
 )
 from bbox import binarise, box_on_image, head_maps, localize, region, smooth
@@ -43,13 +42,15 @@ from lab.datasets import Sample, need_truth, read_jsonl, read_truth
 from lab.errors import UserError
 from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
 from lab.records import Grid, Record, load_record, write_atomic
-from lab.select import ModelOfRecords, list_samples
+from lab.select import ModelOfRecords
 from lab.stages import model_folder, print_written
+from lab.storage import list_samples
 
 log = logging.getLogger(__name__)
 
 CONTROLS = ("random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre")
 COLUMNS = ("Acc@0.25", "Acc@0.5", "Acc@0.75", "box IoU", "cIoU", "mIoU", "pointing")
+SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
 Ranking = Sequence[HeadScore]
 Picker = Callable[[Record, Ranking], Sequence[Head]]
 
@@ -62,7 +63,7 @@ class Overview:
     sums: Float[np.ndarray, "layers heads"]  # attention sums, added up
     selected: Int[np.ndarray, "layers heads"]  # how often each head is among the top_n by both criteria
     by_entropy: Int[np.ndarray, "layers heads"]  # the same by entropy alone
-    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up
+    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up; NaN if records keep some heads' maps only
     samples: int = 0
 
     @classmethod
@@ -83,7 +84,7 @@ def run_evaluate(cfg: Config) -> int:
     rows = {name: summarize(found, resamples=cfg.evaluate.resamples, seed=cfg.seed) for name, found in scores.items()}
     rows = merge_draws(rows)
     written = _write(folder, cfg, view, rows, scores["chosen"], predictions)
-    print(table(("heads", *COLUMNS), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
+    print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     if missed := misses(scores["chosen"]):
         print(f"\n{len(missed)} of {len(samples)} samples have no usable prediction and count as misses (metrics.json lists them)")
     print_written(written)
@@ -137,18 +138,21 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
     """Reads every record once. Raises UserError naming the files if records are of different models."""
     view: Overview | None = None
     model = ModelOfRecords()
-    seen = [sample for sample in samples if sample.id in files]
-    for sample, record in zip(seen, model.read([files[sample.id] for sample in seen], "overview"), strict=True):
-        check_contrast(record, cfg.logic.contrast, files[sample.id])
+    for sample in progress([s for s in samples if s.id in files], "evaluate 1/2"):
+        record = load_record(files[sample.id])
         shape = (record.num_layers, record.num_heads)
+        model.compare(files[sample.id], record.meta.get("model_name"), shape)
+        check_contrast(record, cfg.logic.contrast, files[sample.id])
         view = view or Overview.empty(shape)
-        every = score_heads(record, cfg.logic, np.ones(shape, bool))
-        passes = passes_threshold(every.attn_sum, cfg.logic.threshold)
+        every = score_all(record, cfg.logic)
         top_n = cfg.logic.select.top_n
         view.sums += every.attn_sum
-        view.selected += selection_frequency([rank_table(every.only(passes), cfg.logic)], top_n, shape)
-        view.by_entropy += selection_frequency([rank_table(every, cfg.logic)], top_n, shape)
-        view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
+        view.selected += selection_frequency([rank_table(every.only(every.passes), cfg.logic)], top_n, shape)
+        view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), cfg.logic)], top_n, shape)
+        if record.partial is None or "oracle" in cfg.evaluate.controls:
+            view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
+        else:
+            view.head_iou[:] = np.nan
         view.samples += 1
     assert view is not None  # record_files found at least one
     return view
@@ -231,7 +235,7 @@ def measure(
     """Every sample's score in every row, a sample without a record being a miss, and the chosen heads' predictions."""
     scores: dict[str, list[Score]] = {name: [] for name in pickers}
     kept = []
-    for sample in progress(samples, "evaluate"):
+    for sample in progress(samples, "evaluate 2/2"):
         record = load_record(files[sample.id]) if sample.id in files else None
         truth = read_truth(sample, record.image_size if record else None)
         ranking = rank_heads(record, cfg.logic) if record else []
@@ -301,10 +305,10 @@ def _mean_of(draws: Iterable[Estimate]) -> Estimate:
 def rank_correlation(view: Overview) -> tuple[float | None, int]:
     """Spearman's rho between how often a head is selected and how good its own box is, and the number of heads ever selected.
 
-    None with fewer than three such heads.
+    None with fewer than three such heads, or if the boxes of all heads are not known.
     """
     seen = view.selected > 0
-    if seen.sum() < 3:
+    if seen.sum() < 3 or np.isnan(view.head_iou).any():
         return None, int(seen.sum())
     return float(spearmanr(view.selected[seen], view.head_iou[seen]).statistic), int(seen.sum())
 
@@ -330,7 +334,7 @@ def _write(
         "model": cfg.model.name,
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
         "misses": dict(misses(scores)),
-        "head_mean_iou": mean_iou.round(4).tolist(),
+        "head_mean_iou": None if np.isnan(mean_iou).any() else mean_iou.round(4).tolist(),
         "selection_counts": view.selected.astype(int).tolist(),
         "spearman_selection_iou": {"rho": rho, "heads": selected_heads},
         "config": OmegaConf.to_container(cfg, resolve=True),
@@ -339,11 +343,11 @@ def _write(
     write_atomic(folder / "metrics.md", report(rows, view))
     write_atomic(folder / "predictions.coco.json", json.dumps(coco_predictions(predictions)))
     written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
-    if cfg.save_fig:
+    if cfg.save_fig and not np.isnan(mean_iou).any():
         import viz
 
-        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), folder / "head_iou.png")
-        written.append(folder / "head_iou.png")
+        written.append(folder / f"head_iou.{cfg.save_format}")
+        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), written[-1])
     return written
 
 

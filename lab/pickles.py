@@ -12,6 +12,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,26 @@ from lab.errors import UserError
 
 Rebuilders = dict[tuple[str, str], Callable[..., Any]]  # (module, name) in a pickle -> what it gets
 TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
+
+
+class _SteadyPickler(pickle.Pickler):
+    """Writes equal tensors as equal bytes; pickle's own way names each storage by its address."""
+
+    def reducer_override(self, value: Any) -> Any:
+        import torch
+
+        if not isinstance(value, torch.UntypedStorage | torch.storage.TypedStorage):
+            return NotImplemented
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return torch.storage._load_from_bytes, (buffer.getvalue(),)
+
+
+def dump_plain(content: Any) -> bytes:
+    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand; equal content gives equal bytes."""
+    buffer = io.BytesIO()
+    _SteadyPickler(buffer, protocol=4).dump(content)
+    return buffer.getvalue()
 
 
 def load_plain(path: str | Path) -> Any:
@@ -102,15 +123,21 @@ def _rebuilders() -> Rebuilders:
     """The same and what a pickled tensor may ask for."""
     import torch
 
-    dtypes: dict[tuple[str, str], Any] = {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
     return {
         **plain_rebuilders(),
-        **dtypes,
+        **_dtypes(),
         ("torch", "Size"): torch.Size,
         ("torch._utils", "_rebuild_tensor"): _fresh(torch._utils._rebuild_tensor),
         ("torch._utils", "_rebuild_tensor_v2"): _fresh(torch._utils._rebuild_tensor_v2),
         ("torch.storage", "_load_from_bytes"): _fresh(_torch_load),
     }
+
+
+@cache
+def _dtypes() -> Rebuilders:
+    import torch
+
+    return {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}  # type: ignore[misc]
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:

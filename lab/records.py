@@ -3,17 +3,22 @@
     record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
     record.attn                                         # [layers, heads, 1, image tokens]
     record.maps                                         # [layers, heads, rows, cols] of the record's first grid
+    record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if the record keeps the maps of these heads only
     save_record("copy.pkl.gz", record)
+
+What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked too, generic: the
+same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their settings (lab/partial.py), and
+attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
 
 Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records does.
 """
 
+import errno
 import gzip
 import math
-import pickle
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,13 +27,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from lab.errors import UserError
-from lab.pickles import damaged, load_plain, rebuild
+from lab.errors import DiskFull, UserError
+from lab.partial import Partial
+from lab.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.pieces import cast
 
 if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("float16", "bfloat16", "float32")
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
 
 
@@ -101,12 +109,15 @@ class Record:
     the precision that they were computed and are stored in (float16, bfloat16, float32); widening to float32 changes no value.
     `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
     `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected.
+    `partial` tells of a record that keeps the maps of some heads only which these are; the others are zero in `attn` and `generic`,
+    and whatever needs one of them raises UserError.
     """
 
     attn: Float32[np.ndarray, "layers heads 1 vis"]
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
+    partial: Partial | None = None
 
     @classmethod
     def from_tensor(
@@ -123,7 +134,8 @@ class Record:
         """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s memory."""
         import torch
 
-        return torch.from_numpy(self.attn).to(getattr(torch, self.dtype))
+        self._need_all()
+        return cast(torch.from_numpy(self.attn), getattr(torch, self.dtype))
 
     @property
     def num_layers(self) -> int:
@@ -161,17 +173,32 @@ class Record:
 
     @property
     def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        """Every head's weights on the first grid; a view of `attn`."""
+        """Every head's weights on the first grid; a view of `attn`. Raises UserError if the record keeps those of some heads only."""
+        self._need_all()
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
-    @property
-    def generic_maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
+    def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
+        """The weights of some (layer, head) on the first grid. Raises UserError naming a head whose map the record does not keep."""
+        if self.partial is not None:
+            self.partial.need(heads)
+        return replace(self, partial=None).maps[head_index(heads)]
+
+    def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The same of the generic prompt. Raises UserError if the record does not hold it."""
         if self.generic is None:
             wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
             raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
-        return replace(self, attn=self.generic).maps
+        return replace(self, attn=self.generic).maps_of(heads)
+
+    def _need_all(self) -> None:
+        if self.partial is not None:
+            self.partial.refuse("but all are needed")
+
+
+def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """(layer, head) pairs as an index into arrays of [layers, heads, ...]."""
+    return [layer for layer, _ in heads], [head for _, head in heads]
 
 
 def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:
@@ -180,7 +207,9 @@ def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, 
     if dtype not in (*PRECISIONS, "float64"):
         raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
     if not isinstance(weights, np.ndarray):
-        weights = weights.detach().cpu().float().numpy()
+        import torch
+
+        weights = cast(weights.detach().cpu(), torch.float32).numpy()
     return np.require(weights, np.float32, ["C", "W"]), dtype if dtype in PRECISIONS else "float32"
 
 
@@ -196,21 +225,28 @@ def check_record(record: Record, where: str) -> None:
         _check_geometry(record)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    _check_weights(attn, where)
-    if record.generic is not None:
-        if record.generic.shape != attn.shape:
-            raise UserError(f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}")
-        _check_weights(record.generic, where)
+    if record.generic is not None and record.generic.shape != attn.shape:
+        raise UserError(f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}")
+    for weights in (attn, record.generic):
+        if weights is None:
+            continue
+        _check_weights(_kept(record, weights), where)
+        if record.partial is None and not weights.any():
+            zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
+            raise UserError(f"{where}: {zero}")
 
 
-def _check_weights(attn: Float32[np.ndarray, "layers heads 1 vis"], where: str) -> None:
-    lowest, highest = float(attn.min()), float(attn.max())
+def _kept(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> Float32[np.ndarray, "*heads 1 vis"]:
+    """What of `attn` or `generic` is really there."""
+    return weights if record.partial is None else weights[head_index(record.partial.heads)]
+
+
+def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
+    lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
     if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
         raise UserError(f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)")
     if lowest < 0:
         raise UserError(f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1")
-    if highest == 0:
-        raise UserError(f"{where}: attention is zero everywhere; expected weights over the image tokens, which are never all zero")
 
 
 def _check_geometry(record: Record) -> None:
@@ -250,24 +286,37 @@ def load_record(path: str | Path) -> Record:
 
     path = Path(path)
     content = load_plain(path)
-    meta: Any = {}
-    generic: Any = None
-    if isinstance(content, Mapping):
-        if "attn" not in content:
-            raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, content))}; expected {{attn, meta}} or a tensor")
-        content, meta, generic = content["attn"], content.get("meta") or {}, content.get("generic")
+    parts = content if isinstance(content, Mapping) else {"attn": content}
+    if "attn" not in parts:
+        raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor")
     arrays = (torch.Tensor, np.ndarray)
-    for part, kinds in ((content, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
+    attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
+    for part, kinds in ((attn, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
         if not isinstance(part, kinds):
             raise UserError(f"{path}: found a {type(part).__name__}; expected {{attn: tensor, meta: dict}} or a tensor")
     try:
-        record = Record.from_tensor(content, meta, generic)
+        record = Record.from_tensor(attn, meta, generic)
+        if parts.get("partial") is not None:
+            record = _spread(record, Partial.from_dict(parts["partial"], str(path)))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except Exception as error:  # a hostile file can spoil a tensor's attributes
         raise damaged(str(path), error) from error
     check_record(record, str(path))
     return record
+
+
+def _spread(kept: Record, partial: Partial) -> Record:
+    """[kept heads, 1, image tokens] put in their places among all heads; pages of memory that stay zero cost nothing."""
+
+    def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
+        if rows.ndim != 3 or len(rows) != len(partial.heads):
+            raise UserError(f"attention has shape {list(rows.shape)}; expected [{len(partial.heads)} heads, 1, image tokens]")
+        spread = np.zeros((*partial.shape, *rows.shape[1:]), np.float32)
+        spread[head_index(partial.heads)] = rows
+        return spread
+
+    return replace(kept, attn=dense(kept.attn), generic=None if kept.generic is None else dense(kept.generic), partial=partial)
 
 
 # Writing
@@ -276,22 +325,34 @@ def load_record(path: str | Path) -> Record:
 def save_record(path: str | Path, record: Record) -> None:
     """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
 
-    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision.
+    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is written as it is:
+    lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
 
     Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the file
     could not be read back), or if the file cannot be written.
     """
     check_record(record, str(path))
-    content: dict[str, Any] = {"attn": record.tensor(), "meta": dict(record.meta)}
+    content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
     if record.generic is not None:
-        content["generic"] = Record(record.generic, {}, record.dtype).tensor()
-    data = pickle.dumps(content, protocol=4)
+        content["generic"] = _file_tensor(record, record.generic)
+    if record.partial is not None:
+        content["partial"] = record.partial.to_dict()
+    data = dump_plain(content)
     rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 
 
+def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
+    import torch
+
+    return cast(torch.from_numpy(_kept(record, weights)), getattr(torch, record.dtype))
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a file, and the folders above it, so that it appears whole or not at all. Raises UserError if it cannot be written."""
+    """Writes a file, and the folders above it, so that it appears whole or not at all.
+
+    Raises UserError if it cannot be written, and DiskFull, one of them, if that is for want of space.
+    """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex}.part")  # in the same folder: a rename across file systems is not atomic
     try:
@@ -300,6 +361,8 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             stream.write(data.encode() if isinstance(data, str) else data)
         part.replace(path)
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFull(f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder") from error
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space") from error
     finally:
         with suppress(OSError):  # after success it is gone

@@ -20,7 +20,9 @@ from lab.datasets.sample import with_period
 from lab.errors import UserError
 from lab.heads import same_model, warn_of_another_model
 from lab.images import open_image
-from lab.records import Record, check_id, load_record, save_record, write_atomic
+from lab.processes import processes
+from lab.records import Record, check_id, load_record, write_atomic
+from lab.storage import as_stored, at_precision, find_record, write_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +35,16 @@ log = logging.getLogger(__name__)
 def collect(cfg: Config) -> int:
     """Image and query -> record."""
     name, record = _ask(cfg)
-    path = make_folder(cfg) / f"{name}.pkl"
-    save_record(path, record)
-    print_written([path])
+    print_written([write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)])
     return 0
 
 
 def analyze(cfg: Config) -> int:
-    """Record -> ranking of its heads."""
+    """Record -> ranking of its heads; with `data.attention_dir`, of every record of a folder."""
+    if cfg.data.attention_dir is not None:
+        from lab.analysis import analyze_folder
+
+        return analyze_folder(cfg)
     path = _record_path(cfg)
     record = load_record(path)
     ranking = rank_heads(record, cfg.logic)
@@ -65,11 +69,11 @@ def visualize(cfg: Config) -> int:
 
 def pipeline(cfg: Config) -> int:
     """Image and query -> record, ranking, mask, box and figure."""
-    name, record = _ask(cfg)
+    name, asked = _ask(cfg)
+    record = at_precision(asked, cfg.data)  # so that a later reading finds the same
     ranking = rank_heads(record, cfg.logic)
     result = localize_record(record, ranking, cfg)
-    path = make_folder(cfg) / f"{name}.pkl"  # from here on everything is known to be right
-    save_record(path, record)
+    path = write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)  # from here on everything is known to be right
     written = [path, *write_ranking(path, ranking), *write_localization(cfg, path, record, result)]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
     print(heads_table(scores_of(record, result.heads, cfg.logic)))
@@ -87,10 +91,12 @@ def wants_generic(cfg: Config) -> bool:
 
 
 def load_model(cfg: Config) -> "LoadedModel":
-    """The checkpoint that `model` names, on the device that `device` names. Refuses fixed heads that it does not have."""
+    """The checkpoint that `model` names, on this process's device, with the attention asked for. Refuses heads that it does not have."""
+    from lab.attention import use_attention
     from llava.model.builder import load_from_config
 
-    loaded = load_from_config(cfg.model, name=str(find(cfg.model.name)), device=device_name(cfg))
+    loaded = load_from_config(cfg.model, name=str(find(cfg.model.name)), device=processes().device(device_name(cfg)))
+    use_attention(loaded.model, cfg.model.attention)
     fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
     warn_of_another_model(cfg, loaded.name)
     return loaded
@@ -132,9 +138,10 @@ def _record_path(cfg: Config) -> Path:
     """The saved record that analyze and visualize read."""
     if cfg.data.attention_file is not None:
         return Path(cfg.data.attention_file)
-    path = model_folder(cfg) / f"{_record_name(cfg)}.pkl"
-    if not path.exists():
-        raise UserError(f"no record {path}: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
+    folder, name = model_folder(cfg), _record_name(cfg)
+    path = find_record(folder, name)
+    if path is None:
+        raise UserError(f"no record {folder / name}.pkl: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
     return path
 
 
@@ -153,28 +160,36 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]
     write_atomic(written[0], pickle.dumps(rows))
-    write_atomic(written[1], json.dumps([{k: None if v == math.inf else v for k, v in row.items()} for row in rows], indent=1))
+    lines = (json.dumps(row | {"spatial_entropy": None} if row["spatial_entropy"] == math.inf else row) for row in rows)
+    write_atomic(written[1], "[\n" + ",\n".join(lines) + "\n]")
     return written
 
 
 def write_localization(cfg: Config, path: Path, record: Record, result: Localization) -> list[Path]:
-    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, `X_top{K}.png` beside the record."""
-    figure = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else None  # first: it may lack its picture
+    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, the figures beside the record."""
+    figures = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else {}  # first: they may lack their picture
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     buffer = io.BytesIO()
     Image.fromarray(result.mask.astype(np.uint8) * 255).save(buffer, format="png")
     write_atomic(written[0], buffer.getvalue())
     write_atomic(written[1], box_json(record, result))
-    if figure is not None and cfg.save_fig:
-        import viz
+    if not figures:
+        return written
+    import viz
 
-        written.append(sibling(path, f"_top{len(result.heads)}.png"))
-        viz.save_figure(figure, written[-1])
-    if figure is not None and cfg.show_plot:
-        import viz
-
-        viz.show(figure)
+    if cfg.save_fig:
+        for figure, file in zip(figures.values(), figure_files(cfg, path, result), strict=True):
+            viz.save_figure(figure, file)
+            written.append(file)
+    if cfg.show_plot:
+        viz.show(*figures.values())
     return written
+
+
+def figure_files(cfg: Config, path: Path, result: Localization) -> list[Path]:
+    """The files of `viz.sample_figures`, in its order."""
+    names = [f"top{len(result.heads)}", *(["heads"] if cfg.viz.heads else []), *(["components"] if cfg.viz.components else [])]
+    return [sibling(path, f"_{name}.{cfg.save_format}") for name in names]
 
 
 def box_json(record: Record, result: Localization) -> str:
@@ -189,16 +204,14 @@ def box_json(record: Record, result: Localization) -> str:
     )
 
 
-def _draw(cfg: Config, record: Record, result: Localization) -> "Figure":
+def _draw(cfg: Config, record: Record, result: Localization) -> "dict[str, Figure]":
     import viz  # matplotlib, only where a figure is wanted
 
     picture = open_image(_picture_of(record, cfg))
     if record.image_size not in (None, picture.size):
         known = "data.image_file must name the picture that the record was made from"
         raise UserError(f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}")
-    scores = scores_of(record, result.heads, cfg.logic)
-    maps = record.maps[[s.layer for s in scores], [s.head for s in scores]]  # [heads, rows, cols]
-    return viz.top_heads_figure(picture, str(record.meta.get("query", "")), maps, scores, result, record.grid)
+    return viz.sample_figures(record, result, picture, cfg)
 
 
 def _picture_of(record: Record, cfg: Config) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import viz
 from lab.cli import PROJECT, hydra_arguments, table
 from lab.errors import UserError
 from lab.metrics import box_iou
@@ -56,11 +57,12 @@ def test_fixed_heads_find_the_thing_in_every_shipped_picture(sample, tmp_path, p
     assert box_iou((x, y, x + w, y + h), (fx0, fy0, fx1 + 1, fy1 + 1)) >= 0.5
 
 
-def test_pipeline_writes_record_ranking_mask_box_and_figure(tmp_path, picturebook, capsys):
+def test_pipeline_writes_record_ranking_mask_box_and_figures(tmp_path, picturebook, capsys):
     assert stage("pipeline", tmp_path) == 0
     folder = tmp_path / MODEL
     assert {p.name for p in folder.iterdir()} == {
-        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "config.yaml",
+        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "bird_heads.png",
+        "config.yaml",
     }  # fmt: skip
     record = load_record(folder / "bird.pkl")
     assert record.attn.shape == (8, 8, 1, 256)
@@ -364,7 +366,17 @@ def test_saved_records_are_read_without_transformers(name, unused, tmp_path, pic
     assert done.returncode == 0, done.stderr
 
 
+def test_figures_come_in_the_format_and_number_asked_for_masks_always_as_png(tmp_path, picturebook):
+    stage("pipeline", tmp_path, "save_format=svg", "viz.components=true")
+    stage("pipeline", tmp_path, "data.save_id=b", "save_format=pdf", "viz.heads=false")
+    written = {path.name for path in (tmp_path / MODEL).iterdir() if path.suffix in (".png", ".svg", ".pdf")}
+    assert written == {"bird_mask.png", "bird_top3.svg", "bird_heads.svg", "bird_components.svg", "b_mask.png", "b_top3.pdf"}
+    with pytest.raises(UserError, match="save_format=gif: choose from png, pdf, svg"):
+        stage("pipeline", tmp_path, "save_format=gif")
+
+
 def test_show_plot_without_a_display_says_so_and_goes_on(tmp_path, picturebook, monkeypatch, caplog):
+    viz.can_show.cache_clear()
     monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "agg")
     assert stage("pipeline", tmp_path, "show_plot=true") == 0
     assert "no display" in caplog.text
@@ -372,10 +384,12 @@ def test_show_plot_without_a_display_says_so_and_goes_on(tmp_path, picturebook, 
 
 def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeypatch):
     shown = []
+    viz.can_show.cache_clear()
     monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "tkagg")
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(1))
     assert stage("pipeline", tmp_path, "show_plot=true", "save_fig=false") == 0
-    assert shown == [1]
+    assert shown == [1]  # all windows at once
+    viz.can_show.cache_clear()
     assert not list((tmp_path / MODEL).glob("*_top*.png"))
 
 

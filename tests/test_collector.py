@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from collector import GENERIC_QUERY, collect, last_rows, model_inputs
+from collector import GENERIC_QUERY, ask, collect, prepare
 from conf.schema import ModelConfig
+from lab.attention import Wanted, kept_rows, use_attention
 from lab.errors import UserError
 from lab.records import load_record, save_record
 from lab.stations import positions
@@ -36,7 +37,7 @@ def single(folder):
 
 def build(loaded, query="a bird", conv_mode="referseg"):
     prompt = build_prompt(query, conv_mode, loaded.tokenizer, loaded.image_tokens, context=loaded.context)
-    return prompt, model_inputs(loaded, IMAGE, prompt)
+    return prompt, tiny_llava.model_inputs(loaded, IMAGE, prompt)
 
 
 def full_maps(loaded, inputs) -> torch.Tensor:
@@ -56,28 +57,138 @@ def test_record_is_bit_by_bit_what_output_attentions_gives(loaded, conv_mode):
     assert record.attn.max() > 1.5 * np.median(record.attn)
 
 
-def test_last_rows_of_a_left_padded_batch(single):
-    (short, inputs), (long, others) = build(single), build(single, "a small dog wearing a collar")
+def left_padded(loaded) -> tuple[int, dict[str, torch.Tensor]]:
+    """A short prompt with so many padding tokens in front, and a long one, in one batch."""
+    (short, inputs), (long, others) = build(loaded), build(loaded, "a small dog wearing a collar")
     gap = len(long.ids) - len(short.ids)
-    pad = single.tokenizer.pad_token_id
-    batch = {
+    pad = loaded.tokenizer.pad_token_id
+    mask = torch.cat([torch.nn.functional.pad(inputs["attention_mask"], (gap, 0)), others["attention_mask"]])
+    return gap, {
         "input_ids": torch.cat([torch.nn.functional.pad(inputs["input_ids"], (gap, 0), value=pad), others["input_ids"]]),
-        "attention_mask": torch.cat([torch.nn.functional.pad(inputs["attention_mask"], (gap, 0)), others["attention_mask"]]),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
         "pixel_values": torch.cat([inputs["pixel_values"], others["pixel_values"]]),
     }
-    with torch.inference_mode(), last_rows(single.model) as rows:
-        single.model(**batch, use_cache=False)
-    assert torch.equal(torch.stack(rows), full_maps(single, batch)[:, :, :, -1:])
-    alone = full_maps(single, inputs)[:, 0, :, -1:]
-    torch.testing.assert_close(torch.stack(rows)[:, 0, :, :, gap:], alone, rtol=0, atol=1e-5)
-    assert torch.stack(rows)[:, 0, :, :, :gap].abs().max() == 0
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_last_rows_of_a_left_padded_batch(folder, attention):
+    loaded = load_llava(folder, device="cpu")
+    gap, batch = left_padded(loaded)
+    expected = full_maps(loaded, batch)[:, :, :, -1:]
+    alone = full_maps(loaded, build(loaded)[1])[:, 0, :, -1:]
+    use_attention(loaded.model, attention)
+    with torch.inference_mode(), kept_rows(loaded.model) as rows:
+        loaded.model(**batch, use_cache=False)
+    rows = torch.stack(rows)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=0 if attention == "eager" else 1e-5)
+    torch.testing.assert_close(rows[:, 0, :, :, gap:], alone, rtol=0, atol=1e-5)  # other positions in the batch, so other rounding
+    assert rows[:, 0, :, :, :gap].max() == 0
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_chosen_queries_and_columns_are_kept(folder, attention):
+    loaded = load_llava(folder, device="cpu")
+    _, inputs = build(loaded)
+    expected = full_maps(loaded, inputs)[:, :, :, [3, 20, 7], 2:9]
+    use_attention(loaded.model, attention)
+    with torch.inference_mode(), kept_rows(loaded.model, Wanted(torch.tensor([[3, 20, 7]]), slice(2, 9))) as rows:
+        loaded.model(**inputs, use_cache=False)
+    torch.testing.assert_close(torch.stack(rows), expected, rtol=0, atol=1e-6)
 
 
 def test_no_full_map_is_kept(single):
     _, inputs = build(single)
-    with torch.inference_mode(), last_rows(single.model) as rows:
+    with torch.inference_mode(), kept_rows(single.model) as rows:
         single.model(**inputs)
     assert [row.untyped_storage().nbytes() for row in rows] == [4 * inputs["input_ids"].shape[1] * 4] * 3  # heads x keys x bytes
+
+
+def reference_rows(folder, query="a bird") -> torch.Tensor:
+    """The record of a query in double precision, [layers, heads, 1, image tokens]."""
+    loaded = load_llava(folder, device="cpu")
+    loaded.model.double()
+    prompt, inputs = build(loaded, query)
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    with torch.inference_mode():
+        maps = torch.stack(loaded.model(**inputs, output_attentions=True, use_cache=False).attentions)
+    return maps[:, 0, :, -1:, positions(prompt.stations, "image")]
+
+
+def test_fused_attention_gives_the_same_record(folder):
+    loaded = load_llava(folder, device="cpu")
+    eager = collect(loaded, IMAGE, "a small dog")
+    use_attention(loaded.model, "fused")
+    fused = collect(loaded, IMAGE, "a small dog")
+    assert fused.meta["attn_implementation"] == "fused"
+    np.testing.assert_allclose(fused.attn, eager.attn, rtol=0, atol=1e-6)
+
+
+def test_in_16_bits_fused_attention_is_closer_to_the_truth_than_eager(folder):
+    queries = ("a bird", "a red ball", "a small dog wearing a collar", "the cup")
+    truth = np.stack([reference_rows(folder, query).numpy() for query in queries])
+    errors = {}
+    for attention in ("eager", "fused"):
+        loaded = load_llava(folder, device="cpu", dtype="bfloat16")
+        use_attention(loaded.model, attention)
+        records = [collect(loaded, IMAGE, query) for query in queries]
+        assert {record.dtype for record in records} == {"bfloat16" if attention == "eager" else "float32"}
+        errors[attention] = np.abs(np.stack([record.attn for record in records]) - truth).mean()
+    assert errors["fused"] < errors["eager"]
+
+
+# several questions at once
+
+OTHER = IMAGE.rotate(180).resize((40, 40))
+ASKED = [
+    (IMAGE, ["a bird", "a small dog wearing a collar", "the red ball on the left"]),
+    (OTHER, ["a cat"]),
+    (OTHER, ["the bird", "a cup beside the house"]),
+]
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+@pytest.mark.parametrize("conv_mode", ["referseg", "vicuna_v1"])
+@pytest.mark.parametrize("generic", [False, True])
+def test_a_record_does_not_depend_on_what_is_asked_beside_it(folder, attention, conv_mode, generic):
+    loaded = load_llava(folder, device="cpu")
+    use_attention(loaded.model, attention)
+    config = ModelConfig(conv_mode=conv_mode)
+    questions = [prepare(loaded, image, queries, config, image_file="x.png", generic=generic) for image, queries in ASKED]
+    answers = ask(loaded, questions, config)
+    records = [record for number in range(3) for record in answers.of(number)]
+    alone = [collect(loaded, image, query, config, image_file="x.png", generic=generic) for image, queries in ASKED for query in queries]
+    assert [record.meta for record in records] == [record.meta for record in alone]
+    for together, single in zip(records, alone, strict=True):
+        np.testing.assert_allclose(together.attn, single.attn, rtol=0, atol=1e-6)
+        assert (together.generic is None) == (not generic)
+        if generic:
+            np.testing.assert_allclose(together.generic, single.generic, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_the_tail_of_a_batch_of_single_prompts_is_not_seen(folder, attention):
+    loaded = load_llava(folder, device="cpu")
+    use_attention(loaded.model, attention)
+    questions = [prepare(loaded, IMAGE, [query]) for query in ("a bird", "a small dog wearing a collar")]
+    first = ask(loaded, questions).of(0)[0]
+    np.testing.assert_allclose(first.attn, collect(loaded, IMAGE, "a bird").attn, rtol=0, atol=1e-6)
+
+
+def test_the_vision_tower_reads_each_image_once(single):
+    seen = []
+    hook = single.model.model.vision_tower.register_forward_pre_hook(
+        lambda _module, args, kwargs: seen.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
+    )
+    ask(single, [prepare(single, image, queries) for image, queries in ASKED])
+    hook.remove()
+    assert seen == [3]
+
+
+def test_the_generic_row_is_that_of_the_generic_query(single):
+    record = collect(single, IMAGE, "a bird", generic=True)
+    assert np.array_equal(record.generic, collect(single, IMAGE, GENERIC_QUERY).attn)
+    assert np.array_equal(record.attn, collect(single, IMAGE, "a bird").attn)
 
 
 def test_model_is_left_as_it_was_even_after_an_error(single):
@@ -87,7 +198,7 @@ def test_model_is_left_as_it_was_even_after_an_error(single):
         return [len(layer.self_attn._forward_hooks) for layer in single.model.model.language_model.layers]
 
     before = hooks()
-    with contextlib.suppress(ZeroDivisionError), last_rows(single.model) as rows:
+    with contextlib.suppress(ZeroDivisionError), kept_rows(single.model) as rows:
         during = hooks()
         raise ZeroDivisionError
     assert during == [count + 1 for count in before]
@@ -97,12 +208,12 @@ def test_model_is_left_as_it_was_even_after_an_error(single):
     assert rows == []
 
 
-def test_output_layer_sees_only_the_last_token(single):
+def test_the_output_layer_is_not_run(single):
     seen = []
-    hook = single.model.lm_head.register_forward_hook(lambda _module, args, _output: seen.append(args[0].shape[1]))
+    hook = single.model.lm_head.register_forward_hook(lambda *_: seen.append(1))
     collect(single, IMAGE, "a bird")
     hook.remove()
-    assert seen == [1]
+    assert not seen
 
 
 @pytest.mark.parametrize(
@@ -110,7 +221,10 @@ def test_output_layer_sees_only_the_last_token(single):
     [{}, {"do_sample": True, "temperature": 1.5}, {"do_sample": True, "top_p": 0.5}, {"num_beams": 3}],
     ids=lambda o: "-".join(o) or "greedy",
 )
-def test_generated_text_and_the_attention_of_its_first_step(single, options):
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_generated_text_and_the_attention_of_its_first_step(folder, options, attention):
+    single = load_llava(folder, device="cpu")
+    use_attention(single.model, attention)
     prompt, inputs = build(single)
     config = ModelConfig(use_generate=True, max_new_tokens=6, **options)
     torch.manual_seed(3)

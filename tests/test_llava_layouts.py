@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from collector import collect, model_inputs
+from collector import collect
 from conf.schema import ModelConfig
 from llava.conversation import CONVERSATIONS
 from llava.mm_utils import build_prompt
@@ -50,7 +50,7 @@ def ask(loaded: LoadedModel, image: Image.Image) -> tuple[torch.Tensor, torch.Te
     """Logits of every token [tokens, vocabulary] and the record's attention."""
     prompt = build_prompt(QUERY, "referseg", loaded.tokenizer, loaded.image_tokens, context=loaded.context)
     with torch.inference_mode():
-        logits = loaded.model(**model_inputs(loaded, image, prompt)).logits[0]
+        logits = loaded.model(**tiny_llava.model_inputs(loaded, image, prompt)).logits[0]
     return logits, collect(loaded, image, QUERY).tensor()
 
 

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import lab.pickles
 import lab.records
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
 from lab.records import Grid, Record, check_id, load_record, save_record, write_atomic
 
 META = {"image_file": "bird.png", "query": "the bird", "image_size": [640, 480], "vis_len": 16, "patch_size": 4, "generated_text": None}
@@ -419,7 +419,8 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_part(tmp_path, monk
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
         write_atomic(path, "new")
     if isinstance(failure, OSError):
-        assert str(caught.value) == f"{path}: cannot be written (No space left on device); choose a writable folder with free space"
+        assert str(caught.value) == f"{path}: no space left on the disk for 3 bytes: free some, or choose another folder"
+        assert isinstance(caught.value, DiskFull)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

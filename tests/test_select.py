@@ -80,6 +80,18 @@ def test_a_head_counts_once_per_sample_that_has_it_among_its_best(tmp_path):
     assert sum(int(row["count"]) for row in rows) == 7
 
 
+@pytest.mark.parametrize("threshold", ["sample", "dataset"])
+def test_worker_processes_count_what_one_process_counts(tmp_path, threshold):
+    folder = write_records(tmp_path, 40)
+    choice = ("logic.select.samples=20", f"logic.select.threshold={threshold}")
+    alone, together = (select(folder, *choice, f"data.workers={workers}") for workers in (1, 2))
+    assert alone.pop("config") != together.pop("config")
+    assert alone == together
+    save_record(folder / "z.pkl", record(0, model="another/model"))
+    with pytest.raises(UserError, match=r"r0.pkl is of model some/model, .*z.pkl of another/model"):
+        select(folder, *choice, "data.workers=2")
+
+
 def test_frequency_is_the_mean_over_trials_and_its_deviation_is_told(tmp_path):
     folder = write_rankings(tmp_path, *[[(2, i % 3)] for i in range(12)])
     written = select(folder, "logic.select.samples=6", "logic.select.trials=4", "seed=3")
@@ -302,17 +314,11 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
 
 
 @pytest.fixture
-def _drawn(monkeypatch):
-    """Stages that ask a model get attention out of the air."""
+def _shipped(monkeypatch, picturebook):
+    """Stages that ask a model get the shipped one, loaded once."""
     monkeypatch.chdir(PROJECT)
-
-    def collect(loaded, image, query, config, image_file=None):
-        meta = {"image_file": image_file, "query": query, "image_size": list(image.size)}
-        return Record(record(len(image_file), (8, 8)).attn, {**meta, "model_name": config.name})
-
-    monkeypatch.setattr("collector.collect", collect)
-    monkeypatch.setattr("lab.stages.load_model", lambda cfg: None)
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: None)
+    monkeypatch.setattr("lab.stages.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.batch.load_model", lambda cfg: picturebook)
 
 
 def over_file(out: Path, data: Path, *overrides: str) -> int:
@@ -325,7 +331,7 @@ def data_file(path: Path, *images: str) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("_drawn")
+@pytest.mark.usefixtures("_shipped")
 def test_a_data_file_is_collected_first_and_only_its_samples_are_counted(tmp_path):
     run(configuration("stage=collect", f"data.output_dir={tmp_path}", "data.save_id=stranger"))
     assert over_file(tmp_path, data_file(tmp_path / "data.jsonl", "examples/images/cat.png", "examples/images/dog.png")) == 0
@@ -337,13 +343,13 @@ def test_a_data_file_is_collected_first_and_only_its_samples_are_counted(tmp_pat
     assert sum(row["count"] for row in written["heads"]) == sum(len(ranking[:10]) for ranking in rankings)
 
 
-@pytest.mark.usefixtures("_drawn")
+@pytest.mark.usefixtures("_shipped")
 def test_a_sample_that_fails_is_left_out_even_if_an_older_record_is_there(tmp_path):
     picture = tmp_path / "gone.png"
     Image.open("examples/images/dog.png").save(picture)
     over_file(tmp_path, data_file(tmp_path / "data.jsonl", "examples/images/cat.png", str(picture)))
     picture.unlink()
-    (tmp_path / PICTUREBOOK / "d1_analysis.json").unlink()  # to be done again
+    (tmp_path / PICTUREBOOK / "d1.pkl").write_bytes(b"")  # to be done again
     assert over_file(tmp_path, tmp_path / "data.jsonl") == 1
     assert json.loads((tmp_path / PICTUREBOOK / NAME).read_text())["samples"] == 1
 
@@ -370,7 +376,7 @@ def box_of(out: Path, sample: str) -> dict:
     return json.loads((out / PICTUREBOOK / f"{sample}_bbox.json").read_text())
 
 
-@pytest.mark.usefixtures("_drawn")
+@pytest.mark.usefixtures("_shipped")
 def test_every_stage_that_localizes_takes_the_first_heads_of_a_file(tmp_path):
     path = heads_file(tmp_path / "h.json")
     arguments = (f"data.output_dir={tmp_path}", f"logic.heads={path}", "save_fig=false")

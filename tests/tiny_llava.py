@@ -358,3 +358,10 @@ def write_lora(
     projector = {f"base_model.model.{name}": value for name, value in tensors.items() if "mm_projector" in name}
     torch.save(projector, folder / "non_lora_trainables.bin")
     return folder, merged
+
+
+def model_inputs(loaded, image: Image.Image, prompt) -> dict[str, torch.Tensor]:
+    """What transformers' own forward takes for one prompt."""
+    ids = torch.tensor([prompt.ids])
+    pixels = loaded.image_processor(image, return_tensors="pt")["pixel_values"].to(loaded.dtype)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 import viz
-from analyze import fixed_heads, scores_of
+from analyze import fixed_heads
 from bbox import localize
 from collector import collect
 from lab.cli import PROJECT, exit_in_one_line
@@ -23,7 +23,7 @@ FIGURES = {"readme_cat.png": ("cat.png", "a cat on the floor"), "readme_dog.png"
 
 def draw_figures(out: Path) -> list[Path]:
     """Writes every figure of `FIGURES` into `out` and returns the paths."""
-    cfg = configuration(["model=picturebook"])
+    cfg = configuration(["model=picturebook", "viz.heads=false"])
     loaded = load_model(cfg)
     heads = fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
     if heads is None:
@@ -32,10 +32,8 @@ def draw_figures(out: Path) -> list[Path]:
     for name, (picture, query) in FIGURES.items():
         image = open_image(PROJECT / "examples" / "images" / picture)
         record = collect(loaded, image, query, cfg.model)
-        maps = record.maps[[layer for layer, _ in heads], [head for _, head in heads]]
-        scores = scores_of(record, heads, cfg.logic)
-        figure = viz.top_heads_figure(image, query, maps, scores, localize(record, heads, cfg.logic), record.grid)
-        viz.save_figure(figure, out / name, dpi=110)
+        figures = viz.sample_figures(record, localize(record, heads, cfg.logic), image, cfg)
+        viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=90)
         written.append(out / name)
     return written
 

@@ -1,14 +1,9 @@
-"""Measures what the README says about speed, on the machine at hand.
+"""Ranking one record against literal loops, and the commands as a user starts them, from nothing to the end.
 
-    python -m lab.bench              # medians; --json for the numbers alone
-
-Ranking one [32, 32, 1, 576] record against a literal loop over heads and components (the rules that the tests hold the
-vectorised code to), and the commands as a user starts them, from nothing to the end.
+The loops are the rules that the tests hold the vectorised code to.
 """
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import analyze
-from lab.cli import PROJECT, table
+import viz
+from bbox import localize
+from lab.cli import PROJECT
+from lab.images import open_image
 from lab.picturebook.evaluate import configuration
 from lab.records import Grid, Record, save_record
 from tests import reference_rules
@@ -62,6 +59,16 @@ def command(*arguments: str) -> Callable[[], object]:
     )
 
 
+def draw(sample: Record, path: Path) -> Callable[[], object]:
+    """One figure of three heads over a picture, into a file."""
+    logic = configuration(["model=llava15_7b"]).logic
+    scores = analyze.rank_heads(sample, logic)[:3]
+    heads = [(score.layer, score.head) for score in scores]
+    maps, result = sample.maps[[s.layer for s in scores], [s.head for s in scores]], localize(sample, heads, logic)
+    picture = open_image(PROJECT / "examples/images/bird.png")  # 640 x 480, as the record says
+    return lambda: viz.save_figure(viz.top_heads_figure(picture, "the bird", maps, scores, result, sample.grid), path)
+
+
 def measure() -> dict[str, float]:
     """Name of each measurement and its median in seconds."""
     logic = configuration(["model=llava15_7b"]).logic
@@ -72,6 +79,7 @@ def measure() -> dict[str, float]:
         "the same by the literal rules, in loops": median_seconds(lambda: reference_rules.ranking(tensor), 3),
     }
     with tempfile.TemporaryDirectory() as folder:
+        numbers["draw and save the figure of three heads"] = median_seconds(draw(sample, Path(folder) / "figure.png"), 10)
         path = Path(folder) / "record.pkl"
         save_record(path, sample)
         out = f"data.output_dir={folder}"
@@ -80,12 +88,3 @@ def measure() -> dict[str, float]:
         )
         numbers["python pipeline.py stage=pipeline (make demo after install)"] = median_seconds(command("stage=pipeline", out), 3)
     return numbers
-
-
-if __name__ == "__main__":
-    numbers = measure()
-    if "--json" in sys.argv:
-        print(json.dumps(numbers, indent=1))
-    else:
-        print(table(("what", "median"), [(name, f"{1000 * s:.1f} ms" if s < 1 else f"{s:.1f} s") for name, s in numbers.items()]))
-        print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")

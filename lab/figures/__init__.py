@@ -1,0 +1,1 @@
+"""The parts that viz.py's figures are made of."""

@@ -1,0 +1,167 @@
+"""A picture, and things over it in the right place: maps, mask, box. Coordinates are pixels of the picture, edges exclusive."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageOps
+
+from bbox import Localization
+from lab.figures.style import BOX_COLOUR, EDGE, HEAT, INK, MASK_COLOUR
+from lab.records import Grid
+
+LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
+TALLEST, WIDEST = 1 / 3, 5.0  # width by height; a picture beyond is stretched, or it could not be seen at all
+PLACE_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, for colour-blind readers
+MOST_SHARES = 6  # numbers on one map; the rest of the places are small
+CASED: dict[str, Any] = {"path_effects": [withStroke(linewidth=3.8, foreground="black")]}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the panels of a figure show it."""
+
+    image: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+    @property
+    def shape(self) -> float:
+        """Width by height as it is shown."""
+        return min(WIDEST, max(TALLEST, self.image.width / self.image.height))
+
+    @property
+    def is_stretched(self) -> bool:
+        return self.shape != self.image.width / self.image.height
+
+    @cached_property
+    def colour(self) -> UInt8[np.ndarray, "height width 3"]:
+        scale = min(1.0, LONGEST_SIDE / max(self.size))
+        small = tuple(max(1, round(side * scale)) for side in self.size)
+        return np.asarray(self.image if scale == 1 else self.image.resize(small))  # type: ignore[arg-type]
+
+    @cached_property
+    def pale(self) -> UInt8[np.ndarray, "height width"]:
+        """Grey, and no darker than what a cell with little attention looks like."""
+        grey = ImageOps.grayscale(Image.fromarray(self.colour))
+        grey = grey.reduce(2) if min(grey.size) > LONGEST_SIDE // 4 else grey  # the small panels would not show more
+        return (np.asarray(grey) * 0.42 + 255 * 0.58).astype(np.uint8)
+
+    def draw(self, axis: Axes, *, pale: bool = False) -> None:
+        """The picture fills the axes; what is drawn outside it is cut off."""
+        width, height = self.size
+        axis.imshow(
+            self.pale if pale else self.colour, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), interpolation="antialiased"
+        )
+        axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect=width / height / self.shape)
+        for spine in axis.spines.values():
+            spine.set_edgecolor(EDGE)
+        if self.is_stretched and not pale:
+            axis.set_title("stretched to be seen", loc="right", fontsize=11, color=INK, pad=4)
+
+
+def overlay(axis: Axes, picture: Picture, attention: Float[np.ndarray, "rows cols"], grid: Grid, norm: Normalize) -> None:
+    """Attention over a pale picture, a square of one colour for each cell, wherever padding or crop put the grid."""
+    picture.draw(axis, pale=True)
+    x0, y0, x1, y1 = grid.extent_xyxy
+    opacity = _opacity(np.asarray(norm(attention)))
+    axis.imshow(attention, cmap=HEAT, norm=norm, alpha=opacity, extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2)
+    keep_frame(axis, picture, grid)
+
+
+def draw_components(
+    axis: Axes, picture: Picture, labels: Int[np.ndarray, "rows cols"], shares: Float[np.ndarray, " components"], grid: Grid
+) -> None:
+    """Each place in a colour of its own, the largest with their shares in %; cells of no place are left out."""
+    picture.draw(axis, pale=True)
+    x0, y0, x1, y1 = grid.extent_xyxy
+    order = np.argsort(-shares, kind="stable")
+    colour_of = np.zeros(len(shares) + 1, int)
+    colour_of[order + 1] = 1 + np.arange(len(shares)) % len(PLACE_COLOURS)
+    axis.imshow(
+        np.ma.masked_equal(colour_of[labels], 0), cmap=ListedColormap(PLACE_COLOURS), vmin=1, vmax=len(PLACE_COLOURS), alpha=0.75,
+        extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2,
+    )  # fmt: skip
+    for component in order[:MOST_SHARES].tolist():
+        _label_place(axis, picture, labels == component + 1, f"{100 * shares[component]:.0f} %", grid)
+    if not len(shares):
+        axis.text(0.5, 0.03, "no place stands out", fontsize=10, color=INK, ha="center", transform=axis.transAxes)
+    keep_frame(axis, picture, grid)
+
+
+def _label_place(axis: Axes, picture: Picture, place: Bool[np.ndarray, "rows cols"], text: str, grid: Grid) -> None:
+    """Text beside a place of the grid, on the side with more room; none if the picture does not show the place."""
+    (width, height), (x0, y0, x1, y1) = picture.size, grid.extent_xyxy
+    rows, cols = np.nonzero(place)
+    left, right = (x0 + edge * (x1 - x0) / grid.cols for edge in (cols.min(), cols.max() + 1))
+    y = y0 + (rows.mean() + 0.5) * (y1 - y0) / grid.rows
+    if right <= 0 or left >= width or not 0 <= y < height:
+        return
+    rightward = width - right > left
+    share = axis.annotate(
+        text, (right if rightward else left, y), (3 if rightward else -3, 0), textcoords="offset points", fontsize=10, fontweight="bold"
+    )
+    share.set(
+        ha="left" if rightward else "right", va="center", color=INK, zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")]
+    )
+
+
+def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
+    """Limits the axes to the picture again, and frames what the model saw of it if that is not all."""
+    width, height = picture.size
+    x0, y0, x1, y1 = grid.extent_xyxy
+    if x0 > 0 or y0 > 0 or x1 < width or y1 < height:
+        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=1, linestyle="--", zorder=3))
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect=width / height / picture.shape)
+
+
+def draw_result(axis: Axes, result: Localization) -> None:
+    """Outline of the mask, frame of the box, and a key to both; nothing but words where there is none."""
+    anchor: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.15, "borderpad": 0.2, "frameon": False}
+    if not result.mask.any() or result.box_xyxy is None:
+        axis.legend(handles=[Line2D([], [], linestyle="", label="no mask, no box")], handlelength=0, handletextpad=0, fontsize=11, **anchor)
+        return
+    _outline(axis, result.mask)
+    x0, y0, x1, y1 = result.box_xyxy
+    for colour, line in (("white", 4.4), (BOX_COLOUR, 2.6)):
+        axis.add_patch(Rectangle((x0, y0), x1 - x0 + 1, y1 - y0 + 1, fill=False, edgecolor=colour, linewidth=line, zorder=4, clip_on=False))
+    key = [Line2D([], [], color=MASK_COLOUR, lw=1.9, label="mask", **CASED), Line2D([], [], color=BOX_COLOUR, lw=2.6, label="box")]
+    axis.legend(handles=key, ncols=2, handlelength=1.4, columnspacing=1.2, handletextpad=0.5, fontsize=11, labelcolor=INK, **anchor)
+
+
+def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"]) -> None:
+    step = -(-max(mask.shape) // LONGEST_SIDE)
+    padded = np.pad(mask[::step, ::step], 1).astype(np.float32)  # background all round: the outline of a mask at the edge closes
+    x, y = ((np.arange(count) - 0.5) * step for count in padded.shape[::-1])
+    contour = axis.contour(x, y, padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.9, zorder=3)
+    contour.set(**CASED)
+
+
+def colour_bar(axis: Axes, norm: Normalize, unit: str) -> None:
+    """Attention per cell as its colours look over a pale picture."""
+    ramp = np.linspace(0, 1, 128)
+    opacity = _opacity(ramp)[:, None]
+    colours = HEAT(ramp)[:, :3] * opacity + (1 - opacity) * 0.94
+    axis.imshow(colours[:, None], origin="lower", aspect="auto", extent=(0, 1, 0, 1))
+    ticks = np.array([0, *MaxNLocator(4).tick_values(0, norm.vmax or 1.0)[1:]])
+    ticks = ticks[ticks <= norm.vmax]
+    axis.set(xticks=[], yticks=norm(ticks), yticklabels=[f"{100 * tick:g}" for tick in ticks])
+    axis.yaxis.tick_right()
+    axis.yaxis.set_label_position("right")
+    axis.set_ylabel(unit, fontsize=11, color=INK)
+    axis.tick_params(labelsize=10, colors=INK)
+
+
+def _opacity(level: np.ndarray) -> np.ndarray:
+    """How much of the picture a cell hides, 0 to 0.9, for a level of 0 to 1."""
+    return 0.9 * np.clip(level, 0, 1) ** 0.75

@@ -1,0 +1,125 @@
+"""What all figures share: colours that hold in grey print and for colour-blind readers, and text in any script."""
+
+import logging
+import math
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.patches import Rectangle
+
+from analyze import Head
+
+log = logging.getLogger(__name__)
+
+HEAT = ListedColormap(colormaps["inferno_r"](np.linspace(0.03, 0.92, 256)))  # more is darker, so that grey print keeps the order
+BOX_COLOUR, MASK_COLOUR = "#0072b2", "#ffc400"  # blue, cased in white; yellow, cased in black
+INK, EDGE = "#222222", "#999999"
+CAPTION_POINTS, CAPTION_LINES = 15, 3
+JOINERS = "\u200c\u200d"  # invisible, but they shape Persian and Indic words
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty white figure of so many inches, outside pyplot's registry."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the upper left corner."""
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes((left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height))
+
+
+def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
+    """A frame around each head on a layer x head map."""
+    for layer, head in heads:
+        for colour, line in (("white", 3.8), (BOX_COLOUR, 2.2)):
+            axis.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False))
+
+
+# text
+
+
+def caption(text: str, inches: float) -> list[str]:
+    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`; longer text ends in an ellipsis."""
+    quoted = f"“{printable(text).strip()}”"
+    start = quoted[:400]  # long enough to tell how wide its characters are
+    per_line = max(8, math.floor(0.95 * inches * len(start) / max(0.01, _width(start))))
+    return textwrap.wrap(quoted, per_line, max_lines=CAPTION_LINES, placeholder=" …") or [quoted]
+
+
+def write_caption(figure: Figure, lines: Sequence[str], margin: float) -> None:
+    """The lines at the upper left, or at the upper right if the text runs from right to left."""
+    text, (width, height) = "\n".join(lines), figure.get_size_inches()
+    right = _runs_leftward(text)
+    x = 1 - margin / width if right else margin / width
+    figure.text(
+        x, 1 - 0.14 / height, text, ha="right" if right else "left", va="top", fontsize=CAPTION_POINTS, linespacing=1.15, color=INK,
+        parse_math=False, fontfamily=font_families(text),
+    )  # fmt: skip
+
+
+def caption_height(lines: Sequence[str]) -> float:
+    """Inches that the lines take, with the margin above."""
+    return 0.2 + len(lines) * CAPTION_POINTS * 1.2 / 72
+
+
+def printable(text: str) -> str:
+    """The text without what cannot be seen: control characters, marks that override the writing direction, halves of characters."""
+    return "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "" for c in text)
+
+
+def _runs_leftward(text: str) -> bool:
+    strong = (unicodedata.bidirectional(c) for c in text)
+    return next((direction for direction in strong if direction in ("L", "R", "AL")), "L") != "L"
+
+
+def _width(text: str) -> float:
+    """Of one line of a caption, in inches."""
+    font = FontProperties(family=font_families(text), size=CAPTION_POINTS)
+    with any_glyphs():
+        return RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+@contextmanager
+def any_glyphs() -> Iterator[None]:
+    """Characters that no font has become boxes without a word about each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*Glyph \d+")
+        yield
+
+
+def font_families(text: str) -> list[str]:
+    """matplotlib's own font, then fonts of this machine for the characters that it lacks."""
+    found = [_family_with(c) for c in dict.fromkeys(text) if ord(c) not in _own_characters() and c not in JOINERS]
+    if None in found:
+        _tell_of_missing_fonts()
+    return list(dict.fromkeys(["DejaVu Sans", *(family for family in found if family)]))
+
+
+@cache  # said once
+def _tell_of_missing_fonts() -> None:
+    log.warning("no font on this machine has all characters of the expression: figures show boxes for them; install one that has")
+
+
+@cache
+def _own_characters() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+@cache
+def _family_with(character: str) -> str | None:
+    fonts = (font for font in fontManager.ttflist if "Last Resort" not in font.name and font.style == "normal")
+    return next((font.name for font in fonts if get_font(font.fname).get_char_index(ord(character))), None)

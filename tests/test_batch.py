@@ -1,0 +1,295 @@
+"""stage=batch: what is asked together, what a failure takes with it, and runs of many processes."""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+import lab.asking
+from lab.asking import Asking, automatic_size
+from lab.cli import PROJECT
+from lab.datasets import Sample
+from lab.errors import UserError
+from lab.feed import MOST_EXPRESSIONS, Preparing, feed, plan_rows
+from lab.processes import LOCK, Processes
+from lab.records import load_record
+from lab.writer import Writer
+from pipeline import run
+from tests.conftest import configuration
+
+PICTUREBOOK = "examples-models-picturebook"
+CAT, DOG, BIRD = (str(PROJECT / f"examples/images/{name}.png") for name in ("cat", "dog", "bird"))
+ASKED = [("a", "the cat", CAT), ("b", "a small dog wearing a collar", DOG), ("c", "a cat on the floor", CAT), ("d", "the bird", BIRD)]
+LONG = "cat " * 3000
+
+
+@pytest.fixture
+def _shipped(monkeypatch, picturebook):
+    monkeypatch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+
+
+def write_lines(path: Path, asked) -> Path:
+    path.write_text("".join(json.dumps({"id": i, "prompt": query, "image_path": image}) + "\n" for i, query, image in asked))
+    return path
+
+
+def batch(tmp_path: Path, *overrides: str, asked=ASKED, out: str = "out") -> int:
+    data = write_lines(tmp_path / "data.jsonl", asked)
+    paths = (f"data.data_file={data}", f"data.output_dir={tmp_path / out}")
+    return run(configuration("stage=batch", "data.process_all=true", *paths, *overrides))
+
+
+def attention(tmp_path: Path, sample: str, out: str = "out") -> np.ndarray:
+    return load_record(tmp_path / out / PICTUREBOOK / f"{sample}.pkl").attn
+
+
+def errors(tmp_path: Path) -> dict[str, str]:
+    return {e["id"]: e["error"] for e in map(json.loads, (tmp_path / "out" / PICTUREBOOK / "errors.jsonl").read_text().splitlines())}
+
+
+# what is asked together
+
+
+def samples(*asked: tuple[str, str]) -> list[Sample]:
+    return [Sample(f"s{i}", query, Path(image)) for i, (query, image) in enumerate(asked)]
+
+
+def test_expressions_on_one_image_form_one_row_and_long_rows_come_first():
+    found = plan_rows(samples(("a", "x"), ("the small dog", "y"), ("b", "x"), ("c", "x")), share_image=True)
+    assert [[s.id for s in row] for row in found] == [["s0", "s2", "s3"], ["s1"]]
+    assert [len(row) for row in plan_rows(samples(("a", "x"), ("b", "x")), share_image=False)] == [1, 1]
+
+
+def test_many_expressions_on_one_image_are_spread_over_rows_and_none_is_lost():
+    asked = samples(*[(f"expression {i}", "x") for i in range(2 * MOST_EXPRESSIONS + 1)])
+    rows = plan_rows(asked, share_image=True)
+    assert sorted(map(len, rows)) == [1, MOST_EXPRESSIONS, MOST_EXPRESSIONS]
+    assert sorted(s.id for row in rows for s in row) == sorted(s.id for s in asked)
+
+
+def test_every_batch_belongs_to_one_process_and_is_the_same_in_any_number_of_them():
+    batches = [[1, 2], [3, 4], [5]]
+    for world in (1, 2, 3, 7):
+        shares = [Processes(rank, world).share(batches) for rank in range(world)]
+        assert sorted(one for share in shares for one in share) == batches
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize(
+    "overrides", [(), ("data.batch_size=3",), ("data.share_image=false",), ("data.workers=1",), ("model.attention=fused",)]
+)
+def test_a_record_is_the_same_however_it_is_asked(tmp_path, overrides):
+    assert batch(tmp_path, "data.batch_size=1", "data.share_image=false", out="alone") == 0
+    assert batch(tmp_path, *overrides) == 0
+    for sample, _, _ in ASKED:
+        np.testing.assert_allclose(attention(tmp_path, sample), attention(tmp_path, sample, "alone"), rtol=0, atol=1e-5)
+
+
+def test_workers_prepare_what_this_process_would(picturebook):
+    rows = Preparing(
+        plan_rows([Sample(i, q, Path(f)) for i, q, f in ASKED], share_image=True), picturebook, configuration().model, generic=False
+    )
+    here, there = (list(feed(rows, workers=workers, pin=False)) for workers in (0, 1))
+    for one, other in zip(here, there, strict=True):
+        assert one.samples == other.samples
+        assert one.question.prompts == other.question.prompts
+        assert np.array_equal(one.question.pixels, other.question.pixels)
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_answers_are_generated_one_by_one(tmp_path):
+    assert batch(tmp_path, "model.use_generate=true", "data.save_generic=true") == 0
+    record = load_record(tmp_path / "out" / PICTUREBOOK / "c.pkl")
+    assert record.meta["generated_text"]
+    assert record.generic is not None
+
+
+# failures
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("size", [1, 4])
+def test_what_cannot_be_asked_fails_alone(tmp_path, size):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(CAT).read_bytes()[:500])
+    huge = tmp_path / "huge.png"
+    Image.open(DOG).resize((3000, 1500)).save(huge)
+    asked = [*ASKED, ("e", LONG, CAT), ("f", "the cat", str(broken)), ("g", "the dog", str(huge)), ("h", "the cat", str(broken))]
+    assert batch(tmp_path, f"data.batch_size={size}", asked=asked) == 1
+    found = errors(tmp_path)
+    assert list(found) == ["e", "f", "h"]
+    assert "shorten the query" in found["e"]
+    assert "broken.png cannot be read" in found["f"]
+    assert attention(tmp_path, "a").shape == attention(tmp_path, "g").shape
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("most", [3, 1])
+def test_what_does_not_fit_in_memory_is_asked_in_parts(tmp_path, monkeypatch, most):
+    asked_at_once = []
+    ask = lab.asking.ask
+
+    def limited(loaded, questions, config):
+        asked_at_once.append(sum(len(question.queries) for question in questions))
+        if asked_at_once[-1] > most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return ask(loaded, questions, config)
+
+    monkeypatch.setattr(lab.asking, "ask", limited)
+    assert batch(tmp_path, "data.batch_size=4") == 0
+    assert max(asked_at_once) == 4
+    assert min(asked_at_once) >= 1
+    monkeypatch.undo()
+    assert {s for s, _, _ in ASKED} == {p.stem for p in (tmp_path / "out" / PICTUREBOOK).glob("?.pkl")}
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_sample_that_never_fits_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
+    ask = lab.asking.ask
+
+    def limited(loaded, questions, config):
+        if any("collar" in query for question in questions for query in question.queries):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return ask(loaded, questions, config)
+
+    monkeypatch.setattr(lab.asking, "ask", limited)
+    assert batch(tmp_path, "data.batch_size=4") == 1
+    assert list(errors(tmp_path)) == ["b"]
+    assert errors(tmp_path)["b"].startswith("out of memory, although it was asked alone")
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_an_unforeseen_error_costs_one_sample(tmp_path, monkeypatch):
+    ask = lab.asking.ask
+
+    def flawed(loaded, questions, config):
+        if any("floor" in query for question in questions for query in question.queries):
+            raise ZeroDivisionError("of all things")
+        return ask(loaded, questions, config)
+
+    monkeypatch.setattr(lab.asking, "ask", flawed)
+    assert batch(tmp_path) == 1
+    assert errors(tmp_path) == {"c": "ZeroDivisionError: of all things"}
+
+
+def test_the_size_of_a_batch_halves_on_a_full_memory_and_stays_there(picturebook, monkeypatch):
+    monkeypatch.setattr(lab.asking, "ask", lambda loaded, questions, config: _full() if len(questions) > 2 else questions)
+    asking = Asking(picturebook, configuration().model, size=8, grows=True, apart=False)
+    rows = [_Asked() for _ in range(16)]
+    assert sum(answers is not None for _, answers, _ in asking.answers(rows)) == 16
+    assert asking.size == 2
+
+
+def _full():
+    raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@dataclass
+class _Asked:
+    question: object = ()
+    samples: tuple = ()
+    failed: tuple = ()
+
+
+def test_an_automatic_size_divides_what_a_process_takes(picturebook):
+    assert automatic_size(picturebook) in (1, 2, 4, 8)
+
+
+# writing beside the model
+
+
+def test_a_writer_does_every_task_and_lets_few_wait():
+    done, gate = [], threading.Event()
+    with Writer(threads=1, ahead=2) as writer:
+        writer.put(gate.wait)
+        threading.Timer(0.1, gate.set).start()
+        for number in range(20):
+            writer.put(lambda number=number: done.append(number))
+    assert done == list(range(20))
+    assert writer.waited > 0
+
+
+def test_what_goes_wrong_in_a_writer_stops_the_run():
+    def fail():
+        raise UserError("the disk is full")
+
+    def run_on():
+        with Writer(threads=2, ahead=4) as writer:
+            for _ in range(1000):
+                writer.put(fail)
+
+    with pytest.raises(UserError, match="the disk is full"):
+        run_on()
+
+
+# one run or many
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
+    folder = tmp_path / "out" / PICTUREBOOK
+    folder.mkdir(parents=True)
+    with FileLock(folder / LOCK), pytest.raises(UserError, match=r"another run writes to .*: wait for it, or set data.output_dir"):
+        batch(tmp_path)
+    assert not list(folder.glob("*.pkl"))
+    assert batch(tmp_path) == 0  # the lock of a run that ended, however it did, is free
+
+
+def in_processes(tmp_path: Path, out: str, *launcher: str, overrides: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    data = write_lines(tmp_path / "data.jsonl", ASKED)
+    arguments = ("stage=batch", f"data.data_file={data}", "data.process_all=true", f"data.output_dir={tmp_path / out}", "data.batch_size=1")
+    return subprocess.run([*launcher, *arguments, *overrides], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("launcher", ["torchrun", "submitit"])
+def test_two_processes_write_the_same_bytes_as_one(tmp_path, launcher):
+    commands = {
+        "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "pipeline.py"),
+        "submitit": (
+            "pipeline.py",
+            "-m",
+            "hydra/launcher=submitit_local",
+            "hydra.launcher.tasks_per_node=2",
+            f"hydra.sweep.dir={tmp_path / 'logs'}",
+        ),
+    }
+    if launcher == "submitit":
+        pytest.importorskip("submitit")
+    done = in_processes(tmp_path, "two", sys.executable, *commands[launcher])
+    assert done.returncode == 0, done.stderr
+    assert batch(tmp_path, "data.batch_size=1") == 0
+    one, two = (tmp_path / out / PICTUREBOOK for out in ("out", "two"))
+    assert json.loads((two / "summary.json").read_text())["processes"] == 2
+    for sample, _, _ in ASKED:
+        for suffix in (".pkl", "_analysis.pkl", "_analysis.json"):
+            assert (one / f"{sample}{suffix}").read_bytes() == (two / f"{sample}{suffix}").read_bytes()
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_another_number_of_processes_finishes_what_is_missing(tmp_path, monkeypatch):
+    assert batch(tmp_path) == 0
+    folder = tmp_path / "out" / PICTUREBOOK
+    before = (folder / "a.pkl").stat().st_mtime_ns
+    (folder / "b.pkl").unlink()
+    (folder / "d.pkl").write_bytes(b"cut")
+    shares = [Processes(rank, 2) for rank in range(2)]
+    monkeypatch.setattr(Processes, "gather", lambda self, found: found)
+    for share in shares:
+        monkeypatch.setattr("lab.batch.processes", lambda share=share: share)
+        assert batch(tmp_path) == 0
+    assert (folder / "a.pkl").stat().st_mtime_ns == before
+    assert attention(tmp_path, "b").shape == attention(tmp_path, "d").shape == (8, 8, 1, 256)
+
+
+def test_other_stages_refuse_to_run_many_times(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="stage=pipeline runs in one process"):
+        run(configuration("stage=pipeline"))
