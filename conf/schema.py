@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf
 from lab.errors import UserError
 from llava.conversation import conversation
 
-STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate")
+STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "report")
 
 
 @dataclass
@@ -138,6 +138,7 @@ class DataConfig:
     save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
     save_attention: str = "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
     visualize_batch: bool = False  # also draw figures in stage=batch
+    runs: list[str] | None = None  # two folders of records, for stage=report to compare; null = one run, as above
 
 
 @dataclass
@@ -149,6 +150,14 @@ class EvaluateConfig:
     )  # rows of the table, explained in lab/evaluate.py
     draws: int = 20  # random sets of heads of the same layers
     resamples: int = 1000  # of the bootstrap intervals
+
+
+@dataclass
+class ReportConfig:
+    """What stage=report puts into its page."""
+
+    max_samples: int | None = 1000  # more are drawn at random, by seed; null = all of them, whatever the page weighs
+    max_side: int = 320  # longest side of the pictures, in pixels
 
 
 @dataclass
@@ -180,6 +189,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     viz: VizConfig = field(default_factory=VizConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -226,6 +236,8 @@ AT_LEAST: dict[str, float] = {
     "data.end_index": 0,
     "evaluate.draws": 1,
     "evaluate.resamples": 1,
+    "report.max_samples": 1,
+    "report.max_side": 32,
     "device_id": 0,
     "seed": 0,
 }

@@ -10,7 +10,6 @@ runs, so that a record does not depend on the number of processes.
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,26 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyze import rank_heads
 from conf.schema import Config
 from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
 from lab.errors import DiskFull, UserError, reason
 from lab.processes import Processes, only_run, processes
-from lab.records import Record, load_record, write_atomic
-from lab.stages import (
-    box_json,
-    figure_files,
-    load_model,
-    localize_record,
-    make_folder,
-    model_folder,
-    sibling,
-    wants_generic,
-    write_localization,
-    write_ranking,
-)
-from lab.storage import as_stored, disk_use, find_record, serves, tell_disk_use, write_record
+from lab.records import write_atomic
+from lab.resume import finish, finish_records
+from lab.stages import load_model, make_folder, model_folder, wants_generic
+from lab.storage import as_stored, disk_use, tell_disk_use, write_record
 from lab.workers import cores
 from lab.writer import Writer
 
@@ -113,9 +101,8 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
     block = cfg.data.batch_size or BLOCK
     mine = [row for rows in run.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
     try:
-        missing = [left for row in mine if (left := tuple(s for s in row if not _is_there(cfg, folder, s, outcome)))]
-        if outcome.before:
-            log.info("%d of %d samples are collected already", outcome.before, sum(map(len, mine)))
+        done = _ranked_anew(cfg, folder, [sample for row in mine for sample in row], run, outcome)
+        missing = [left for row in mine if (left := tuple(sample for sample in row if sample.id not in done))]
         if missing:
             loaded = load_model(cfg)
             if run.main:
@@ -126,31 +113,18 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
     return outcome
 
 
-def _is_there(cfg: Config, folder: Path, sample: Sample, outcome: Outcome) -> bool:
-    """Whether an earlier run left a valid record of the same question, asked in the same way; then it is ranked anew."""
-    try:
-        path = find_record(folder, sample.id)
-        record = load_record(path) if path is not None else None
-        if path is None or record is None or not _same_question(record, sample, cfg) or not serves(record, cfg):
-            return False
-    except UserError:
-        return False
-    try:
-        _finish(cfg, path, record, fresh=False)
-        outcome.before += 1
-    except DiskFull:
-        raise
-    except Exception as error:  # one sample must not end the others' run
-        outcome.fail(sample, reason(error))
-    return True
-
-
-def _same_question(record: Record, sample: Sample, cfg: Config) -> bool:
-    meta = record.meta
-    same_sample = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
-    same_way = meta.get("conv_mode") == cfg.model.conv_mode and cfg.model.dtype in ("auto", meta.get("dtype"))
-    answered = meta.get("generated_text") is not None or not cfg.model.use_generate
-    return same_sample and same_way and answered and (record.generic is not None or not wants_generic(cfg))
+def _ranked_anew(cfg: Config, folder: Path, samples: Sequence[Sample], run: Processes, outcome: Outcome) -> set[str]:
+    """The ids of the samples whose records are there and were ranked by today's rules, or could not be."""
+    done = set()
+    for sample, error in finish_records(cfg, folder, samples, workers=cfg.data.workers or max(1, cores() // run.local_world)):
+        done.add(sample.id)
+        if error is None:
+            outcome.before += 1
+        else:
+            outcome.fail(sample, error)
+    if done and run.main:
+        log.info("%d of %d samples are collected already", len(done), len(samples))
+    return done
 
 
 def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
@@ -165,7 +139,7 @@ def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequen
     mine = max(1, cores() // run.local_world)
     workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
     waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
-    with Writer(threads=max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
+    with Writer(threads=0 if cfg.show_plot else max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
         answered = _answered(asking, waiting, cfg, folder, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
@@ -212,29 +186,12 @@ def _write(cfg: Config, folder: Path, samples: "Row", answers: "Answers", number
     for sample, record in zip(samples, answers.of(number), strict=True):
         try:
             record = as_stored(record, cfg)
-            _finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
+            finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
             outcome.new.append(sample.id)
         except DiskFull:  # ends the run
             raise
         except Exception as error:  # one sample must not end the others' run
             outcome.fail(sample, reason(error))
-
-
-def _finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
-    """Ranking and, if asked for, mask, box and figure; the latter are left alone if they are what they would become."""
-    ranking = rank_heads(record, cfg.logic)
-    write_ranking(path, ranking)
-    if not cfg.data.visualize_batch:
-        return
-    result = localize_record(record, ranking, cfg)
-    box, mask, *figures = sibling(path, "_bbox.json"), sibling(path, "_mask.png"), *figure_files(cfg, path, result)
-    there = box.exists() and mask.exists() and (not cfg.save_fig or all(figure.exists() for figure in figures))
-    if fresh or not there or box.read_text() != box_json(record, result):
-        with DRAWING:
-            write_localization(cfg, path, record, result)
-
-
-DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
 # all processes

@@ -35,7 +35,7 @@ from analyze import (
     score_all,
     selection_frequency,
 )
-from bbox import binarise, box_on_image, head_maps, localize, region, smooth
+from bbox import Localization, binarise, box_on_image, head_maps, localize, region, smooth
 from conf.schema import Config, LogicConfig
 from lab.cli import find, markdown, progress, table
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
@@ -255,9 +255,13 @@ def measure(
 
 
 def _predict(sample_id: str, record: Record, heads: Sequence[Head], cfg: Config) -> Prediction:
-    found = localize(record, heads, cfg.logic)
-    box = metric_box(found.box_xyxy, inclusive=cfg.metrics.box == "inclusive")
-    return Prediction(sample_id, box, found.mask, highest_point(found.heat, record.grid) if found.heads else None)
+    return prediction(sample_id, localize(record, heads, cfg.logic), record.grid, inclusive=cfg.metrics.box == "inclusive")
+
+
+def prediction(sample_id: str, found: Localization, grid: Grid, *, inclusive: bool = False) -> Prediction:
+    """What was found, as the metrics want it: its box with exclusive edges unless `inclusive`, its point the centre of the highest cell."""
+    point = highest_point(found.heat, grid) if found.heads else None
+    return Prediction(sample_id, metric_box(found.box_xyxy, inclusive=inclusive), found.mask, point)
 
 
 def metric_box(box_xyxy: tuple[int, int, int, int] | None, *, inclusive: bool) -> tuple[float, float, float, float] | None:

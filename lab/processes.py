@@ -40,6 +40,13 @@ class Processes:
 
         return gather_object(found)
 
+    def end(self) -> None:
+        """Ends the communication, once nobody needs it any more; otherwise its threads may abort the process as it leaves."""
+        if self.world > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
+
     def share(self, batches: list[list[T]]) -> list[list[T]]:
         """The batches that are this process's to do. Their contents do not depend on the number of processes."""
         return batches[self.rank :: self.world]
@@ -101,3 +108,4 @@ def only_run(folder: Path, run: Processes) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        run.end()

@@ -186,6 +186,7 @@ class ModelOfRecords:
             yield result
 
     def compare(self, path: Path, name: Any, shape: tuple[int, int]) -> None:
+        """Raises UserError naming two files if the record's model, by name and by (layers, heads), is not that of those before it."""
         if self.shape is None:
             self.shape, self._shaped_by = shape, path
         if self.name is None and name is not None:

@@ -13,6 +13,8 @@ Task = Callable[[], None]
 class Writer:
     """Runs tasks in so many threads, at most `ahead` waiting; `put` blocks beyond that, so that memory stays flat.
 
+    Without threads `put` itself runs them: windows can be opened from the main thread only.
+
     A UserError in a task is one that ends the run (a full disk): it is raised by the next `put`, or at the end of the block,
     and the tasks still waiting are dropped.
 
@@ -43,7 +45,10 @@ class Writer:
 
     def put(self, task: Task) -> None:
         began = time.perf_counter()
-        self._tasks.put(task)
+        if self._threads:
+            self._tasks.put(task)
+        else:
+            task()
         self.waited += time.perf_counter() - began
         if self._problem is not None:
             raise self._problem

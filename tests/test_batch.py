@@ -216,6 +216,13 @@ def test_a_writer_does_every_task_and_lets_few_wait():
     assert writer.waited > 0
 
 
+def test_a_writer_without_threads_works_in_the_callers():
+    done = []
+    with Writer(threads=0, ahead=1) as writer:
+        writer.put(lambda: done.append(threading.current_thread()))
+    assert done == [threading.main_thread()]
+
+
 def test_what_goes_wrong_in_a_writer_stops_the_run():
     def fail():
         raise UserError("the disk is full")
@@ -282,6 +289,7 @@ def test_another_number_of_processes_finishes_what_is_missing(tmp_path, monkeypa
     (folder / "d.pkl").write_bytes(b"cut")
     shares = [Processes(rank, 2) for rank in range(2)]
     monkeypatch.setattr(Processes, "gather", lambda self, found: found)
+    monkeypatch.setattr(Processes, "end", lambda self: None)
     for share in shares:
         monkeypatch.setattr("lab.batch.processes", lambda share=share: share)
         assert batch(tmp_path) == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from PIL import Image
@@ -256,7 +257,7 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
     def surprise(*_):
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr("lab.batch.rank_heads", surprise)
+    monkeypatch.setattr("lab.resume.rank_heads", surprise)
     assert stage("batch", tmp_path, *arguments) == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
@@ -389,6 +390,7 @@ def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeyp
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(1))
     assert stage("pipeline", tmp_path, "show_plot=true", "save_fig=false") == 0
     assert shown == [1]  # all windows at once
+    matplotlib.pyplot.close("all")
     viz.can_show.cache_clear()
     assert not list((tmp_path / MODEL).glob("*_top*.png"))
 

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from PIL import Image
 
 from collector import GENERIC_QUERY, ask, collect, prepare
@@ -135,6 +136,22 @@ def test_in_16_bits_fused_attention_is_closer_to_the_truth_than_eager(folder):
         assert {record.dtype for record in records} == {"bfloat16" if attention == "eager" else "float32"}
         errors[attention] = np.abs(np.stack([record.attn for record in records]) - truth).mean()
     assert errors["fused"] < errors["eager"]
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_a_model_spread_over_devices_gives_the_same_record(folder, tmp_path, attention):
+    """The last layers wait on the disk, so that accelerate's hooks move weights and inputs as they do between GPUs."""
+    whole, spread = load_llava(folder, device="cpu"), load_llava(folder, device="cpu")
+    parts = dict.fromkeys(("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens"), "cpu")
+    parts |= {"model.language_model.layers.0": "cpu", "model.language_model.layers.1": "disk", "model.language_model.layers.2": "disk"}
+    parts |= dict.fromkeys(("model.language_model.norm", "model.language_model.rotary_emb", "lm_head"), "cpu")
+    dispatch_model(spread.model, parts, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    for loaded in (whole, spread):
+        use_attention(loaded.model, attention)
+    queries = ["a bird", "a small dog wearing a collar"]
+    expected, found = (ask(loaded, [prepare(loaded, IMAGE, queries)]).of(0) for loaded in (whole, spread))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one.attn, other.attn)
 
 
 # several questions at once

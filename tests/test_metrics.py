@@ -20,6 +20,7 @@ from lab.metrics import (
     bootstrap,
     box_iou,
     coco_predictions,
+    compare,
     exclusive,
     mask_iou,
     mask_overlap,
@@ -366,3 +367,45 @@ def test_predictions_for_coco_leave_out_what_has_no_area_and_name_the_image():
     assert rows[0] == {"id": "a", "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 6], "score": 0.5}
     assert rows[1]["bbox"] == [2, 3, 8, 6]
     assert_array_equal(rle.decode(json.loads(json.dumps(rows))[1]["segmentation"]), MASK)
+
+
+# two runs
+
+
+def _scores(ious, intersections=None):
+    return [
+        Score(f"s{i}", None, "small", float(iou), None if intersections is None else intersections[i], 10) for i, iou in enumerate(ious)
+    ]
+
+
+def test_the_difference_of_a_mean_is_bootstrapped_as_the_mean_of_the_differences():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(80), rng.random(80)
+    (row,) = [d for d in compare(_scores(a), _scores(b), resamples=4000) if (d.group, d.metric) == ("all", "box IoU")]
+    assert (row.first, row.second) == (pytest.approx(a.mean()), pytest.approx(b.mean()))
+    assert row.value == pytest.approx((b - a).mean())
+    _, low, high = bootstrap((b - a)[None], np.ones((1, 80)), resamples=4000)
+    assert (row.low, row.high) == (pytest.approx(low[0]), pytest.approx(high[0]))
+    assert row.n == 80
+
+
+def test_samples_are_drawn_in_pairs_so_that_a_shared_difficulty_cancels():
+    hard = np.linspace(0, 0.9, 60)
+    rows = {d.metric: d for d in compare(_scores(hard), _scores(hard + 0.1)) if d.group == "all"}
+    assert (rows["box IoU"].low, rows["box IoU"].high) == (pytest.approx(0.1), pytest.approx(0.1))
+    same = compare(_scores(hard), _scores(hard))
+    assert all((d.value, d.low, d.high) == (0, 0, 0) for d in same)
+
+
+def test_a_difference_of_ratios_of_sums_is_compared_too():
+    first, second = _scores([0.5] * 4, [1, 2, 3, 4]), _scores([0.5] * 4, [2, 4, 6, 8])
+    (row,) = [d for d in compare(first, second) if (d.group, d.metric) == ("all", "cIoU")]
+    assert (row.first, row.second, row.value) == (pytest.approx(0.25), pytest.approx(0.5), pytest.approx(0.25))
+    assert row.low < row.value < row.high
+
+
+def test_runs_over_other_samples_are_not_compared():
+    with pytest.raises(UserError, match="3 and 2 samples cannot be compared"):
+        compare(_scores([0, 1, 1]), _scores([0, 1]))
+    with pytest.raises(UserError, match="0 and 0"):
+        compare([], [])

@@ -22,6 +22,7 @@ import collector
 import lab.attention
 import lab.batch
 import lab.feed
+import lab.resume
 from collector import Answers, prepare
 from lab.attention import use_attention
 from lab.bench.machine import peak_memory, synchronize
@@ -150,9 +151,9 @@ def time_parts(loaded: LoadedModel, run: Callable[[], None]) -> dict[str, float]
             ("capture", lab.attention, "_picked"),
             ("capture", collector, "_stacked"),
             ("copy", Answers, "of"),
-            ("analyze", lab.batch, "rank_heads"),
+            ("analyze", lab.resume, "rank_heads"),
             ("write", lab.batch, "write_record"),
-            ("write", lab.batch, "write_ranking"),
+            ("write", lab.resume, "write_ranking"),
         ):
             stack.enter_context(mock.patch.object(place, attribute, _timed(getattr(place, attribute), name, took, device)))
         stack.enter_context(_timed_module(loaded.model.model.vision_tower, "tower", took, device))

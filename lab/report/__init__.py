@@ -1,0 +1,12 @@
+"""stage=report: one self-contained page about a run, or about two side by side. `lab.report.run_report` is the stage.
+
+folder.py   what a run left in its folder
+samples.py  each sample anew: heads, maps, mask, box, IoU
+pictures.py pictures, outlines and maps, small enough for a page
+tables.py   run facts, figures with intervals, differences between two runs
+page.py     all of it into templates/ with static/*.css and static/*.js
+"""
+
+from lab.report.stage import run_report
+
+__all__ = ["run_report"]

@@ -1,0 +1,102 @@
+"""What a run left in its folder: records and rankings, and what the other stages wrote beside them."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import Config, check
+from lab.errors import UserError
+from lab.heads import with_heads_of_file
+from lab.storage import list_samples
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """The files of one run. What a stage has not written is None or empty."""
+
+    path: Path
+    records: Mapping[str, Path]  # by sample
+    rankings: Mapping[str, Path]
+    errors: Mapping[str, str]  # of errors.jsonl: sample -> what went wrong
+    summary: Mapping[str, Any] | None  # of stage=batch
+    metrics: Mapping[str, Any] | None  # of stage=evaluate
+    selection: Mapping[str, Any] | None  # of stage=select
+
+    @property
+    def ids(self) -> list[str]:
+        """Every sample that the folder knows of, in order of their names."""
+        return sorted(self.records.keys() | self.rankings.keys() | self.errors.keys())
+
+    @property
+    def collected(self) -> str:
+        """When the first and the last record were written, to the minute."""
+        times = sorted(path.stat().st_mtime for path in self.records.values())
+        first, last = (datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M") for time in (times[0], times[-1])) if times else ("", "")
+        return first if first == last else f"{first} to {last}"
+
+
+def read_folder(path: Path) -> RunFolder:
+    """Raises UserError if the folder cannot be read or holds neither records nor rankings."""
+    listed = list_samples(path)
+    if not listed["records"] and not listed["analyses"]:
+        inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()][:3]
+        hint = f"; did you mean one of the folders in it ({', '.join(inside)})?" if inside else ""
+        raise UserError(f"no records in {path}: give a folder that stage=batch has filled, <output_dir>/<model>{hint}")
+    failed = [row for row in _json_lines(path / "errors.jsonl") if isinstance(row, Mapping) and "id" in row]
+    return RunFolder(
+        path,
+        listed["records"],
+        listed["analyses"],
+        {str(row["id"]): str(row.get("error", "failed")) for row in failed},
+        _json_object(path / "summary.json"),
+        _json_object(path / "metrics.json"),
+        _json_object(path / "localization_heads.json"),
+    )
+
+
+def _json_object(path: Path) -> Mapping[str, Any] | None:
+    found = _json_lines(path, whole=True)
+    return found[0] if found and isinstance(found[0], Mapping) else None
+
+
+def _json_lines(path: Path, *, whole: bool = False) -> list[Any]:
+    """The file's values, one per line or one in all; nothing if it is not there or damaged, which is logged."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
+    except (OSError, ValueError) as error:
+        log.warning("%s is left out: it cannot be read (%s)", path, error)
+        return []
+
+
+def saved_config(folder: RunFolder, cfg: Config) -> Config:
+    """The configuration that the run was evaluated with or, failing that, collected with; `cfg` if the folder tells neither.
+
+    Raises UserError naming the file if the configuration is not one of today's.
+    """
+    path = folder.path / "config.yaml"
+    saved: Any = (folder.metrics or {}).get("config")
+    where = folder.path / "metrics.json" if saved else path
+    try:
+        if saved is None and path.exists():
+            saved = OmegaConf.load(path)
+        if saved is None:
+            log.warning("%s has no config.yaml: its records are read with the configuration of this command", folder.path)
+            return cfg
+        merged: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where}: its configuration is not one of this version ({reason}); run stage=evaluate there again") from None
+    check(merged)
+    return with_heads_of_file(merged)

@@ -1,0 +1,195 @@
+"""Each sample of a run anew, from its record: the chosen heads and their maps, mask and box, and how good they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyze import Head, HeadScore, chosen_heads, rank_heads, scores_of
+from bbox import Localization, head_maps
+from conf.schema import Config
+from lab.cli import find
+from lab.datasets import Sample, Truth, read_truth
+from lab.errors import UserError
+from lab.evaluate import prediction
+from lab.images import open_image
+from lab.metrics import Box, Prediction, Score, box_iou, exclusive, score
+from lab.pickles import load_plain
+from lab.records import Record, load_record
+from lab.report.folder import RunFolder
+from lab.report.pictures import levels, outline, text_of, thumbnail
+from lab.select import ModelOfRecords
+from lab.stages import localize_record
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What the chosen heads look at, then the mean of their smoothed maps."""
+
+    levels: np.ndarray  # uint8 [heads + 1, rows, cols], see lab.report.pictures.levels
+    highest: float  # attention of a cell at level 255
+    extent_xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one run says of one sample. Without a record only `why`, and what a saved ranking and the data file tell."""
+
+    status: str  # done | ranked: a ranking, but no attention | missing
+    why: str = ""  # it is not done
+    query: str = ""
+    image_file: str | None = None
+    image_size: tuple[int, int] | None = None
+    shape: tuple[int, int] | None = None  # (layers, heads) of the model
+    best: tuple[Head, ...] = ()  # the `logic.select.top_n` first of the ranking
+    heads: tuple[HeadScore, ...] = ()  # the chosen ones
+    box_xyxy: Box | None = None  # edges exclusive
+    outline: tuple[float, str] = (1.0, "")
+    maps: Maps | None = None
+    score: Score | None = None  # if the truth is known
+    meta: Mapping[str, Any] | None = None
+    answer: Prediction | None = None  # dropped once it is scored: a mask is as large as its image
+
+
+def find_sample(name: str, folder: RunFolder, known: Sample | None, model: ModelOfRecords, cfg: Config) -> Finding:
+    """Reads and localizes one sample. Damaged and absent records make a finding that says so.
+
+    Raises UserError if the record is of another model than those that `model` has seen, or if `cfg` asks for heads that it does not have.
+    """
+    told = Finding("missing", query=known.query if known else "", image_file=str(known.image_file) if known else None)
+    if name not in folder.records:
+        return _without_record(name, folder, told, cfg.logic.select.top_n)
+    path = folder.records[name]
+    try:
+        record = load_record(path)
+    except UserError as error:
+        return replace(told, why=str(error))
+    meta = record.meta
+    model.compare(path, meta.get("model_name"), (record.num_layers, record.num_heads))
+    told = replace(
+        told,
+        query=str(meta.get("query") or told.query),
+        image_file=str(meta["image_file"]) if meta.get("image_file") else told.image_file,
+        shape=(record.num_layers, record.num_heads),
+        meta={key: value for key, value in meta.items() if key != "query"},
+    )
+    try:
+        sized = _with_size(record, told.image_file)
+    except UserError as error:
+        return replace(told, why=f"its image's size is unknown: {error}")
+    return _localized(name, sized, told, cfg)
+
+
+def _without_record(name: str, folder: RunFolder, told: Finding, top_n: int) -> Finding:
+    if name not in folder.rankings:
+        return replace(told, why=folder.errors.get(name, "not collected yet"))
+    try:
+        rows = load_plain(folder.rankings[name])
+        best = tuple((int(row["layer"]), int(row["head"])) for row in rows[:top_n])
+    except (UserError, LookupError, TypeError, ValueError) as error:
+        return replace(told, why=f"{folder.rankings[name].name} is no ranking ({error})")
+    return replace(told, status="ranked", why="no attention stored, only a ranking", best=best)
+
+
+def _with_size(record: Record, image_file: str | None) -> Record:
+    """Records of old do not know the size of their picture. Raises UserError if the picture is not there to tell."""
+    if record.image_size:
+        return record
+    if image_file is None:
+        raise UserError("the record names no picture")
+    return record.with_image_size(open_image(find(image_file)).size)
+
+
+def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding:
+    try:
+        ranking = rank_heads(record, cfg.logic)
+    except UserError as error:
+        if record.partial is None:
+            raise
+        return replace(told, status="ranked", why=str(error))  # it keeps scores by other rules
+    told = replace(told, image_size=record.image_size, best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]))
+    chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
+    if record.partial is not None and not set(chosen) <= set(record.partial.heads):
+        return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
+    found = localize_record(record, ranking, cfg)
+    return replace(
+        told,
+        status="done",
+        heads=tuple(scores_of(record, found.heads, cfg.logic)),
+        box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
+        outline=outline(found.mask),
+        maps=_maps(record, found, cfg.logic.contrast),
+        answer=prediction(name, found, record.grid, inclusive=cfg.metrics.box == "inclusive"),
+    )
+
+
+def _maps(record: Record, found: Localization, contrast: str) -> Maps:
+    maps = head_maps(record, found.heads, contrast)
+    every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
+    highest = float(every.max())
+    return Maps(levels(every, highest), highest, record.grid.extent_xyxy)
+
+
+# beside the truth
+
+
+def truth_of(known: Sample | None, image_size: tuple[int, int] | None) -> tuple[Truth | None, str]:
+    """The truth if there is one and it can be read, else why not."""
+    if known is None or (known.box_xyxy is None and known.mask_source is None):
+        return None, ""
+    try:
+        return read_truth(known, image_size), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def scored(finding: Finding, truth: Truth | None, cfg: Config) -> Finding:
+    """The finding with its score, no answer being a miss, and without the answer's mask."""
+    if truth is None:
+        return replace(finding, answer=None)
+    if finding.answer and finding.answer.mask is not None and truth.mask is not None and finding.answer.mask.shape != truth.mask.shape:
+        return replace(finding, answer=None)
+    measured = score(truth, finding.answer, inclusive=cfg.metrics.box == "inclusive")
+    return replace(finding, answer=None, score=measured)
+
+
+def disagreement(first: Finding, second: Finding) -> float:
+    """0 to 2: by how much two runs differ in IoU and, below that, how little their boxes overlap."""
+    boxes = (first.box_xyxy, second.box_xyxy)
+    overlap = 1.0 if boxes == (None, None) else 0.0 if None in boxes else float(box_iou(*map(np.asarray, boxes)))
+    ious = [one.score.box_iou for one in (first, second) if one.score and one.score.box_iou is not None]
+    return (abs(ious[0] - ious[1]) if len(ious) == 2 else 0.0) + (1 - overlap) * (1e-3 if len(ious) == 2 else 1.0)
+
+
+# pictures
+
+
+class Pictures:
+    """The pictures of a page, each once, however many expressions are about it."""
+
+    def __init__(self, max_side: int) -> None:
+        self.max_side = max_side
+        self.texts: list[str] = []  # WebP in base64
+        self._found: dict[Path, tuple[int | None, tuple[int, int] | None, str]] = {}
+
+    def add(self, image_file: str | None, size: tuple[int, int] | None) -> tuple[int | None, tuple[int, int] | None, str]:
+        """Its place in `texts`, its (width, height) and "", or None, the size that was given and why it cannot be shown."""
+        if image_file is None:
+            return None, size, "the record names no picture"
+        path = find(image_file).resolve()
+        if path not in self._found:
+            self._found[path] = self._read(path)
+        place, found, why = self._found[path]
+        if found is not None and size is not None and found != size:
+            return None, size, f"{path.name} is {found[0]} x {found[1]} pixels, the record's picture was {size[0]} x {size[1]}"
+        return place, found or size, why
+
+    def _read(self, path: Path) -> tuple[int | None, tuple[int, int] | None, str]:
+        try:
+            image = open_image(path)
+        except UserError as error:
+            return None, None, str(error)
+        self.texts.append(text_of(thumbnail(image, self.max_side)))
+        return len(self.texts) - 1, image.size, ""
