@@ -78,8 +78,12 @@ def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.
         heads = shot.greedy.get(case.greedy, ()) if case.greedy else case.heads or ()
         same = [known[key] for whole in (True, case.whole) if (key := (heads, case.rules, whole)) in known]
         known[(heads, case.rules, case.whole)] = i
-        scores.append(scores[same[0]] if same else _score(shot.sample.id, record, truth, heads, case, inclusive))
+        scores.append(scores[same[0]] * _kept(case) if same else _score(shot.sample.id, record, truth, heads, case, inclusive))
     return np.stack(scores, axis=1)
+
+
+def _kept(case: Case) -> Float[np.ndarray, " 4"]:
+    return np.array([1.0, 1.0, 1.0, 1.0] if case.whole else [1.0, np.nan, np.nan, 1.0])
 
 
 def _score(name: str, record: Record | None, truth: Truth, heads: Sequence[Head], case: Case, inclusive: bool) -> Float[np.ndarray, " 4"]:

@@ -1,0 +1,101 @@
+"""Which rules turn the heads of the shipped model into the best boxes: every combination, on scenes that are used for nothing else.
+
+    python -m lab.picturebook.make out=runs/choose n=1000 seed=30
+    python pipeline.py stage=batch data.data_file=runs/choose/picturebook.jsonl data.process_all=true data.save_generic=true \
+        data.output_dir=runs/choose
+    python -m lab.picturebook.search data_file=runs/choose/picturebook.jsonl records=runs/choose/examples-models-picturebook
+
+The heads are found without labels, by the shipped model's rules; labels choose between the rules that make the box. Prints the best
+combinations and, for each setting, the best that can be had with it. What wins is conf/logic/best.yaml; how good it is, other scenes tell
+(seed 31, in the model card).
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from omegaconf import OmegaConf
+
+from conf.schema import BoxConfig, LogicConfig, MaskConfig
+from lab.cli import exit_in_one_line, markdown, progress
+from lab.datasets import need_truth, read_jsonl
+from lab.metrics import bootstrap
+from lab.picturebook.evaluate import configuration
+from lab.study.find import find_heads, split
+from lab.study.measure import Shot, score_cases
+from lab.study.plan import CONTRASTS, REGIONS, Case
+from lab.workers import in_workers
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "heads": (1, 2, 3, 4, 5),
+    "threshold": (("mean_relu", 0.9), ("otsu", 0.9), ("quantile", 0.8), ("quantile", 0.9), ("quantile", 0.95)),
+    "region": REGIONS,
+    "sigma": (0.0, 0.4, 0.8, 1.0, 1.4, 1.8),
+    "contrast": CONTRASTS,
+}
+
+
+@dataclass
+class SearchConfig:
+    """What is searched on what."""
+
+    data_file: str = "runs/choose/picturebook.jsonl"
+    records: str = "runs/choose/examples-models-picturebook"
+    best: int = 12  # combinations that are printed
+
+
+def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarray, "combinations 3"]]:
+    """Every combination of CHOICES, and its Acc@0.5 with the 95 % interval."""
+    cfg = configuration([])
+    samples = read_jsonl(Path(config.data_file))
+    need_truth(samples, config.data_file)
+    parts = split(samples, Path(config.records), cfg)
+    logic: Any = OmegaConf.to_object(cfg.logic)
+    heads = find_heads(parts, cfg).fixed("both", max(CHOICES["heads"]), logic)
+    combinations = list(product(*CHOICES.values()))
+    cases = [Case(_logic(logic, *chosen[1:]), heads[: chosen[0]], whole=False) for chosen in combinations]
+    shots = [Shot(sample, parts.files.get(sample.id), {}) for sample in parts.scored]
+    scored = in_workers(partial(score_cases, cases=cases, inclusive=False), shots)
+    hits = np.array([scores[0] >= 0.5 for _, scores in progress(scored, "search", total=len(shots))], float).T
+    return combinations, np.stack(bootstrap(hits, np.ones_like(hits)), axis=1)
+
+
+def _logic(logic: LogicConfig, threshold: tuple[str, float], region: str, sigma: float, contrast: str) -> LogicConfig:
+    smoothing = replace(logic.smoothing, sigma=sigma)
+    return replace(logic, mask=MaskConfig(*threshold, "grid"), box=BoxConfig(region), smoothing=smoothing, contrast=contrast)
+
+
+def report(combinations: list[tuple[Any, ...]], estimates: Float[np.ndarray, "combinations 3"], best: int) -> str:
+    """The best combinations, and the best with each value of each setting."""
+    order = np.argsort(-estimates[:, 0], kind="stable")
+    header = (*CHOICES, "Acc@0.5, %")
+    parts = [markdown(header, [(*_names(combinations[i]), _cell(estimates[i])) for i in order[:best]])]
+    for column, (name, values) in enumerate(CHOICES.items()):
+        firsts = [next(i for i in order if combinations[i][column] == value) for value in values]
+        parts.append(
+            markdown((f"best with {name}", "Acc@0.5, %"), [(_names(combinations[i])[column], _cell(estimates[i])) for i in firsts])
+        )
+    return "\n\n".join(parts)
+
+
+def _names(chosen: tuple[Any, ...]) -> tuple[str, ...]:
+    heads, (method, quantile), region, sigma, contrast = chosen
+    return str(heads), f"{method} {quantile}" if method == "quantile" else method, region, f"{sigma:g}", contrast
+
+
+def _cell(estimate: Float[np.ndarray, " 3"]) -> str:
+    value, low, high = 100 * estimate
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with exit_in_one_line():
+        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.from_cli(sys.argv[1:])))
+        print(report(*search(options), options.best))
