@@ -12,6 +12,7 @@ combinations and, for each setting, the best that can be had with it. What wins 
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -22,14 +23,16 @@ import numpy as np
 from jaxtyping import Float
 from omegaconf import OmegaConf
 
-from conf.schema import BoxConfig, LogicConfig, MaskConfig
+from analyze import Head
+from bbox import binarise, box_on_image, head_maps, region, smooth
+from conf.schema import BoxConfig, MaskConfig, SmoothingConfig
 from lab.cli import exit_in_one_line, markdown, progress
-from lab.datasets import need_truth, read_jsonl
-from lab.metrics import bootstrap
+from lab.datasets import Sample, need_truth, read_jsonl, read_truth
+from lab.metrics import bootstrap, box_iou, exclusive
 from lab.picturebook.evaluate import configuration
+from lab.records import load_record
 from lab.study.find import find_heads, split
-from lab.study.measure import Shot, score_cases
-from lab.study.plan import CONTRASTS, REGIONS, Case
+from lab.study.plan import CONTRASTS, REGIONS
 from lab.workers import in_workers
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -58,17 +61,26 @@ def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarra
     parts = split(samples, Path(config.records), cfg)
     logic: Any = OmegaConf.to_object(cfg.logic)
     heads = find_heads(parts, cfg).fixed("both", max(CHOICES["heads"]), logic)
-    combinations = list(product(*CHOICES.values()))
-    cases = [Case(_logic(logic, *chosen[1:]), heads[: chosen[0]], whole=False) for chosen in combinations]
-    shots = [Shot(sample, parts.files.get(sample.id), {}) for sample in parts.scored]
-    scored = in_workers(partial(score_cases, cases=cases, inclusive=False), shots)
-    hits = np.array([scores[0] >= 0.5 for _, scores in progress(scored, "search", total=len(shots))], float).T
-    return combinations, np.stack(bootstrap(hits, np.ones_like(hits)), axis=1)
+    seen = [(sample, parts.files[sample.id]) for sample in parts.scored if sample.id in parts.files]
+    scored = in_workers(partial(ious, heads=heads, smoothing=logic.smoothing), seen)
+    hits = np.array([row >= 0.5 for _, row in progress(scored, "search", total=len(seen))], float).T  # [combinations, samples]
+    return list(product(*CHOICES.values())), np.stack(bootstrap(hits, np.ones_like(hits)), axis=1)
 
 
-def _logic(logic: LogicConfig, threshold: tuple[str, float], region: str, sigma: float, contrast: str) -> LogicConfig:
-    smoothing = replace(logic.smoothing, sigma=sigma)
-    return replace(logic, mask=MaskConfig(*threshold, "grid"), box=BoxConfig(region), smoothing=smoothing, contrast=contrast)
+def ious(item: tuple[Sample, Path], heads: Sequence[Head], smoothing: SmoothingConfig) -> Float[np.ndarray, " combinations"]:
+    """IoU of one scene's true box with the box of every combination of CHOICES, in their order."""
+    record = load_record(item[1])
+    size = record.image_size or (1, 1)
+    found: dict[tuple[Any, ...], tuple[float, ...]] = {}
+    for contrast, sigma in product(CHOICES["contrast"], CHOICES["sigma"]):
+        maps = smooth(head_maps(record, heads, contrast), replace(smoothing, sigma=sigma))
+        for k, threshold in product(CHOICES["heads"], CHOICES["threshold"]):
+            mask = binarise(maps[:k].sum(0), MaskConfig(threshold[0], threshold[1]))
+            for kind in CHOICES["region"]:
+                box = box_on_image(region(mask, BoxConfig(kind)), record.grid, size)
+                found[k, threshold, kind, sigma, contrast] = (0.0, 0.0, 0.0, 0.0) if box is None else exclusive(box)
+    boxes = np.array([found[combination] for combination in product(*CHOICES.values())])
+    return box_iou(boxes, np.array(read_truth(item[0], size).box_xyxy))
 
 
 def report(combinations: list[tuple[Any, ...]], estimates: Float[np.ndarray, "combinations 3"], best: int) -> str:
