@@ -197,9 +197,10 @@ def ask_apart(loaded: LoadedModel, question: Question, config: ModelConfig | Non
 def _forward(loaded: LoadedModel, pixels: torch.Tensor, packed: Packed) -> Float[torch.Tensor, "layers batch heads queries vis"]:
     attention = attention_name(loaded.model)
     inputs = packed.inputs(attention, loaded.device, loaded.dtype)
-    with torch.inference_mode(), kept_rows(loaded.model, packed.wanted()) as rows:
+    with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
         # The model below the output layer: no text is asked for.
         loaded.model.model(**inputs, pixel_values=pixels.to(loaded.device, loaded.dtype, non_blocking=True), use_cache=False)
+    with torch.inference_mode():
         return _stacked(rows)
 
 

@@ -16,7 +16,7 @@ from llava.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
-CPU_TOKENS = 2048  # of one forward on a CPU, where larger ones are not faster
+CPU_TOKENS = 1024  # of one forward on a CPU, where larger ones are not faster
 FIRST, MOST, FULL = 8, 64, 0.8  # images in the first forward on a GPU; in the largest; share of the memory that may be used
 
 

@@ -58,41 +58,64 @@ def attention_name(model: LlavaForConditionalGeneration) -> str:
     raise UserError(f"The language model runs {implementation} attention, which gives no weights; load it with eager attention")
 
 
+class _Enough(Exception):
+    """Ends a forward whose last wanted weights are kept."""
+
+
+class _Kept:
+    """The rows of one forward, one per layer."""
+
+    def __init__(self, layers: int, wanted: Wanted | None, stop: bool) -> None:
+        self.rows: list[torch.Tensor] = []
+        self.layers, self.wanted, self.stop = layers, wanted, stop
+
+    @property
+    def complete(self) -> bool:
+        return len(self.rows) == self.layers
+
+    def add(self, row: torch.Tensor) -> None:
+        self.rows.append(row)
+        if self.stop and self.complete:
+            raise _Enough
+
+
 @contextmanager
 def kept_rows(
-    model: LlavaForConditionalGeneration, wanted: Wanted | None = None
+    model: LlavaForConditionalGeneration, wanted: Wanted | None = None, *, stop: bool = False
 ) -> Iterator[list[Float[torch.Tensor, "batch heads queries columns"]]]:
     """Within the block, the first forward leaves the wanted weights here, layer by layer, each on its layer's device.
 
     No full map outlives its layer. `wanted` None means the last position and all keys: the last prompt token if the batch is padded
     on the left. `generate` reads the prompt in its first forward, so later ones change nothing. With eager attention the weights
-    are in the model's dtype, with fused attention in float32.
+    are in the model's dtype, with fused attention in float32. `stop` leaves the block as soon as they are complete: nothing that
+    the last layer does after its attention can change them.
 
     Raises:
         UserError: the language model's attention is neither eager nor fused.
     """
     name = attention_name(model)
-    layers = model.model.language_model.layers
-    rows: list[torch.Tensor] = []
+    modules = [layer.self_attn for layer in model.model.language_model.layers]
+    kept = _Kept(len(modules), wanted, stop)
 
     def keep_eager(_module: torch.nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        if len(rows) < len(layers):
-            rows.append(_picked(output[1], wanted))
+        if not kept.complete:
+            kept.add(_picked(output[1], wanted))
 
     def arm(module: torch.nn.Module, _args: Any) -> None:
-        vars(module)["kept"] = (rows, wanted) if len(rows) < len(layers) else None
+        vars(module)["kept"] = None if kept.complete else kept
 
+    hooks = []
     try:
-        hooks = []
-        for layer in layers:
-            attention = layer.self_attn
-            hooks.append(attention.register_forward_hook(keep_eager) if name == "eager" else attention.register_forward_pre_hook(arm))
-        yield rows
+        for module in modules:
+            hooks.append(module.register_forward_hook(keep_eager) if name == "eager" else module.register_forward_pre_hook(arm))
+        yield kept.rows
+    except _Enough:
+        pass
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in layers:
-            vars(layer.self_attn).pop("kept", None)
+        for module in modules:
+            vars(module).pop("kept", None)
 
 
 def _picked(weights: Float[torch.Tensor, "B H Q S"], wanted: Wanted | None) -> Float[torch.Tensor, "B H N C"]:
@@ -125,10 +148,10 @@ def fused_attention(
     unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
     if unknown:
         raise UserError(f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager")
-    rows, wanted = getattr(module, "kept", None) or (None, None)
-    if rows is not None:
-        rows.append(wanted_weights(query, key, attention_mask, scaling or query.shape[-1] ** -0.5, wanted))
-    prefix = wanted.prefix if wanted else 0
+    kept: _Kept | None = vars(module).get("kept")
+    if kept is not None:
+        kept.add(wanted_weights(query, key, attention_mask, scaling or query.shape[-1] ** -0.5, kept.wanted))
+    prefix = kept.wanted.prefix if kept and kept.wanted else 0
     if prefix == 0 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
     head = sdpa_attention_forward(module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], None, dropout, scaling)[0]

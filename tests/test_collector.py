@@ -225,12 +225,18 @@ def test_model_is_left_as_it_was_even_after_an_error(single):
     assert rows == []
 
 
-def test_the_output_layer_is_not_run(single):
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_nothing_runs_behind_the_last_attention(folder, attention):
+    loaded = load_llava(folder, device="cpu")
+    use_attention(loaded.model, attention)
+    layers = loaded.model.model.language_model.layers
     seen = []
-    hook = single.model.lm_head.register_forward_hook(lambda *_: seen.append(1))
-    collect(single, IMAGE, "a bird")
-    hook.remove()
-    assert not seen
+    for module in (layers[1].mlp, layers[2].mlp, loaded.model.lm_head):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    collect(loaded, IMAGE, "a bird")
+    assert seen == [layers[1].mlp]
+    loaded.model(**build(loaded)[1])  # and the model is as it was
+    assert seen[1:] == [layers[1].mlp, layers[2].mlp, loaded.model.lm_head]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from collector import ask, prepare
 from lab.attention import use_attention
 from lab.bench import collecting, ranking
 from lab.bench.machine import describe, matmul_rate
-from lab.cli import exit_in_one_line, table
+from lab.cli import exit_in_one_line, progress, table
 from lab.images import open_image
 from lab.picturebook.evaluate import configuration
 from lab.smoke import SIZES, write_checkpoint
@@ -63,7 +63,9 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     cfg = _configuration(size, folder, options.device)
     loaded = load_model(cfg)
     images = collecting.write_images(folder, options.images)
-    found = {case: collecting.measure(case, loaded, cfg, images, folder, options.repeats) for case in collecting.cases()}
+    found = {}
+    for case in progress(collecting.cases(), size):
+        found[case] = collecting.measure(case, loaded, cfg, images, folder, options.repeats)
     print(f"{size}: {loaded.num_layers} layers x {loaded.num_heads} heads, {loaded.geometry.tokens} image tokens, {_dtype(loaded)}")
     print(table(("way", "samples/s", "x stock", "peak, MB", "x stock"), _rows(found)), end="\n\n")
     print(table(("ms per sample", *PARTS), _part_rows(found)), end="\n\n")

@@ -83,7 +83,8 @@ def rules_in_words(cfg: Config) -> str:
     smoothing = f"sigma {logic.smoothing.sigma:g}" + (f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else "")
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.min_layer}"
-    return f"{heads}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
+    contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != "none" else ""
+    return f"{heads}{contrast}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
 
 
 def _counts(findings: Sequence[Finding]) -> str:
