@@ -61,6 +61,12 @@ class HeadTable:
     bottom_row_focus: Bool[np.ndarray, "layers heads"]
     num_components: Int[np.ndarray, "layers heads"]
 
+    def only(self, passes: Bool[np.ndarray, "layers heads"]) -> "HeadTable":
+        """The same scores with another, stricter threshold."""
+        entropy, components = np.where(passes, self.spatial_entropy, np.inf), np.where(passes, self.num_components, 0)
+        focus = self.bottom_row_focus & passes
+        return replace(self, passes=passes, spatial_entropy=entropy, bottom_row_focus=focus, num_components=components)
+
     def rows(self, heads: Sequence[Head]) -> list[HeadScore]:
         """The scores of some heads, in their order."""
         at = tuple(zip(*heads, strict=True)) or ((), ())
@@ -227,7 +233,11 @@ def rank_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "lay
     If fewer than `logic.threshold.min_keep` do: that many with the largest sums instead, from all layers and with any entropy,
     except heads that rest on the bottom row. `passes` is as for `score_heads`.
     """
-    table = score_heads(record, logic, passes)
+    return rank_table(score_heads(record, logic, passes), logic)
+
+
+def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
+    """The same from the scores of a sample's heads."""
     kept = table.passes & np.isfinite(table.spatial_entropy) & ~table.bottom_row_focus
     kept[: logic.filter.min_layer] = False
     candidates = np.flatnonzero(kept)
@@ -235,7 +245,7 @@ def rank_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "lay
         by_sum = np.argsort(-table.attn_sum, axis=None, kind="stable")
         candidates = by_sum[~table.bottom_row_focus.ravel()[by_sum]][: logic.threshold.min_keep]
     best_first = candidates[np.argsort(table.spatial_entropy.ravel()[candidates], kind="stable")]
-    return table.rows([divmod(index, record.num_heads) for index in best_first.tolist()])
+    return table.rows([divmod(index, table.passes.shape[1]) for index in best_first.tolist()])
 
 
 def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list[HeadScore]:

@@ -9,6 +9,7 @@
     python pipeline.py stage=visualize data.attention_file=outputs/localization_heads/<model>/<id>.pkl
     python pipeline.py stage=select data.attention_dir=outputs/localization_heads/<model>
     python pipeline.py stage=evaluate data.data_file=samples_with_truth.jsonl data.process_all=true
+    python pipeline.py stage=study data.data_file=samples_with_truth.jsonl
     python pipeline.py stage=report data.data_file=samples_with_truth.jsonl
 
 `python pipeline.py --help` lists every key; README.md explains them.
@@ -34,6 +35,7 @@ STAGES = {  # imported only when asked for, so that a stage starts as fast as it
     "batch": "lab.batch.run_batch",
     "select": "lab.select.run_select",
     "evaluate": "lab.evaluate.run_evaluate",
+    "study": "lab.study.run.run_study",
     "report": "lab.report.run_report",
 }
 

@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf
 from lab.errors import UserError
 from llava.conversation import conversation
 
-STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "report")
+STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "study", "report")
 
 
 @dataclass
@@ -161,6 +161,19 @@ class ReportConfig:
 
 
 @dataclass
+class StudyConfig:
+    """What stage=study compares."""
+
+    find: str = "all"  # samples that find the heads: all that are scored | half: the other half is scored | a folder of records
+    top_k: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # numbers of heads
+    sigmas: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.8, 1.0, 1.4, 1.8])  # of the smoothing
+    kernels: list[Any] = field(default_factory=lambda: [3, 5, 7, 9, None])  # odd numbers of cells; null = 4 sigma to each side
+    discovery: list[int] = field(default_factory=lambda: [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000])  # samples to find heads with
+    draws: int = 10  # random subsets of each of these sizes
+    head_samples: int = 1000  # samples at most on which every head's own box is measured
+
+
+@dataclass
 class MetricsConfig:
     """Conventions of the metrics."""
 
@@ -187,6 +200,7 @@ class Config:
     device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
     seed: int = 0  # of every random draw
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     viz: VizConfig = field(default_factory=VizConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -236,6 +250,8 @@ AT_LEAST: dict[str, float] = {
     "data.end_index": 0,
     "evaluate.draws": 1,
     "evaluate.resamples": 1,
+    "study.draws": 1,
+    "study.head_samples": 1,
     "report.max_samples": 1,
     "report.max_side": 32,
     "device_id": 0,
@@ -258,6 +274,7 @@ def check(cfg: Config) -> None:
         value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
         if value is not None and not (math.isfinite(value) and value >= least):
             raise UserError(f"{key}={value}: must be {least:g} or more, and finite")
+    _check_study(cfg.study)
     if cfg.logic.smoothing.kernel is not None and cfg.logic.smoothing.kernel % 2 == 0:
         raise UserError(f"logic.smoothing.kernel={cfg.logic.smoothing.kernel}: must be odd")
     if not 0 < cfg.logic.mask.quantile < 1:
@@ -273,3 +290,13 @@ def check(cfg: Config) -> None:
     conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")
+
+
+def _check_study(config: StudyConfig) -> None:
+    for key, least in (("top_k", 1), ("sigmas", 0), ("discovery", 1)):
+        values = getattr(config, key)
+        if not values or not all(math.isfinite(value) and value >= least for value in values):
+            raise UserError(f"study.{key}={list(values)}: expected one number or more, each {least} or above")
+    kernels = list(config.kernels)
+    if not kernels or not all(kernel is None or (isinstance(kernel, int) and kernel > 0 and kernel % 2) for kernel in kernels):
+        raise UserError(f"study.kernels={kernels}: expected odd numbers of cells, or null for 4 sigma to each side")

@@ -31,6 +31,7 @@ NOISE = (
 )  # of Hydra's errors
 FREE_TEXT = (  # keys whose values are not for Hydra to parse
     *("data.image_file", "data.query", "data.attention_file", "data.attention_dir", "data.save_id", "data.data_file", "data.output_dir"),
+    "study.find",
     *("model.name", "model.base", "model.cache_dir"),
 )
 TERMINAL = 80  # columns

@@ -24,7 +24,17 @@ from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
-from analyze import Head, HeadScore, attention_sums, chosen_heads, fixed_heads, most_selected, rank_heads, selection_frequency
+from analyze import (
+    Head,
+    HeadScore,
+    chosen_heads,
+    fixed_heads,
+    most_selected,
+    rank_heads,
+    rank_table,
+    score_all,
+    selection_frequency,
+)
 from bbox import Localization, binarise, box_on_image, head_maps, localize, region, smooth
 from conf.schema import Config, LogicConfig
 from lab.cli import find, markdown, progress, table
@@ -32,6 +42,7 @@ from lab.datasets import Sample, need_truth, read_jsonl, read_truth
 from lab.errors import UserError
 from lab.metrics import Estimate, Prediction, Score, box_iou, coco_predictions, exclusive, misses, score, summarize
 from lab.records import Grid, Record, load_record, write_atomic
+from lab.select import ModelOfRecords
 from lab.stages import model_folder, print_written
 from lab.storage import list_samples
 
@@ -62,8 +73,9 @@ class Overview:
 
 def run_evaluate(cfg: Config) -> int:
     """Measures the records of a data file's samples, prints the table, writes metrics and predictions. Returns an exit code."""
-    samples = _samples(cfg)
-    failed = _collect_first(cfg)
+    _check_controls(cfg)
+    samples = samples_with_truth(cfg)
+    failed = collect_first(cfg)
     folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
     files = record_files(folder, samples)
     view = overview(samples, files, cfg)
@@ -82,10 +94,14 @@ def run_evaluate(cfg: Config) -> int:
 # what is measured
 
 
-def _samples(cfg: Config) -> list[Sample]:
+def _check_controls(cfg: Config) -> None:
     unknown = [name for name in cfg.evaluate.controls if name not in CONTROLS]
     if unknown:
         raise UserError(f"evaluate.controls names {', '.join(unknown)}; choose from {', '.join(CONTROLS)}")
+
+
+def samples_with_truth(cfg: Config) -> list[Sample]:
+    """The data file's samples. Raises UserError, naming the keys, unless each has a box or a mask."""
     if cfg.data.data_file is None:
         raise UserError("no data file with the truth: set data.data_file=samples.jsonl")
     samples = read_jsonl(find(cfg.data.data_file))
@@ -93,7 +109,7 @@ def _samples(cfg: Config) -> list[Sample]:
     return samples
 
 
-def _collect_first(cfg: Config) -> bool:
+def collect_first(cfg: Config) -> bool:
     """With `data.process_all`: collects what is missing. Whether a sample failed."""
     if not cfg.data.process_all:
         return False
@@ -119,22 +135,20 @@ def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
 
 
 def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> Overview:
-    """Reads every record once. Raises UserError naming the file if a record is of another shape than the first."""
-    by_entropy = OmegaConf.merge(cfg.logic, {"threshold": {"method": "none"}})
+    """Reads every record once. Raises UserError naming the files if records are of different models."""
     view: Overview | None = None
+    model = ModelOfRecords()
     for sample in progress([s for s in samples if s.id in files], "evaluate 1/2"):
         record = load_record(files[sample.id])
         shape = (record.num_layers, record.num_heads)
-        if view is None:
-            view = Overview.empty(shape)
-        if shape != view.shape:
-            raise UserError(
-                f"{files[sample.id]} has {shape[0]} layers x {shape[1]} heads, the records before it {view.shape[0]} x {view.shape[1]}"
-            )
+        model.compare(files[sample.id], record.meta.get("model_name"), shape)
+        check_contrast(record, cfg.logic.contrast, files[sample.id])
+        view = view or Overview.empty(shape)
+        every = score_all(record, cfg.logic)
         top_n = cfg.logic.select.top_n
-        view.sums += attention_sums(record)
-        view.selected += selection_frequency([rank_heads(record, cfg.logic)], top_n, shape)
-        view.by_entropy += selection_frequency([rank_heads(record, by_entropy)], top_n, shape)  # type: ignore[arg-type]
+        view.sums += every.attn_sum
+        view.selected += selection_frequency([rank_table(every.only(every.passes), cfg.logic)], top_n, shape)
+        view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), cfg.logic)], top_n, shape)
         if record.partial is None or "oracle" in cfg.evaluate.controls:
             view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
         else:
@@ -142,6 +156,14 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
         view.samples += 1
     assert view is not None  # record_files found at least one
     return view
+
+
+def check_contrast(record: Record, contrast: str, path: Path) -> None:
+    """Raises UserError naming the file if a contrast is asked for and the record lacks the generic prompt's attention."""
+    if contrast != "none" and record.generic is None:
+        raise UserError(
+            f"{path} lacks the generic prompt's attention, which logic.contrast={contrast} needs: collect with data.save_generic=true"
+        )
 
 
 def head_ious(record: Record, true_xyxy: tuple[float, ...], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
@@ -167,7 +189,7 @@ def make_pickers(view: Overview, cfg: Config) -> dict[str, Picker | None]:
     best = [every[i] for i in np.argsort(-view.head_iou, axis=None, kind="stable")[:k]]
     constant: dict[str, dict[str, list[Head]]] = {
         "all": {"all heads": every},
-        "sum_only": {"attention sum only": most_selected(view.sums, k)},
+        "sum_only": {"attention sum only": most_selected(allowed(view.sums, cfg.logic), k)},
         "entropy_only": {"entropy only": most_selected(view.by_entropy, k)},
         "oracle": {"oracle, best head": best[:1], f"oracle, best {k} heads": best},
     }
@@ -183,6 +205,11 @@ def make_pickers(view: Overview, cfg: Config) -> dict[str, Picker | None]:
             rows["centre box"] = None
         rows |= {name: _always(heads) for name, heads in constant.get(control, {}).items()}
     return rows
+
+
+def allowed(values: Float[np.ndarray, "layers heads"], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
+    """The values of the layers that may hold a selected head, 0 elsewhere."""
+    return np.where(np.arange(len(values))[:, None] >= logic.filter.min_layer, values, 0.0)
 
 
 def _always(heads: Sequence[Head]) -> Picker:
@@ -233,12 +260,23 @@ def _predict(sample_id: str, record: Record, heads: Sequence[Head], cfg: Config)
 
 def prediction(sample_id: str, found: Localization, grid: Grid, *, inclusive: bool = False) -> Prediction:
     """What was found, as the metrics want it: its box with exclusive edges unless `inclusive`, its point the centre of the highest cell."""
-    row, col = np.unravel_index(found.heat.argmax(), found.heat.shape)
+    point = highest_point(found.heat, grid) if found.heads else None
+    return Prediction(sample_id, metric_box(found.box_xyxy, inclusive=inclusive), found.mask, point)
+
+
+def metric_box(box_xyxy: tuple[int, int, int, int] | None, *, inclusive: bool) -> tuple[float, float, float, float] | None:
+    """A box of pixels, both edges inclusive, in the convention of `metrics.box`."""
+    if box_xyxy is None or not inclusive:
+        return None if box_xyxy is None else exclusive(box_xyxy)
+    x0, y0, x1, y1 = map(float, box_xyxy)
+    return x0, y0, x1, y1
+
+
+def highest_point(heat: Float[np.ndarray, "rows cols"], grid: Grid) -> tuple[float, float]:
+    """The centre of the heat map's highest cell, (x, y) in pixels of the image."""
+    row, col = np.unravel_index(heat.argmax(), heat.shape)
     x0, y0, x1, y1 = grid.extent_xyxy
-    point = (x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows)  # the highest cell's centre
-    x0, y0, x1, y1 = found.box_xyxy or (0, 0, 0, 0)
-    box = None if found.box_xyxy is None else (float(x0), float(y0), float(x1), float(y1)) if inclusive else exclusive((x0, y0, x1, y1))
-    return Prediction(sample_id, box, found.mask, point if found.heads else None)
+    return float(x0 + (col + 0.5) * (x1 - x0) / grid.cols), float(y0 + (row + 0.5) * (y1 - y0) / grid.rows)
 
 
 def _centre(sample_id: str, record: Record) -> Prediction:

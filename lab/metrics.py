@@ -10,7 +10,7 @@ A prediction that is missing or degenerate is a miss: it counts in every figure,
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,19 +191,6 @@ def misses(scores: Sequence[Score]) -> list[tuple[str, str]]:
     return [(one.id, "; ".join(one.faults)) for one in scores if one.faults]
 
 
-def match_ids(true_ids: Iterable[str], found_ids: Iterable[str]) -> list[str]:
-    """The ids without a prediction. Raises UserError if predictions belong to no sample, or to none at all."""
-    true, found = set(true_ids), set(found_ids)
-    missing, unknown = sorted(true - found), sorted(found - true)
-    if unknown or not true & found:
-        counts = f"{len(unknown)} of {len(found)} predictions belong to no sample, {len(missing)} of {len(true)} samples have no prediction"
-        examples = ", ".join(
-            f"{ids[0]!r} {kind}" for ids, kind in ((unknown, "is only predicted"), (missing, "is only in the data")) if ids
-        )
-        raise UserError(f"the ids do not match: {counts} ({examples}); give the data file that the predictions were made from")
-    return missing
-
-
 # Many samples: every figure is a ratio of two sums over the samples, so one bootstrap serves them all
 
 
@@ -222,7 +209,7 @@ def summarize(
     """
     if not scores:
         raise UserError("no sample was scored; expected one or more")
-    figures = _figures(scores, thresholds)
+    figures = ratios(*columns(scores), thresholds=thresholds)
     names, sums = np.array(list(figures)), np.array(list(figures.values()))  # [figures, numerator and denominator, samples]
     rows = []
     for group, inside in _groups(scores).items():
@@ -249,7 +236,7 @@ def compare(
     """
     if not first or [one.id for one in first] != [one.id for one in second]:
         raise UserError(f"{len(first)} and {len(second)} samples cannot be compared in pairs; expected the same ids in the same order")
-    figures = [_figures(scores, thresholds) for scores in (first, second)]
+    figures = [ratios(*columns(scores), thresholds=thresholds) for scores in (first, second)]
     names = np.array(list(figures[0]))
     one, other = (np.array(list(run.values())) for run in figures)  # [figures, numerator and denominator, samples]
     rows = []
@@ -257,28 +244,37 @@ def compare(
         counted = (one[:, 1, inside] > 0).sum(axis=1)
         some = (counted > 0) & (other[:, 1, inside] > 0).any(axis=1)
         values, low, high = paired_bootstrap(one[some][..., inside], other[some][..., inside], resamples=resamples, seed=seed, level=level)
-        columns = (names[some], *values, values[1] - values[0], low, high, counted[some])
-        rows += [Difference(group, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        numbers = (names[some], *values, values[1] - values[0], low, high, counted[some])
+        rows += [Difference(group, *row) for row in zip(*(column.tolist() for column in numbers), strict=True)]
     return rows
 
 
-def _figures(scores: Sequence[Score], thresholds: Sequence[float]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> each sample's part in the numerator and in the denominator, both [samples]; 0 and 0 where it does not count."""
+def columns(scores: Sequence[Score]) -> Float[np.ndarray, "4 samples"]:
+    """IoU of the boxes, intersection and union of the masks, and whether the point is right; NaN where nothing was measured."""
+    parts = [(one.box_iou, one.intersection, one.union, one.pointed) for one in scores]
+    return np.array([[np.nan if part is None else part for part in row] for row in parts], float).reshape(-1, 4).T
 
-    def column(get: Callable[[Score], Any]) -> np.ndarray:
-        return np.array([np.nan if get(one) is None else get(one) for one in scores], float)
+
+def ratios(
+    iou: Float[np.ndarray, "*rows samples"],
+    intersection: Float[np.ndarray, "*rows samples"],
+    union: Float[np.ndarray, "*rows samples"],
+    pointed: Float[np.ndarray, "*rows samples"],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name of each figure -> each sample's part in its numerator and in its denominator; 0 and 0 where it does not count."""
 
     def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.nan_to_num(values), (~np.isnan(values)).astype(float)
 
-    iou, intersection, union = column(lambda one: one.box_iou), column(lambda one: one.intersection), column(lambda one: one.union)
     hits = {f"Acc@{t:g}": mean(np.where(np.isnan(iou), np.nan, iou >= t)) for t in thresholds}
     return {
         **hits,
         "box IoU": mean(iou),
         "cIoU": (np.nan_to_num(intersection), np.nan_to_num(union)),
         "mIoU": mean(intersection / np.maximum(union, 1)),
-        "pointing": mean(column(lambda one: one.pointed)),
+        "pointing": mean(pointed),
     }
 
 

@@ -145,7 +145,7 @@ def picks_of_records(files: Sequence[Path], cfg: Config) -> Picks:
     Raises UserError, naming two files, if they are of different models.
     """
     logic: Any = OmegaConf.to_object(cfg.logic)  # plain attributes: a fifth of the time of one ranking
-    passes = _passes_on_average(files, cfg) if cfg.logic.select.threshold == "dataset" else None
+    passes = passes_on_average(files, cfg) if cfg.logic.select.threshold == "dataset" else None
     heads = _no_heads(len(files), cfg.logic.select.top_n)
     model = ModelOfRecords()
     best = partial(_best_of_record, top_n=heads.shape[1], logic=logic, passes=passes)
@@ -158,7 +158,7 @@ def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.n
     return [(score.layer, score.head) for score in rank_heads(record, logic, passes)[:top_n]]
 
 
-def _passes_on_average(files: Sequence[Path], cfg: Config) -> Bool[np.ndarray, "layers heads"]:
+def passes_on_average(files: Sequence[Path], cfg: Config) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
     for sums in ModelOfRecords().read(attention_sums, files, "threshold", cfg.data.workers):

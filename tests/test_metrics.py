@@ -24,7 +24,6 @@ from lab.metrics import (
     exclusive,
     mask_iou,
     mask_overlap,
-    match_ids,
     misses,
     point_in_box,
     score,
@@ -237,14 +236,6 @@ def test_the_older_convention_counts_the_last_pixel():
 
 def test_coco_sizes_begin_at_32_and_96_pixels_squared():
     assert [size_name(area) for area in (1, 1023.9, 1024, 9215.9, 9216)] == ["small", "small", "medium", "medium", "large"]
-
-
-def test_ids_that_match_no_sample_are_refused_with_counts_both_ways():
-    assert match_ids(["a", "b", "c"], ["b"]) == ["a", "c"]
-    with pytest.raises(UserError, match=r"2 of 3 predictions belong to no sample, 1 of 2 samples have no prediction \('x' is only pre"):
-        match_ids(["a", "b"], ["a", "x", "y"])
-    with pytest.raises(UserError, match="0 of 0 predictions belong to no sample, 2 of 2 samples have no prediction"):
-        match_ids(["a", "b"], [])
 
 
 # many samples

@@ -1,0 +1,211 @@
+"""The first reading of the records: which heads are selected, by which criterion, and how good each head's own box is.
+
+No label is read for the selection. Labels are read for `iou` alone, which serves the oracle rows and the rank correlation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from omegaconf import OmegaConf
+
+from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all
+from conf.schema import Config, LogicConfig
+from lab.cli import find, progress
+from lab.datasets import Sample, read_truth
+from lab.errors import UserError
+from lab.evaluate import allowed, check_contrast, head_ious, record_files
+from lab.records import load_record
+from lab.select import ModelOfRecords, passes_on_average
+from lab.storage import list_samples
+from lab.workers import in_workers
+
+CRITERIA = ("both", "sum only", "entropy only")
+FOLDS = 50  # groups of samples that the rank correlation's bootstrap draws
+
+
+@dataclass(frozen=True)
+class Split:
+    """Whose heads are counted and who is scored. The same samples may be both: counting reads no label."""
+
+    scored: tuple[Sample, ...]
+    files: dict[str, Path]  # records of the scored samples, by id; a sample without one is a miss
+    finding: tuple[Path, ...]  # records over which the heads are counted
+    note: str
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every record that is read, once, in a fixed order."""
+        return list(dict.fromkeys([*self.files.values(), *self.finding]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A record to read; the boxes of all its heads are measured if `sample` tells the truth about it."""
+
+    path: Path
+    sample: Sample | None
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """What one record tells."""
+
+    model: Any
+    shape: tuple[int, int]
+    sums: Float[np.ndarray, "layers heads"]
+    best: dict[str, Int[np.ndarray, "top_n 2"]]  # by criterion: (layer, head), best first, -1 where there are fewer
+    iou: Float[np.ndarray, "layers heads"] | None  # of each head's own box
+    generic: bool  # whether it holds the generic prompt's attention
+
+
+@dataclass(eq=False)
+class Found:
+    """What the first reading gives; a row of `picks` is a record, in the order of Split.paths."""
+
+    shape: tuple[int, int]
+    model: str | None
+    row_of: dict[Path, int]
+    picks: dict[str, Int[np.ndarray, "records top_n 2"]]
+    finding: Int[np.ndarray, " found"]  # rows of the records over which the heads are counted
+    sums: Float[np.ndarray, "layers heads"]  # mean attention sums over those
+    generic: bool  # whether every record holds the generic prompt's attention
+    selected: Int[np.ndarray, "folds layers heads"]  # how often each head is among the best of a record, by both criteria
+    iou: Float[np.ndarray, "folds layers heads"]  # IoU of each head's own box, added up
+    measured: int = 0  # samples in `iou`
+
+    @classmethod
+    def empty(cls, parts: Split, first: Glance) -> "Found":
+        """Before any record is counted."""
+        row_of = {path: row for row, path in enumerate(parts.paths)}
+        picks = {criterion: np.full((len(row_of), *best.shape), -1, np.int16) for criterion, best in first.best.items()}
+        finding = np.array([row_of[path] for path in parts.finding])
+        folds = (FOLDS, *first.shape)
+        return cls(first.shape, None, row_of, picks, finding, np.zeros(first.shape), True, np.zeros(folds, int), np.zeros(folds))
+
+    def greedy(self, path: Path, k: int) -> dict[str, tuple[Head, ...]]:
+        """The `k` best heads of one record by each criterion."""
+        rows = {criterion: picks[self.row_of[path], :k].tolist() for criterion, picks in self.picks.items()}
+        return {criterion: tuple((layer, head) for layer, head in row if layer >= 0) for criterion, row in rows.items()}
+
+    def counts(self, criterion: str, top_n: int) -> Int[np.ndarray, "layers heads"]:
+        """How often each head is selected by a criterion, over the records that find."""
+        picks = self.picks[criterion][self.finding, :top_n].reshape(-1, 2)
+        counts = np.zeros(self.shape, int)
+        np.add.at(counts, tuple(picks[picks[:, 0] >= 0].T), 1)
+        return counts
+
+    def fixed(self, criterion: str, k: int, logic: LogicConfig) -> tuple[Head, ...]:
+        """The `k` localization heads by a criterion. Raises UserError if fewer were ever selected."""
+        by_sum = criterion == "sum only"
+        return tuple(most_selected(allowed(self.sums, logic) if by_sum else self.counts(criterion, logic.select.top_n), k))
+
+    def oracle(self, k: int) -> tuple[Head, ...]:
+        """The `k` heads whose own boxes are best, by the labels."""
+        order = np.argsort(-self.iou.sum(0), axis=None, kind="stable")[:k].tolist()
+        return tuple(divmod(index, self.shape[1]) for index in order)
+
+
+def split(samples: Sequence[Sample], folder: Path, cfg: Config) -> Split:
+    """As `study.find` says. Raises UserError if a side would be empty."""
+    files, where = record_files(folder, samples), cfg.study.find
+    if where == "all":
+        note = f"Heads are counted over the {len(files)} scored samples themselves: counting reads no label."
+        return Split(tuple(samples), files, tuple(files.values()), note)
+    if where == "half":
+        if len(files) < 2:
+            raise UserError(f"study.find=half needs two records or more, but {folder} holds {len(files)} of these samples")
+        order = np.random.default_rng((cfg.seed, 1)).permutation(sorted(files)).tolist()
+        finders = set(order[: len(order) // 2])
+        note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on the others."
+        scored = tuple(sample for sample in samples if sample.id not in finders)
+        return Split(scored, _without(files, finders), tuple(files[i] for i in sorted(finders)), note)
+    other = find(where)
+    if not other.is_dir():
+        raise UserError(f"study.find={where}: no such folder; expected all, half or a folder of records")
+    finding = tuple(list_samples(other)["records"].values())
+    if not finding:
+        raise UserError(f"study.find={where}: no records there; expected all, half or a folder of records")
+    return Split(tuple(samples), files, finding, f"Heads are counted over {len(finding)} other records, of another folder.")
+
+
+def _without(files: dict[str, Path], names: set[str]) -> dict[str, Path]:
+    return {name: path for name, path in files.items() if name not in names}
+
+
+def find_heads(parts: Split, cfg: Config) -> Found:
+    """Reads every record once in worker processes, and those that find once more if they share one threshold.
+
+    Raises UserError naming the files if records are of different models or lack what the configuration needs.
+    """
+    logic: Any = OmegaConf.to_object(cfg.logic)  # plain attributes
+    common = passes_on_average(parts.finding, cfg) if cfg.logic.select.threshold == "dataset" else None
+    read = partial(glance, logic=logic, common=common, top_n=max(logic.select.top_n, logic.top_k))
+    folds = np.random.default_rng((cfg.seed, 2)).permutation(len(parts.paths)) % FOLDS
+    finding, model = set(parts.finding), ModelOfRecords()
+    found: Found | None = None
+    for row, (job, seen) in enumerate(progress(in_workers(read, _jobs(parts, cfg), cfg.data.workers), "study 1/2", total=len(folds))):
+        model.compare(job.path, seen.model, seen.shape)
+        found = found or Found.empty(parts, seen)
+        for criterion, best in seen.best.items():
+            found.picks[criterion][row] = best
+        if job.path in finding:
+            found.sums += seen.sums / len(finding)
+            chosen = seen.best["both"][: logic.select.top_n]
+            np.add.at(found.selected[folds[row]], tuple(chosen[chosen[:, 0] >= 0].T), 1)
+        if seen.iou is not None:
+            found.iou[folds[row]] += seen.iou
+            found.measured += 1
+        found.generic &= seen.generic
+    assert found is not None  # record_files found at least one
+    found.model = model.name
+    return found
+
+
+def _jobs(parts: Split, cfg: Config) -> list[Job]:
+    """Every record; of `study.head_samples` at most, drawn at random, every head's own box is measured."""
+    seen = [sample for sample in parts.scored if sample.id in parts.files]
+    order = np.random.default_rng((cfg.seed, 3)).permutation(len(seen))[: cfg.study.head_samples]
+    measured = {parts.files[seen[i].id]: seen[i] for i in order}
+    return [Job(path, measured.get(path)) for path in parts.paths]
+
+
+def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None, top_n: int) -> Glance:
+    """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
+    record = load_record(job.path)
+    check_contrast(record, logic.contrast, job.path)
+    table = score_all(record, logic)
+    best = {criterion: _filled(heads, top_n) for criterion, heads in _best(table, common, logic).items()}
+    iou = None if job.sample is None else head_ious(record, read_truth(job.sample, record.image_size).box_xyxy, logic)
+    return Glance(record.meta.get("model_name"), table.passes.shape, table.attn_sum, best, iou, record.generic is not None)
+
+
+def _best(table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig) -> dict[str, list[Head]]:
+    """One record's heads, best first, by each criterion; the layers that may hold a selected head are the same for all."""
+    passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
+    by_sum = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()
+
+    def heads(ranking: Sequence[HeadScore]) -> list[Head]:
+        return [(score.layer, score.head) for score in ranking]
+
+    return {
+        "both": heads(rank_table(table.only(passes), logic)),
+        "sum only": [divmod(index, table.passes.shape[1]) for index in by_sum],
+        "entropy only": heads(rank_table(table.only(np.ones_like(passes)), logic)),
+    }
+
+
+def _filled(heads: Sequence[Head], top_n: int) -> Int[np.ndarray, "top_n 2"]:
+    filled = np.full((top_n, 2), -1, np.int16)
+    filled[: len(heads)] = np.reshape(heads[:top_n], (-1, 2))
+    return filled
+
+
+def first_heads(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:
+    """The `k` heads counted most often, ties in (layer, head) order; fewer if fewer were ever counted."""
+    order = np.argsort(-counts, axis=None, kind="stable")[: min(k, np.count_nonzero(counts))].tolist()
+    return [divmod(index, counts.shape[1]) for index in order]

@@ -1,0 +1,100 @@
+"""The second reading of the records: every setting of the plan on every sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from analyze import Head
+from bbox import head_maps, heat_box, heat_map, localize
+from conf.schema import Config
+from lab.cli import progress
+from lab.datasets import Sample, Truth, read_truth
+from lab.evaluate import highest_point, metric_box, prediction
+from lab.metrics import Prediction, bootstrap, columns, ratios, score
+from lab.records import Record, load_record
+from lab.study.find import Found, Split
+from lab.study.plan import Case, Plan
+from lab.workers import in_workers
+
+METRICS = ("Acc@0.5", "box IoU", "cIoU", "mIoU", "pointing")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A sample, its record if it has one, and the heads that each criterion picks for it."""
+
+    sample: Sample
+    path: Path | None
+    greedy: dict[str, tuple[Head, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Each setting's figures: the value over all samples, its interval, and every sample's part, by name of the metric."""
+
+    values: dict[str, Float[np.ndarray, "cases 3"]]  # value, low, high; NaN where nothing was measured
+    parts: dict[str, Float[np.ndarray, "2 cases samples"]]  # numerators, denominators
+
+
+def measure_plan(plan: Plan, parts: Split, found: Found, cfg: Config) -> Measured:
+    """Scores every setting on every sample, in worker processes. A sample without a record is a miss."""
+    shots = [_shot(sample, parts, found, cfg) for sample in parts.scored]
+    read = partial(score_cases, cases=plan.cases, inclusive=cfg.metrics.box == "inclusive")
+    scores = np.empty((4, len(plan.cases), len(shots)), np.float32)
+    for i, (_, row) in enumerate(progress(in_workers(read, shots, cfg.data.workers), "study 2/2", total=len(shots))):
+        scores[:, :, i] = row
+    figures = ratios(*scores.astype(float), thresholds=(0.5,))
+    values = {name: _estimates(np.array(figures[name]), cfg) for name in METRICS}
+    return Measured(values, {name: np.array(figures[name]) for name in METRICS})
+
+
+def _shot(sample: Sample, parts: Split, found: Found, cfg: Config) -> Shot:
+    path = parts.files.get(sample.id)
+    return Shot(sample, path, found.greedy(path, cfg.logic.top_k) if path else {})
+
+
+def _estimates(parts: Float[np.ndarray, "2 cases samples"], cfg: Config) -> Float[np.ndarray, "cases 3"]:
+    estimates = np.full((parts.shape[1], 3), np.nan)
+    counted = (parts[1] > 0).any(1)
+    if counted.any():
+        estimates[counted] = np.stack(bootstrap(*parts[:, counted], resamples=cfg.evaluate.resamples, seed=cfg.seed), axis=1)
+    return estimates
+
+
+def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.ndarray, "4 cases"]:
+    """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right; NaN: not measured.
+
+    Settings that give the same heads and rules are measured once.
+    """
+    record = load_record(shot.path) if shot.path else None
+    truth = read_truth(shot.sample, record.image_size if record else None)
+    known: dict[tuple[object, ...], int] = {}
+    scores: list[Float[np.ndarray, " 4"]] = []
+    for i, case in enumerate(cases):
+        heads = shot.greedy.get(case.greedy, ()) if case.greedy else case.heads or ()
+        same = [known[key] for whole in (True, case.whole) if (key := (heads, case.rules, whole)) in known]
+        known[(heads, case.rules, case.whole)] = i
+        scores.append(scores[same[0]] * _kept(case) if same else _score(shot.sample.id, record, truth, heads, case, inclusive))
+    return np.stack(scores, axis=1)
+
+
+def _kept(case: Case) -> Float[np.ndarray, " 4"]:
+    return np.array([1.0, 1.0, 1.0, 1.0] if case.whole else [1.0, np.nan, np.nan, 1.0])
+
+
+def _score(name: str, record: Record | None, truth: Truth, heads: Sequence[Head], case: Case, inclusive: bool) -> Float[np.ndarray, " 4"]:
+    measures = ("box", "mask", "point") if case.whole else ("box", "point")
+    found = None if record is None else _predict(name, record, heads, case, inclusive)
+    return columns([score(truth, found, measures=measures, inclusive=inclusive)])[:, 0]
+
+
+def _predict(name: str, record: Record, heads: Sequence[Head], case: Case, inclusive: bool) -> Prediction:
+    if case.whole:
+        return prediction(name, localize(record, heads, case.logic), record.grid, inclusive=inclusive)
+    heat = heat_map(head_maps(record, heads, case.logic.contrast), case.logic.smoothing)
+    box = heat_box(heat, record.grid, record.image_size or (1, 1), case.logic)
+    return Prediction(name, metric_box(box, inclusive=inclusive), None, highest_point(heat, record.grid) if heads else None)

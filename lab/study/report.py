@@ -1,0 +1,169 @@
+"""What the study found, as Markdown and as JSON."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from omegaconf import OmegaConf
+
+from analyze import Head
+from conf.schema import Config
+from lab.cli import markdown
+from lab.study.claims import Agreement, Claim, Correlation
+from lab.study.find import Found, Split, first_heads
+from lab.study.measure import METRICS, Measured
+from lab.study.plan import Plan, Row, Table, as_dict, discovered, name_heads, sizes
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that is told."""
+
+    split: Split
+    found: Found
+    plan: Plan
+    measured: Measured
+    trials: Int[np.ndarray, "trials layers heads"]
+    per_trial: int  # samples
+    agreements: list[Agreement]
+    rhos: list[Correlation]
+    claims: list[Claim]
+    cfg: Config
+
+    def estimate(self, row: Row, metric: str) -> tuple[float, float, float]:
+        """Value and 95 % interval of a row: of several settings their mean, and the range of 95 % of them."""
+        values = self.measured.values[metric][[self.plan.index[case.key] for case in row.cases]]
+        if len(values) == 1:
+            return tuple(values[0].tolist())
+        return (float(values[:, 0].mean()), *np.quantile(values[:, 0], [0.025, 0.975]).tolist())
+
+    def discovery_overlap(self, n: int) -> Float[np.ndarray, " draws"]:
+        """Share of the heads found from all samples that each subset of `n` finds too."""
+        everything = set(self.plan.tables["heads"].rows[0].cases[0].heads or ())
+        subsets = discovered(self.found, n, OmegaConf.to_object(self.cfg.logic), self.cfg)  # type: ignore[arg-type]
+        return np.array([len(everything & set(heads)) / len(everything) for heads in subsets])
+
+
+# Markdown
+
+
+def to_markdown(study: Study, figures: Sequence[str]) -> str:
+    """study.md. `figures` are files beside it."""
+    parts = ["# Study", _what(study), "## What the paper claims, here", _claims_table(study.claims)]
+    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures[:1]]
+    for table in study.plan.tables.values():
+        parts += [f"## {table.title}", _table(study, table), table.note]
+    parts += ["## How much two trials agree", *_trials(study)]
+    parts += ["## Selected often, and good?", _rho(study)]
+    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures[1:]]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(study: Study) -> str:
+    cfg, missing = study.cfg, len(study.split.scored) - len(study.split.files)
+    lost = f" {missing} of them have no record and count as misses." if missing else ""
+    return (
+        f"`{study.found.model or cfg.model.name}` on `{cfg.data.data_file}`: {len(study.split.scored)} samples are scored.{lost} "
+        f"{study.split.note} Labels are read to score, for the oracle rows, and for the quality of single heads "
+        f"({study.found.measured} samples); never to find heads or set a threshold. Rules: the configuration in study.json, unless a table "
+        f"says otherwise. In %, with 95 % bootstrap intervals ({cfg.evaluate.resamples} resamples, seed {cfg.seed}); "
+        f"Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
+    )
+
+
+def _claims_table(claims: Sequence[Claim]) -> str:
+    rows = [(claim.text, _number(claim), f"**{claim.verdict}**", claim.note) for claim in claims]
+    return markdown(("claim", "measured", "verdict", ""), rows)
+
+
+def _number(claim: Claim) -> str:
+    scale, digits = {"points": (100, 1), "times": (1, 1), "share": (100, 0), "": (1, 2)}[claim.unit]
+    value, low, high = (f"{scale * v:.{digits}f}" for v in (claim.value, claim.low, claim.high))
+    unit = " %" if claim.unit == "share" else f" {claim.unit}" if claim.unit else ""
+    return f"{value}{unit}" if low == high == value else f"{value} ({low} to {high}){unit}"
+
+
+def _table(study: Study, table: Table) -> str:
+    metrics = [name for name in METRICS if any(math.isfinite(study.estimate(row, name)[0]) for row in table.rows)]
+    extra = ("same heads",) if table.key == "discovery" else ()
+    rows = []
+    for row in table.rows:
+        cells = [_cell(*study.estimate(row, name)) for name in metrics]
+        rows.append((*row.labels, *([_overlap(study, row)] if extra else ()), *cells))
+    return markdown((*table.headers, *extra, *metrics), rows)
+
+
+def _overlap(study: Study, row: Row) -> str:
+    return "100" if not row.labels[0].isdigit() else f"{100 * study.discovery_overlap(int(row.labels[0])).mean():.0f}"
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})" if math.isfinite(value) else ""
+
+
+def _trials(study: Study) -> list[str]:
+    trials, k = len(study.trials), study.cfg.logic.top_k
+    shares = study.trials / study.per_trial
+    heads = first_heads(study.trials.sum(0), max(k, 5))
+    rates = [shares[:, layer, head] for layer, head in heads]
+    frequency = [
+        (i + 1, name_heads([head]), f"{100 * rate.mean():.1f}", f"{100 * rate.std():.1f}")
+        for i, (head, rate) in enumerate(zip(heads, rates, strict=True))
+    ]
+    overlap = [(one.k, f"{100 * one.value:.0f}", f"{100 * one.low:.0f} to {100 * one.high:.0f}") for one in study.agreements]
+    note = f"{trials} trials, each of {study.per_trial} samples drawn at random without replacement; every pair of trials is compared."
+    return [
+        markdown(("heads", "shared, mean %", "smallest to largest"), overlap),
+        markdown(("rank", "head", "selected, mean %", "± std over the trials"), frequency),
+        note,
+    ]
+
+
+def _rho(study: Study) -> str:
+    rows = [(one.over, one.heads, f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})") for one in study.rhos]
+    note = "Spearman's rho between how often a head is selected and the mean IoU of the boxes that it gives alone. With "
+    note += f"{study.cfg.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by chance; the second row "
+    note += "leaves out those that get no more than an average head."
+    return f"{markdown(('over the heads', 'heads', 'rho'), rows)}\n\n{note}"
+
+
+# JSON
+
+
+def to_json(study: Study) -> dict[str, Any]:
+    """study.json: every number of the tables, and the configuration."""
+    cfg = study.cfg
+    return {
+        "data_file": cfg.data.data_file,
+        "model": study.found.model or cfg.model.name,
+        "scored": len(study.split.scored),
+        "records": len(study.split.files),
+        "found_over": len(study.split.finding),
+        "found_note": study.split.note,
+        "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in study.claims],
+        "tables": {key: {**as_dict(table), "rows": _rows(study, table)} for key, table in study.plan.tables.items()},
+        "discovery_same_heads": {str(n): study.discovery_overlap(n).tolist() for n in sizes(study.found, cfg)},
+        "trials": {"samples": study.per_trial, "agreement": [asdict(one) for one in study.agreements]},
+        "rank_correlation": [asdict(one) for one in study.rhos],
+        "selection_counts": study.found.selected.sum(0).tolist(),
+        "head_mean_iou": (study.found.iou.sum(0) / max(1, study.found.measured)).round(4).tolist(),
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
+
+
+def _rows(study: Study, table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            "labels": list(row.labels),
+            "heads": [_pairs(case.heads) for case in row.cases],
+            "metrics": {name: dict(zip(("value", "low", "high"), study.estimate(row, name), strict=True)) for name in METRICS},
+        }
+        for row in table.rows
+    ]
+
+
+def _pairs(heads: Sequence[Head] | None) -> list[list[int]] | None:
+    return None if heads is None else [list(head) for head in heads]
