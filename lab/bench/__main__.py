@@ -49,7 +49,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.bench", description="How fast this machine collects and ranks.")
     choices = (RANKING, PICTUREBOOK, *SIZES)
-    parser.add_argument("--size", nargs="+", choices=choices, default=[RANKING, PICTUREBOOK, "1/8"], help="what is measured")
+    parser.add_argument("--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured")
     parser.add_argument("--images", type=int, default=4, help="images in each run (default: 4)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
     parser.add_argument("--limit", action="store_true", help="also measure the rate of matrix products, and the share that is reached")
