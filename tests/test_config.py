@@ -43,7 +43,7 @@ def test_the_shipped_model_changes_only_what_its_card_says():
     assert shipped["heads"] == "preset"
     parts = ("threshold", "entropy", "filter", "smoothing", "mask", "box")
     different = {f"{part}.{key}" for part in parts for key in shipped[part] if shipped[part][key] != published[part][key]}
-    assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method"}
+    assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method", "box.region"}
 
 
 def test_an_explicit_logic_wins_over_the_shipped_models():

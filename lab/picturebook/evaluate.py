@@ -23,13 +23,14 @@ from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import Config, check
 from lab.cli import PROJECT, exit_in_one_line, markdown, progress
-from lab.evaluate import same_layers
+from lab.evaluate import highest_point, same_layers
 from lab.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
 from lab.records import Record
 
 VARIANTS = {
     "preset of the model": [],
+    "preset, but every region": ["logic.box.region=all"],
     "preset, but cut at the mean": ["logic.mask.method=mean_relu"],
     "selection_v1, unchanged": ["logic=selection_v1"],
     "paper, unchanged": ["logic=paper"],
@@ -61,10 +62,7 @@ class Scored:
 
     def points_inside(self, heat: np.ndarray) -> bool:
         """Whether the centre of the heat map's [rows, cols] highest cell lies in the true box."""
-        grid = self.record.grid
-        row, col = np.unravel_index(heat.argmax(), heat.shape)
-        x0, y0, x1, y1 = grid.extent_xyxy
-        x, y = x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows
+        x, y = highest_point(heat, self.record.grid)
         return bool(self.box_xyxy[0] <= x < self.box_xyxy[2] and self.box_xyxy[1] <= y < self.box_xyxy[3])
 
     def box_iou(self, found_xyxy: tuple[int, int, int, int] | None) -> float:
