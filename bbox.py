@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from analyze import Head
@@ -169,8 +169,18 @@ def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.nd
         return mask.copy()
     if config.region == "largest":
         return labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    hulls = [_hull(labels == label) for label in range(1, count + 1)]
-    return _inside(max(hulls, key=lambda hull: hull.volume), mask.shape)  # of equal areas the first
+    return _inside(_largest_hull(labels), mask.shape)
+
+
+def _largest_hull(labels: Int[np.ndarray, "rows cols"]) -> "ConvexHull":
+    """Of all regions, the first of equal areas. The most spread out come first, and those whose extent is too small are not drawn."""
+    extents = [(rows.stop - rows.start) * (cols.stop - cols.start) for rows, cols in ndimage.find_objects(labels)]
+    hulls: dict[int, ConvexHull] = {}
+    for i in np.argsort(np.negative(extents), kind="stable").tolist():
+        if hulls and extents[i] < max(hull.volume for hull in hulls.values()) - 1e-9:
+            break
+        hulls[i] = _hull(labels == i + 1)
+    return hulls[max(sorted(hulls), key=lambda i: hulls[i].volume)]
 
 
 def _hull(cells: Bool[np.ndarray, "rows cols"]) -> "ConvexHull":

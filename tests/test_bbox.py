@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
+import bbox
 from bbox import binarise, binarise_on_image, box_on_image, contrasted, heat_map, localize, mask_on_image, region, smooth, xywh
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.errors import UserError
@@ -311,6 +312,19 @@ def test_the_hull_fills_holes_and_holds_its_region():
         hull = region(mask, BoxConfig(region="largest_hull"))
         assert any((hull >= part).all() for part in _regions(mask))
         assert len(_regions(hull)) == 1
+
+
+def test_of_all_hulls_the_largest_is_kept_and_of_equal_ones_the_first():
+    rng = np.random.default_rng(1)
+    for density in (0.6, 0.8, 0.93):
+        for _ in range(40):
+            mask = rng.random((14, 11)) > density
+            hulls = [region(part, BoxConfig(region="largest_hull")) for part in _regions(mask)]
+            areas = [bbox._hull(part).volume for part in _regions(mask)]
+            firsts = [i for i, area in enumerate(areas) if area > max(areas) - 1e-6]
+            kept = region(mask, BoxConfig(region="largest_hull"))
+            assert any(np.array_equal(kept, hulls[i]) for i in firsts)
+    assert_array_equal(region(cells("xx..xx", "xx..xx"), BoxConfig(region="largest_hull")), cells("xx....", "xx...."))
 
 
 def _regions(mask: np.ndarray) -> list[np.ndarray]:
