@@ -50,16 +50,16 @@ def report(tmp_path_factory, gathered):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, scenes):
-    """The page of two runs over 60 samples, one with fixed heads and one without."""
+    """The page of two runs over 60 samples: the shipped model's rules with fixed heads, and the published code's."""
     out = tmp_path_factory.mktemp("compared")
     data, first = write_run(out / "a", scenes, 60)
     second = out / "b" / MODEL
     shutil.copytree(first, second)
-    for folder, heads in ((first, "preset"), (second, "null")):
+    for folder, rules in ((first, "best"), (second, "selection_v1")):
         options = (
             f"data.data_file={data}",
             f"data.attention_dir={folder}",
-            f"logic.heads={heads}",
+            f"logic={rules}",
             "save_fig=false",
             "evaluate.controls=[]",
         )
