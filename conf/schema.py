@@ -1,9 +1,12 @@
 """The typed schema behind every config file: unknown keys, wrong types and impossible values are refused by name."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
@@ -257,6 +260,15 @@ AT_LEAST: dict[str, float] = {
     "device_id": 0,
     "seed": 0,
 }
+
+
+def configuration(overrides: Sequence[str]) -> Any:
+    """What `python pipeline.py <overrides>` would run with. Raises UserError and Hydra's errors on values that it would refuse."""
+    register()
+    with initialize_config_dir(str(Path(__file__).parent.resolve()), version_base="1.3"):
+        cfg: Any = compose("config", list(overrides))
+    check(cfg)
+    return cfg
 
 
 def register() -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import analyze
 import viz
 from bbox import localize
+from conf.schema import configuration
 from lab.cli import PROJECT
 from lab.images import open_image
-from lab.picturebook.evaluate import configuration
 from lab.records import Grid, Record, save_record
 from tests import reference_rules
 

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import conf.schema
 from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
-from conf.schema import Config, check
-from lab.cli import PROJECT, exit_in_one_line, markdown, progress
+from conf.schema import Config, configuration
+from lab.cli import exit_in_one_line, markdown, progress
 from lab.evaluate import highest_point, same_layers
 from lab.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
@@ -136,15 +134,6 @@ def evaluate_variant(finding: list[Scored], scored: list[Scored], cfg: Config, c
         "random": {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]},
         "selection_counts": counts.tolist(),
     }
-
-
-def configuration(overrides: list[str]) -> Any:
-    """What `python pipeline.py <overrides>` would run with."""
-    conf.schema.register()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        cfg: Any = compose("config", overrides)
-    check(cfg)
-    return cfg
 
 
 def _answers(scored: list[Scored]) -> dict[str, float]:

@@ -25,11 +25,10 @@ from omegaconf import OmegaConf
 
 from analyze import Head
 from bbox import binarise, box_on_image, head_maps, region, smooth
-from conf.schema import BoxConfig, MaskConfig, SmoothingConfig
+from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
 from lab.cli import exit_in_one_line, markdown, progress
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
 from lab.metrics import bootstrap, box_iou, exclusive
-from lab.picturebook.evaluate import configuration
 from lab.records import load_record
 from lab.study.find import find_heads, split
 from lab.study.plan import CONTRASTS, REGIONS
