@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
 from collector import collect
 from conf.schema import ModelConfig
@@ -102,6 +103,24 @@ def test_a_tower_inside_wins_over_the_one_outside(tmp_path, tensors, tower):
 @pytest.mark.parametrize("layer", [-1, -2, 1])
 def test_vision_layer(tmp_path, tensors, tower, layer):
     assert_same(load(write_original(tmp_path / "m", tensors, tower, mm_vision_select_layer=layer)), tensors, layer=layer)
+
+
+@pytest.mark.parametrize(("layer", "left"), [(-1, 3), (-2, 2), (1, 1), (-4, 1), (0, 1), ([1, 0], 1), ([-1, 0], 3)])
+def test_layers_of_the_tower_that_nothing_is_taken_from_are_dropped(tmp_path, tensors, layer, left):
+    if isinstance(layer, list):  # their features stand side by side
+        name = "model.mm_projector.0.weight"
+        tensors = {**tensors, name: tensors[name].repeat(1, len(layer))}
+    folder = write_transformers(tmp_path / "m", tensors, vision_feature_layer=layer)
+    whole = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float16, attn_implementation="eager")
+    model = load(folder, dtype="float16").model
+    assert len(model.model.vision_tower.encoder.layers) == model.config.vision_config.num_hidden_layers == left
+    pixels = torch.rand(1, 3, tiny_llava.SIDE, tiny_llava.SIDE).half()
+    expected, found = (features(m.eval(), pixels) for m in (whole, model))
+    assert torch.equal(found, expected)
+
+
+def features(model, pixels):
+    return model.model.get_image_features(pixels, output_hidden_states=True, return_dict=True).pooler_output[0]
 
 
 def test_class_token_kept(tmp_path, tensors, tower):

@@ -135,7 +135,7 @@ def describe(loaded: LoadedModel) -> str:
         "layout": loaded.layout,
         "language model": f"{config.text_config.model_type}, {loaded.num_layers} layers x {loaded.num_heads} heads",
         "context": f"{loaded.context} tokens",
-        "vision tower": f"{config.vision_config.num_hidden_layers} layers, output of layer {config.vision_feature_layer}",
+        "vision tower": f"{config.vision_config.num_hidden_layers} layers are read, features from layer {config.vision_feature_layer}",
         "image": f"{aspect}, {geometry.crop_to} pixels",
         "grid": f"{geometry.side} x {geometry.side} of {geometry.tokens} image tokens, the first at {geometry.start}",
         "dtype": f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}",

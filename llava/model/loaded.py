@@ -138,4 +138,22 @@ def finish(
     if tokenizer("").input_ids != [tokenizer.bos_token_id]:
         notes = (*notes, "the tokenizer adds no beginning-of-sequence token")
     image_tokens = ImageTokens(image_token_id, geometry.tokens, marked)
+    drop_unread_layers(model)
     return LoadedModel(name, layout, model.eval(), tokenizer, processor, geometry, image_tokens, limit, conv_mode, notes)
+
+
+def drop_unread_layers(model: LlavaForConditionalGeneration) -> None:
+    """Takes the vision tower's layers behind the last one that features are taken from out of the model: they cannot change anything.
+
+    LLaVA-1.5 takes them from the last layer but one. The configuration then counts the layers that are left, and the features' from
+    the front.
+    """
+    config, vision = model.config, model.config.vision_config
+    layers, asked = vision.num_hidden_layers, config.vision_feature_layer
+    from_front = [layer if layer >= 0 else layers + 1 + layer for layer in (asked if isinstance(asked, list) else [asked])]
+    left = max(1, *from_front)
+    if left < layers:
+        encoder = model.model.vision_tower.encoder
+        encoder.layers = encoder.layers[:left]
+        vision.num_hidden_layers = left
+        config.vision_feature_layer = from_front if isinstance(asked, list) else from_front[0]
