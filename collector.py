@@ -86,27 +86,20 @@ def prepare(
     *,
     image_file: str | None = None,
     generic: bool = False,
+    prompts: Sequence[Prompt] | None = None,
 ) -> Question:
     """Prompts and pixels of one image. Of `loaded` only the tokenizer, the processor and the geometry are used.
 
-    Raises UserError as `collect`, whichever query is wrong.
+    `prompts` are those of the queries, if `make_prompt` has made them already. Raises UserError as `collect`, whichever query is wrong.
     """
     config = config or ModelConfig()
     if config.use_flash_attn:
         raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
-    prompts = tuple(
-        build_prompt(
-            query,
-            config.conv_mode,
-            loaded.tokenizer,
-            loaded.image_tokens,
-            drop_space_tokens=config.drop_space_tokens,
-            context=loaded.context,
-        )
-        for query in (*queries, *[GENERIC_QUERY] * generic)
-    )
+    if prompts is None:
+        prompts = [make_prompt(loaded, query, config) for query in queries]
+    beside = [make_prompt(loaded, GENERIC_QUERY, config)] if generic else []
     pixels = pixel_values(image, loaded.image_processor, loaded.geometry)
-    return Question(pixels, image.size, tuple(queries), prompts, image_file)
+    return Question(pixels, image.size, tuple(queries), (*prompts, *beside), image_file)
 
 
 def make_prompt(loaded: LoadedModel, query: str, config: ModelConfig) -> Prompt:
@@ -171,7 +164,7 @@ def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig 
     What comes out for an expression does not depend on the others: in float32 it differs from `collect`'s by less than 1e-5.
     Returns before an accelerator has finished. Raises torch's out-of-memory errors.
     """
-    pixels = torch.cat([question.pixels for question in questions])
+    pixels = torch.cat([question.pixels.to(loaded.device, non_blocking=True) for question in questions])  # each may be pinned
     rows = _forward(loaded, pixels, pack([question.prompts for question in questions]))
     return Answers(loaded, questions, rows, config or ModelConfig())
 
@@ -195,11 +188,11 @@ def ask_apart(loaded: LoadedModel, question: Question, config: ModelConfig | Non
 
 
 def _forward(loaded: LoadedModel, pixels: torch.Tensor, packed: Packed) -> Float[torch.Tensor, "layers batch heads queries vis"]:
-    attention = attention_name(loaded.model)
-    inputs = packed.inputs(attention, loaded.device, loaded.dtype)
+    packed = packed.to(loaded.device)
+    inputs = packed.inputs(attention_name(loaded.model), loaded.dtype)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
         # The model below the output layer: no text is asked for.
-        loaded.model.model(**inputs, pixel_values=pixels.to(loaded.device, loaded.dtype, non_blocking=True), use_cache=False)
+        loaded.model.model(**inputs, pixel_values=pixels.to(loaded.device).to(loaded.dtype), use_cache=False)
     with torch.inference_mode():
         return _stacked(rows)
 
@@ -211,17 +204,16 @@ def _stacked(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "layers batch 
 def _generate(
     loaded: LoadedModel, pixels: torch.Tensor, packed: Packed, config: ModelConfig
 ) -> tuple[Float[torch.Tensor, "layers 1 heads 1 vis"], str]:
-    length = packed.ids.shape[1]
+    packed, length = packed.to(loaded.device), packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:
         raise UserError(
             f"A prompt of {length} tokens and model.max_new_tokens={config.max_new_tokens} exceed the {loaded.context} that the model reads"
         )
     sampling: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p} if config.do_sample else {}
-    ids = packed.ids.to(loaded.device)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted()) as rows:
         output = loaded.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            input_ids=packed.ids,
+            attention_mask=torch.ones_like(packed.ids),
             pixel_values=pixels.to(loaded.device, loaded.dtype),
             max_new_tokens=config.max_new_tokens,
             do_sample=config.do_sample,

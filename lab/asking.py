@@ -10,19 +10,22 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from collector import Answers, ask, ask_apart
 from conf.schema import ModelConfig
+from lab.attention import attention_name
 from lab.errors import reason
 from lab.feed import Prepared
 from llava.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
-CPU_TOKENS = 1024  # of one forward on a CPU, where larger ones are not faster
+CPU_TOKENS = {"eager": 1024, "fused": 2560}  # image tokens, about, of one forward on a CPU, where larger ones are not faster
 FIRST, MOST, FULL = 8, 64, 0.8  # images in the first forward on a GPU; in the largest; share of the memory that may be used
 
 
 def automatic_size(loaded: LoadedModel) -> int:
     """Images in one forward to begin with, where the user does not say: a power of two."""
-    fitting = FIRST if loaded.device.type == "cuda" else max(1, CPU_TOKENS // (loaded.image_tokens.count + 64))
+    if loaded.device.type == "cuda":
+        return FIRST
+    fitting = max(1, CPU_TOKENS[attention_name(loaded.model)] // (loaded.image_tokens.count + 64))
     return 1 << min(fitting, FIRST).bit_length() - 1
 
 
@@ -36,6 +39,8 @@ class Asking:
         self.loaded, self.config, self.apart = loaded, config, apart
         self.size, self.grows = size, grows and loaded.device.type == "cuda"
         self._before = self._allocated()
+        if self.grows:
+            torch.cuda.reset_peak_memory_stats(loaded.device)  # loading may have taken more than a forward will
 
     def answers(self, rows: Iterable[Prepared]) -> Iterator[tuple[Prepared, Answers | None, int]]:
         """Each row with its answers and its number among them; without answers if `failed` says why it has none."""
@@ -86,9 +91,10 @@ class Asking:
         """Doubles the size if twice what this batch took at most still fits."""
         if not self.grows or images < self.size:
             return
-        peak = torch.cuda.max_memory_allocated(self.loaded.device) - self._before
-        total = torch.cuda.get_device_properties(self.loaded.device).total_memory
-        fits = self._before + 2 * peak < FULL * total
+        device = self.loaded.device
+        peak = torch.cuda.max_memory_allocated(device) - self._before
+        free, _ = torch.cuda.mem_get_info(device)  # by other processes too
+        fits = self._before + 2 * peak < FULL * (free + torch.cuda.memory_reserved(device))
         self.size, self.grows = (min(2 * self.size, MOST), 2 * self.size < MOST) if fits else (self.size, False)
 
 

@@ -11,7 +11,7 @@ runs, so that a record does not depend on the number of processes.
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,25 +21,31 @@ from conf.schema import Config
 from lab.cli import find, progress, table
 from lab.datasets import Sample, read_jsonl
 from lab.errors import DiskFull, UserError, reason
+from lab.memory import keep_freed_memory
 from lab.processes import Processes, only_run, processes
 from lab.records import write_atomic
 from lab.resume import finish, finish_records
 from lab.stages import load_model, make_folder, model_folder, wants_generic
 from lab.storage import as_stored, disk_use, tell_disk_use, write_record
-from lab.workers import cores
+from lab.workers import cores, done_elsewhere
 from lab.writer import Writer
 
 if TYPE_CHECKING:
     from collector import Answers
     from lab.asking import Asking
     from lab.feed import Prepared, Row
+    from lab.records import Record
     from llava.model.loaded import LoadedModel
+
+    Written = tuple[Row, Sequence[Record]]  # samples and their records
+    Problems = list[str | DiskFull | None]
+    Write = Callable[[Written], Problems]
 
 log = logging.getLogger(__name__)
 
 BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
 AHEAD = 8  # rows that may wait for the writers
-MOST_WORKERS, MOST_WRITERS = 8, 4  # of one process: that read images, that write records
+MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
 
 
 @dataclass
@@ -137,11 +143,17 @@ def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequen
     apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
     asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
     accelerated = loaded.device.type != "cpu"
+    if not accelerated:
+        keep_freed_memory()
     mine = max(1, cores() // run.local_world)
     workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
     waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
-    with Writer(threads=0 if cfg.show_plot else max(1, min(MOST_WRITERS, mine // 4)), ahead=AHEAD) as writer:
-        answered = _answered(asking, waiting, cfg, folder, writer, outcome)
+    threads, elsewhere = writers(cfg, mine, accelerated=accelerated)
+    with (
+        done_elsewhere(partial(write_row, cfg=cfg, folder=folder), elsewhere) as write,
+        Writer(threads=threads, ahead=AHEAD) as writer,
+    ):
+        answered = _answered(asking, waiting, write, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
@@ -169,30 +181,53 @@ class Waiting:
             self.seconds += time.perf_counter() - began
 
 
-def _answered(
-    asking: "Asking", prepared: "Iterator[Prepared]", cfg: Config, folder: Path, writer: Writer, outcome: Outcome
-) -> Iterator[Sample]:
+def writers(cfg: Config, cores: int, *, accelerated: bool) -> tuple[int, int]:
+    """How many threads hand answers over, and how many processes rank and write them; with 0 processes the threads do it.
+
+    A GPU can answer more in a second than one process can rank and write; a CPU cannot.
+    """
+    if cfg.show_plot:  # windows can be opened from the main thread only
+        return 0, 0
+    most = MOST_WRITERS if cfg.data.workers is None else min(MOST_WRITERS, cfg.data.workers)
+    processes = min(most, cores // 4) if accelerated and most > 1 else 0
+    return max(1, processes), processes
+
+
+def _answered(asking: "Asking", prepared: "Iterator[Prepared]", write: "Write", writer: Writer, outcome: Outcome) -> Iterator[Sample]:
     """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
     for row, answers, number in asking.answers(prepared):
         for sample, why in row.failed:
             outcome.fail(sample, why)
             yield sample
         if answers is not None:
-            writer.put(partial(_write, cfg, folder, row.samples, answers, number, outcome))
+            writer.put(partial(_hand_over, write, row.samples, answers, number, outcome))
             yield from row.samples
 
 
-def _write(cfg: Config, folder: Path, samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
-    """The files of one row; runs in a writer's thread."""
-    for sample, record in zip(samples, answers.of(number), strict=True):
+def _hand_over(write: "Write", samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
+    """Waits for the answers of one row and has them written; runs in a writer's thread. Raises DiskFull."""
+    for sample, problem in zip(samples, write((samples, answers.of(number))), strict=False):  # it ends early if the disk is full
+        if isinstance(problem, DiskFull):
+            raise problem
+        if problem is None:
+            outcome.new.append(sample.id)
+        else:
+            outcome.fail(sample, problem)
+
+
+def write_row(written: "Written", cfg: Config, folder: Path) -> "Problems":
+    """Ranks the records of some samples and writes their files; for each sample None, or why it failed. A full disk ends the list."""
+    problems: Problems = []
+    for sample, record in zip(*written, strict=True):
         try:
             record = as_stored(record, cfg)
             finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
-            outcome.new.append(sample.id)
-        except DiskFull:  # ends the run
-            raise
+            problems.append(None)
+        except DiskFull as error:
+            return [*problems, error]
         except Exception as error:  # one sample must not end the others' run
-            outcome.fail(sample, reason(error))
+            problems.append(reason(error))
+    return problems
 
 
 # all processes

@@ -15,6 +15,7 @@ from conf.schema import ModelConfig
 from lab.datasets import Sample
 from lab.errors import UserError, reason
 from lab.images import open_image
+from llava.mm_utils import Prompt
 from llava.model.loaded import LoadedModel
 
 MOST_EXPRESSIONS = 16  # of one image in one sequence
@@ -57,24 +58,24 @@ class Preparing(Dataset):
 
     def __getitem__(self, number: int) -> Prepared:
         failed: list[tuple[Sample, str]] = []
-        row = [sample for sample in self.rows[number] if not self._refused(sample, failed)]
-        if not row:
+        asked = [(sample, prompt) for sample in self.rows[number] if (prompt := self._prompt(sample, failed))]
+        if not asked:
             return Prepared(failed=failed)
+        samples, prompts = zip(*asked, strict=True)
         try:
-            image, image_file = open_image(row[0].image_file), str(row[0].image_file)
-            queries = [sample.query for sample in row]
-            question = prepare(self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic)
+            image, image_file = open_image(samples[0].image_file), str(samples[0].image_file)
+            queries = [sample.query for sample in samples]
+            question = prepare(self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic, prompts=prompts)
         except Exception as error:  # one image must not end the others' run
-            return Prepared(failed=failed + [(sample, reason(error)) for sample in row])
-        return Prepared(tuple(row), question, failed)
+            return Prepared(failed=failed + [(sample, reason(error)) for sample in samples])
+        return Prepared(samples, question, failed)
 
-    def _refused(self, sample: Sample, failed: list[tuple[Sample, str]]) -> bool:
+    def _prompt(self, sample: Sample, failed: list[tuple[Sample, str]]) -> Prompt | None:
         try:
-            make_prompt(self.loaded, sample.query, self.config)
+            return make_prompt(self.loaded, sample.query, self.config)
         except UserError as error:
             failed.append((sample, str(error)))
-            return True
-        return False
+            return None
 
 
 def feed(rows: Preparing, *, workers: int, pin: bool) -> Iterator[Prepared]:

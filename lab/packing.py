@@ -7,7 +7,7 @@ makes of it is therefore what it would make of the single prompt. A row with one
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -33,24 +33,31 @@ class Packed:
         """Whether every row is one ordinary prompt, for which a causal mask does: padding comes after it."""
         return self.last.shape[1] == 1
 
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device; to a GPU without waiting for what it is doing."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        return replace(self, ids=moved(self.ids), place=moved(self.place), part=moved(self.part), last=moved(self.last))
+
     def wanted(self) -> Wanted:
         """The last token of every prompt, on the image."""
         return Wanted(self.last, self.columns, 0 if self.single else self.prefix)
 
-    def inputs(self, attention: str, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
+    def inputs(self, attention: str, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
         """What the model's forward takes, but for the pixels."""
-        plain = {"input_ids": self.ids.to(device)}
         if self.single:
-            return {**plain, "attention_mask": None, "position_ids": None}
+            return {"input_ids": self.ids, "attention_mask": None, "position_ids": None}
         first = 0 if attention == "eager" else self.prefix
-        return {**plain, "attention_mask": self.mask(first, attention, device, dtype), "position_ids": self.place.to(device)}
+        return {"input_ids": self.ids, "attention_mask": self.mask(first, attention, dtype), "position_ids": self.place}
 
-    def mask(self, first: int, attention: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    def mask(self, first: int, attention: str, dtype: torch.dtype) -> torch.Tensor:
         """Which keys the queries from `first` on see, [batch, 1, queries, keys]: bool, or what eager attention adds to the scores."""
-        seen = _sees(self.part.to(device), first)
+        seen = _sees(self.part, first)
         if attention != "eager":
             return seen
-        return torch.where(seen, torch.zeros((), dtype=dtype, device=device), torch.finfo(dtype).min)
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _sees(part: Int[torch.Tensor, "batch length"], first: int) -> Bool[torch.Tensor, "batch 1 queries length"]:

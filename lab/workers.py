@@ -15,14 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from lab.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_function: Callable[[Any], Any]  # of a worker of done_elsewhere
 
 CHUNK = 16  # items that a worker gets at once: asking for one takes about as long as ranking one
+KILLED = "one of {} worker processes was killed, perhaps for want of memory: set data.workers=1"
 FEW = 64  # items that are not worth starting workers, which takes a second or two
 
 
@@ -54,9 +57,40 @@ def in_workers(function: Callable[[Item], Result], items: Sequence[Item], worker
             for part, future in _ahead(pool, function, items, 2 * count):
                 yield from zip(part, future.result(), strict=True)
         except BrokenProcessPool as error:
-            raise UserError(f"one of {count} worker processes was killed, perhaps for want of memory: set data.workers=1") from error
+            raise UserError(KILLED.format(count)) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def done_elsewhere(function: Callable[[Item], Result], count: int) -> Iterator[Callable[[Item], Result]]:
+    """The function, to be called from any thread: it runs in one of `count` worker processes, or with 0 in this one.
+
+    For threads that would hold each other up, as only one of a process's can run Python. The function, its argument and its
+    results must be fit to be pickled; the function is sent to each worker once. Raises UserError if a worker is killed.
+    """
+    if count == 0:
+        yield function
+        return
+    with ProcessPoolExecutor(count, _context(), _begin_with, (function,)) as pool:
+
+        def call(item: Item) -> Result:
+            try:
+                return pool.submit(_call, item).result()
+            except BrokenProcessPool as error:
+                raise UserError(KILLED.format(count)) from error
+
+        yield call
+
+
+def _begin_with(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    _begin()
+
+
+def _call(item: Any) -> Any:
+    return _function(item)
 
 
 def _ahead(

@@ -1,6 +1,8 @@
 """stage=batch: what is asked together, what a failure takes with it, and runs of many processes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,13 +15,16 @@ from filelock import FileLock
 from PIL import Image
 
 import lab.asking
+import lab.batch
 from lab.asking import Asking, automatic_size
+from lab.batch import writers
 from lab.cli import PROJECT
 from lab.datasets import Sample
-from lab.errors import UserError
+from lab.errors import DiskFull, UserError
 from lab.feed import MOST_EXPRESSIONS, Preparing, feed, plan_rows
 from lab.processes import LOCK, Processes
 from lab.records import load_record
+from lab.workers import done_elsewhere
 from lab.writer import Writer
 from pipeline import run
 from tests.conftest import configuration
@@ -234,6 +239,55 @@ def test_what_goes_wrong_in_a_writer_stops_the_run():
 
     with pytest.raises(UserError, match="the disk is full"):
         run_on()
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_processes_write_the_same_bytes_as_threads(tmp_path, monkeypatch):
+    asked = [*ASKED, ("x", "the cat", CAT)]
+    assert batch(tmp_path, asked=asked, out="threads") == 0
+    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (2, 2))
+    assert batch(tmp_path, asked=asked) == 0
+    here, there = (sorted((tmp_path / out / PICTUREBOOK).glob("?[._]*")) for out in ("threads", "out"))
+    assert len(here) == 3 * len(asked)
+    assert [(path.name, path.read_bytes()) for path in here] == [(path.name, path.read_bytes()) for path in there]
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_what_a_writing_process_meets_reaches_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (2, 2))
+    (tmp_path / "out" / PICTUREBOOK / "a.pkl").mkdir(parents=True)  # cannot be replaced
+    assert batch(tmp_path) == 1
+    assert list(errors(tmp_path)) == ["a"]
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_full_disk_met_by_a_writing_process_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (1, 1))
+    monkeypatch.setattr(lab.batch, "write_row", first_fits)
+    with pytest.raises(DiskFull, match="full; 3 of 4 samples are missing; the same command continues with them"):
+        batch(tmp_path)
+
+
+def first_fits(_written, cfg, folder):
+    return [None, DiskFull("full")]
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_one_line():
+    with done_elsewhere(kill_oneself, 1) as call, pytest.raises(UserError, match="one of 1 worker processes was killed"):
+        call(signal.SIGKILL)
+
+
+def kill_oneself(number):
+    os.kill(os.getpid(), number)
+
+
+def test_writers_are_processes_where_the_model_is_on_a_gpu():
+    cfg = configuration()
+    assert writers(cfg, 16, accelerated=True) == (4, 4)
+    assert writers(cfg, 2, accelerated=True) == writers(cfg, 16, accelerated=False) == (1, 0)
+    assert writers(configuration("data.workers=1"), 16, accelerated=True) == (1, 0)
+    cfg.show_plot = True
+    assert writers(cfg, 16, accelerated=True) == (0, 0)
 
 
 # one run or many
