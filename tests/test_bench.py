@@ -1,5 +1,11 @@
 """The measuring commands measure what they say."""
 
+import argparse
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +14,10 @@ from analyze import rank_heads
 from collector import collect
 from lab import smoke
 from lab.attention import use_attention
-from lab.bench import collecting, ranking
-from lab.bench.__main__ import PARTS
+from lab.bench import collecting, lanes, ranking
+from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
+from lab.cli import PROJECT
 from lab.errors import UserError
 from lab.images import open_image
 from lab.records import check_record, load_record
@@ -50,21 +57,75 @@ def test_smoke_names_the_sizes_there_are(tmp_path):
     "case", [case for case in collecting.cases() if case.batch == 1 or case.attention == "fused"], ids=lambda c: c.name
 )
 def test_every_way_that_is_timed_collects_the_same_records(tmp_path, picturebook, case):
-    images = collecting.write_images(tmp_path, 2)
-    measured = collecting.measure(case, picturebook, configuration(), images, tmp_path, repeats=1)
+    there = collecting.write_images(tmp_path, 2)
+    parts = collecting.parts(picturebook, configuration(), case, there, tmp_path)
+    assert collecting.seconds(picturebook, configuration(), case, there, tmp_path)[0] > 0
     use_attention(picturebook.model, "eager")
-    assert measured.samples_per_second > 0
-    assert set(measured.seconds) == (set() if case.attention == "stock" else set(PARTS))
-    collected = images[:1] if case.attention == "stock" and case.expressions > 1 else images
-    for sample in collecting.asked(collected, case.expressions):
+    assert set(parts) == (set() if case.attention == "stock" else set(PARTS))
+    for sample in collecting.asked(case.images(there), case.expressions):
         expected = collect(picturebook, open_image(sample.image_file), sample.query).attn
         np.testing.assert_allclose(load_record(tmp_path / f"{sample.id}.pkl").attn, expected, rtol=0, atol=5e-4)  # stock writes float16
 
 
+def test_every_way_has_a_process_of_its_own_and_the_tables_hold_all(tmp_path, capsys):
+    options = argparse.Namespace(images=2, batch=[1, None], repeats=1, limit=True, device="cpu")
+    report = bench("picturebook", tmp_path, options)
+    cases = {case.name for case in collecting.cases()}
+    assert set(report) == {"device", "model", "limit", *cases}
+    assert all(report[name]["samples_per_second"] > 0 and report[name]["peak_bytes"] > 0 for name in cases)
+    assert 0 < report["limit"]["share"] < 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in cases)
+
+
+def test_a_lane_loads_its_model_once_and_passes_errors_on(tmp_path):
+    with lanes.Lane([f"data.output_dir={tmp_path}", "device=cpu"]) as lane:
+        assert lane.run(identity) == lane.run(identity) != identity(None, None)
+        with pytest.raises(UserError, match="of a lane"):
+            lane.run(refuse)
+
+
+def identity(loaded, _cfg):
+    return os.getpid(), id(loaded)
+
+
+def refuse(_loaded, _cfg):
+    raise UserError("of a lane")
+
+
 def test_peak_memory_counts_what_is_freed_again():
-    with peak_memory(torch.device("cpu")) as peak:
-        torch.ones(50_000_000)
-    assert 190e6 < peak() < 260e6
+    kept = []  # what is there before does not count
+    tensors, resident = peak_memory(lambda: kept.append(torch.ones(50_000_000).sum()), torch.device("cpu"))
+    assert 200e6 <= tensors < 201e6
+    assert 190e6 < resident < 260e6
+
+
+def test_freed_memory_is_kept_and_given_back():
+    code = """
+        import resource
+        import numpy as np
+        from lab.memory import give_back, keep_freed_memory
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def use():  # 160 MB, more than glibc ever keeps by itself
+            before = faults()
+            np.ones(20_000_000)
+            return faults() - before
+
+        use()
+        print(use())
+        keep_freed_memory()
+        use()
+        print(use())
+        give_back()
+        print(use())
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=PROJECT)
+    anew, kept, given_back = map(int, run.stdout.split())
+    assert kept < anew / 10
+    assert kept < given_back / 10
 
 
 def test_a_matmul_rate_is_operations_by_time():

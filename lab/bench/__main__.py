@@ -1,7 +1,7 @@
 """Prints how fast this machine collects and ranks, as a table and as JSON.
 
-python -m lab.bench                           # ranking and commands, then collecting at sizes picturebook and 1/8
-python -m lab.bench --size 7b --limit         # a GPU: LLaVA-1.5-7B's shapes, random weights; also the share of its matmul rate
+python -m lab.bench                                        # ranking and commands, then collecting at sizes picturebook and 1/8
+python -m lab.bench --size 7b --batch 1 8 auto --limit     # a GPU: LLaVA-1.5-7B's shapes, random weights
 python -m lab.bench --size 1/8 --images 8 --json bench.json
 """
 
@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from collector import ask, prepare
-from lab.attention import use_attention
-from lab.bench import collecting, ranking
-from lab.bench.machine import describe, matmul_rate
-from lab.cli import exit_in_one_line, progress, table
-from lab.images import open_image
-from lab.picturebook.evaluate import configuration
+from lab.bench import ceiling, collecting, lanes, ranking
+from lab.bench.machine import describe
+from lab.cli import exit_in_one_line, table
 from lab.smoke import SIZES, write_checkpoint
-from lab.stages import load_model
-from llava.model.loaded import LoadedModel
 
 RANKING, PICTUREBOOK = "ranking", "picturebook"
 
@@ -50,7 +43,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.bench", description="How fast this machine collects and ranks.")
     choices = (RANKING, PICTUREBOOK, *SIZES)
     parser.add_argument("--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured")
-    parser.add_argument("--images", type=int, default=4, help="images in each run (default: 4)")
+    parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 64)")
+    batches = "images in one forward, or auto (default: 1 auto)"
+    parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
     parser.add_argument("--limit", action="store_true", help="also measure the rate of matrix products, and the share that is reached")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -58,37 +53,35 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _batch(text: str) -> int | None:
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of images, or auto")
+    return None if text == "auto" else int(text)
+
+
 def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All cases on one model, printed and returned."""
-    cfg = _configuration(size, folder, options.device)
-    loaded = load_model(cfg)
-    images = collecting.write_images(folder, options.images)
-    found = {}
-    for case in progress(collecting.cases(), size):
-        found[case] = collecting.measure(case, loaded, cfg, images, folder, options.repeats)
-    print(f"{size}: {loaded.num_layers} layers x {loaded.num_heads} heads, {loaded.geometry.tokens} image tokens, {_dtype(loaded)}")
-    print(table(("way", "samples/s", "x stock", "peak, MB", "x stock"), _rows(found)), end="\n\n")
-    print(table(("ms per sample", *PARTS), _part_rows(found)), end="\n\n")
-    result: dict[str, Any] = {case.name: asdict(measured) for case, measured in found.items()}
-    if options.limit:
-        result["limit"] = limit(loaded, found, images)
-        print(", ".join(f"{name}: {value:.3g}" for name, value in result["limit"].items()), end="\n\n")
-    return {"device": describe(loaded.device), "dtype": _dtype(loaded), **result}
+    overrides = [f"data.output_dir={folder}", f"device={options.device}"]
+    if size != PICTUREBOOK:
+        write_checkpoint(folder / "model", size)
+        overrides += ["model=llava15_7b_hf", f"model.name={folder / 'model'}"]
+    number = options.images or (64 if options.device != "cpu" and torch.cuda.is_available() else 4)
+    images = collecting.write_images(folder, number)
+    with lanes.open_lanes(overrides) as ways:
+        found = dict(lanes.measure(ways, collecting.cases(options.batch), images, folder, options.repeats))
+        about = ways["fused"].run(ceiling.about)
+        fused = (one for case, one in found.items() if (case.attention, case.expressions) == ("fused", 1))
+        forward = min(sum(one.seconds[part] for part in ("tower", "LM", "capture")) for one in fused)
+        limit = ways["fused"].run(ceiling.limit, forward, images[0]) if options.limit else {}
+    print(f"{size}: {about['model']}")
+    print(table(("way, images x expressions", "samples/s", "x stock", "peak, MB", "x stock", "RSS, MB"), _rows(found)), end="\n\n")
+    print(table(("ms per sample", *PARTS, "waited"), _part_rows(found)), end="\n\n")
+    if limit:
+        print(", ".join(f"{name}: {value:.3g}" for name, value in limit.items()), end="\n\n")
+    return {**about, **{case.name: asdict(measured) for case, measured in found.items()}, "limit": limit}
 
 
-def _configuration(size: str, folder: Path, device: str) -> Any:
-    paths = [f"data.output_dir={folder}", f"device={device}"]
-    if size == PICTUREBOOK:
-        return configuration(paths)
-    write_checkpoint(folder / "model", size)
-    return configuration(["model=llava15_7b_hf", f"model.name={folder / 'model'}", *paths])
-
-
-def _dtype(loaded: LoadedModel) -> str:
-    return str(loaded.dtype).removeprefix("torch.")
-
-
-PARTS = ("decode", "tower", "language model", "capture", "copy", "analyze", "write")
+PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "write")
 
 
 def _rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[object, ...]]:
@@ -96,28 +89,13 @@ def _rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[objec
     for case, one in found.items():
         base = found[collecting.Case("stock", 1, case.expressions)]
         speed, memory = one.samples_per_second / base.samples_per_second, one.peak_bytes / base.peak_bytes
-        rows.append((case.name, f"{one.samples_per_second:.2f}", f"{speed:.2f}", f"{one.peak_bytes / 1e6:.0f}", f"{memory:.3f}"))
+        peak, resident = (f"{number / 1e6:.0f}" for number in (one.peak_bytes, one.resident_bytes))
+        rows.append((case.name, f"{one.samples_per_second:.2f}", f"{speed:.2f}", peak, f"{memory:.3f}", resident))
     return rows
 
 
 def _part_rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[object, ...]]:
-    return [(case.name, *(f"{1000 * one.seconds.get(part, 0):.1f}" for part in PARTS)) for case, one in found.items() if one.seconds]
-
-
-def limit(loaded: LoadedModel, found: dict[collecting.Case, collecting.Measured], images: list[Path]) -> dict[str, float]:
-    """The rate of plain matrix products in the model's own shapes, and what share of it the forwards of fused attention reach."""
-    use_attention(loaded.model, "fused")
-    question = prepare(loaded, open_image(images[0]), collecting.EXPRESSIONS[:1])
-    with FlopCounterMode(display=False) as counter:
-        ask(loaded, [question])
-    text = loaded.model.config.text_config
-    tokens = 8 * len(question.prompts[0].ids)
-    shapes = [(tokens, text.hidden_size, text.hidden_size), (tokens, text.hidden_size, text.intermediate_size)]
-    rate = matmul_rate(loaded.device, loaded.dtype, shapes)
-    one = found[collecting.Case("fused", None, 1)]
-    forward = one.seconds["tower"] + one.seconds["language model"] + one.seconds["capture"]
-    per_second = counter.get_total_flops() / forward
-    return {"matmul operations per second": rate, "in a forward": per_second, "share": per_second / rate}
+    return [(case.name, *(f"{1000 * one.seconds.get(part, 0):.1f}" for part in (*PARTS, "waited"))) for case, one in found.items()]
 
 
 def _seconds(seconds: float) -> str:

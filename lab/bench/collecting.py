@@ -6,9 +6,8 @@ map kept by `output_attentions=True`, all of them stacked, the last row cut out,
 """
 
 import pickle
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from collector import Answers, prepare
 from lab.attention import use_attention
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
+from lab.errors import UserError
 from lab.images import open_image
 from lab.packing import pack
 from lab.picturebook.make import samples as drawn_scenes
@@ -53,9 +53,13 @@ class Case:
     batch: int | None  # images in one forward; None: automatic
     expressions: int  # on each image
 
+    def images(self, there: list[Path]) -> list[Path]:
+        """Those that it reads: stock reads an image anew for every expression, so one tells as much as several."""
+        return there[:1] if self.attention == "stock" and self.expressions > 1 else there
+
     @property
     def name(self) -> str:
-        return f"{self.attention}, batch {self.batch or 'auto'}, {self.expressions} per image"
+        return f"{self.attention}, {self.batch or 'auto'} x {self.expressions}"
 
 
 @dataclass
@@ -64,13 +68,14 @@ class Measured:
 
     samples_per_second: float
     images_per_second: float
-    peak_bytes: int  # above the weights
-    seconds: dict[str, float] = field(default_factory=dict)  # of each part, per sample
+    peak_bytes: int  # of tensors on the device, above the weights
+    resident_bytes: int  # of the process, above what it takes when idle
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part, and that the model stood still; per sample
 
 
-def cases() -> list[Case]:
-    """stock, eager and fused; one image at a time and automatic; one and seven expressions on an image."""
-    ours = [Case(attention, batch, n) for attention in ("eager", "fused") for batch in (1, None) for n in (1, len(EXPRESSIONS))]
+def cases(batches: Sequence[int | None] = (1, None)) -> list[Case]:
+    """stock, eager and fused; so many images in one forward; one and seven expressions on an image."""
+    ours = [Case(attention, batch, n) for attention in ("eager", "fused") for batch in batches for n in (1, len(EXPRESSIONS))]
     return [Case("stock", 1, 1), Case("stock", 1, len(EXPRESSIONS)), *ours]
 
 
@@ -88,60 +93,67 @@ def asked(images: list[Path], expressions: int) -> list[Sample]:
     return [Sample(f"{image.stem}_{n}", EXPRESSIONS[n], image) for image in images for n in range(expressions)]
 
 
-def run_case(case: Case, loaded: LoadedModel, cfg: Any, images: list[Path], folder: Path) -> None:
-    """Collects, ranks and writes a record for every expression on every image."""
-    samples = asked(images, case.expressions)
+def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> float:
+    """Collects, ranks and writes a record for every expression on every image; the seconds that the model stood still meanwhile."""
+    samples = asked(case.images(images), case.expressions)
+    use_attention(loaded.model, "eager" if case.attention == "stock" else case.attention)
     if case.attention == "stock":
         for sample in samples:
             stock(loaded, sample, folder / f"{sample.id}.pkl")
-        return
+        return 0.0
     cfg.data.batch_size = case.batch
     rows = lab.feed.plan_rows(samples, share_image=True)
-    lab.batch.collect_rows(cfg, loaded, folder, rows, lab.batch.Processes(), lab.batch.Outcome())
+    outcome = lab.batch.Outcome()
+    lab.batch.collect_rows(cfg, loaded, folder, rows, lab.batch.Processes(rank=1, world=2), outcome)  # not the main one: no progress bar
+    if outcome.errors:
+        raise UserError(f"{case.name}: {outcome.errors[0]['error']}")
+    return sum(outcome.waited.values())
 
 
 def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
     """One sample as the published code collects it."""
     question = prepare(loaded, open_image(sample.image_file), [sample.query])
-    packed = pack([question.prompts])
-    ids = packed.ids.to(loaded.device)
+    packed = pack([question.prompts]).to(loaded.device)
     with torch.inference_mode():
         pixels = question.pixels.to(loaded.device, loaded.dtype)
-        output = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, output_attentions=True)
+        output = loaded.model(input_ids=packed.ids, attention_mask=torch.ones_like(packed.ids), pixel_values=pixels, output_attentions=True)
         maps = torch.stack([attention[0] for attention in output.attentions])  # [layers, heads, queries, keys]
         attn = maps[:, :, -1:, packed.columns].cpu()
     reference_rules.ranking(attn)
     path.write_bytes(pickle.dumps({"attn": attn.to(torch.float16), "meta": {}}))
 
 
-def measure(case: Case, loaded: LoadedModel, cfg: Any, images: list[Path], folder: Path, repeats: int) -> Measured:
-    """Runs a case `repeats` times for its speed, then once for its memory and, but for stock, once for its parts."""
-    use_attention(loaded.model, "eager" if case.attention == "stock" else case.attention)
-    if case.attention == "stock" and case.expressions > 1:
-        images = images[:1]  # it reads the image anew for every expression, so one tells as much as several
-
-    def run(of: list[Path] = images) -> None:
-        run_case(case, loaded, cfg, of, folder)
-        synchronize(loaded.device)
-
-    run(images[:1])
-    seconds = statistics.median(_times(run, repeats))
-    with peak_memory(loaded.device) as peak:
-        run()
-        highest = peak()
-    number = len(images) * case.expressions
-    parts = {} if case.attention == "stock" else {name: took / number for name, took in time_parts(loaded, run).items()}
-    return Measured(number / seconds, len(images) / seconds, highest, parts)
+def warm(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> None:
+    """Runs the case on one image, so that what happens only once has happened."""
+    run_case(loaded, cfg, case, images[:1], folder)
+    synchronize(loaded.device)
 
 
-def _times(run: Callable[[], None], repeats: int) -> Iterator[float]:
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        yield time.perf_counter() - began
+def seconds(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> tuple[float, float]:
+    """How long one run takes, until its last file is written, and how much of that the model waited for images and writers."""
+    began = time.perf_counter()
+    waited = run_case(loaded, cfg, case, images, folder)
+    synchronize(loaded.device)
+    return time.perf_counter() - began, waited
 
 
-def time_parts(loaded: LoadedModel, run: Callable[[], None]) -> dict[str, float]:
+def memory(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> tuple[int, int]:
+    """How many bytes one run takes at most, above the weights: of tensors on the device, and of the process."""
+    return peak_memory(lambda: seconds(loaded, cfg, case, images, folder), loaded.device)
+
+
+def parts(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> dict[str, float]:
+    """Seconds of each part of one run in which this process does everything; none of stock, which has no such parts."""
+    if case.attention == "stock":
+        return {}
+    workers, cfg.data.workers = cfg.data.workers, 0
+    try:
+        return time_parts(loaded, lambda: run_case(loaded, cfg, case, images, folder))
+    finally:
+        cfg.data.workers = workers
+
+
+def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, float]:
     """Seconds of each part of one run, waiting for the accelerator after each, which a real run does not."""
     took: dict[str, float] = {}
     device = loaded.device
@@ -149,6 +161,7 @@ def time_parts(loaded: LoadedModel, run: Callable[[], None]) -> dict[str, float]
         for name, place, attribute in (
             ("decode", lab.feed, "prepare"),
             ("decode", lab.feed, "open_image"),
+            ("decode", lab.feed, "make_prompt"),
             ("capture", lab.attention, "wanted_weights"),
             ("capture", lab.attention, "_picked"),
             ("capture", collector, "_stacked"),
@@ -159,9 +172,9 @@ def time_parts(loaded: LoadedModel, run: Callable[[], None]) -> dict[str, float]
         ):
             stack.enter_context(mock.patch.object(place, attribute, _timed(getattr(place, attribute), name, took, device)))
         stack.enter_context(_timed_module(loaded.model.model.vision_tower, "tower", took, device))
-        stack.enter_context(_timed_module(loaded.model.model.language_model, "language model", took, device))
+        stack.enter_context(_timed_module(loaded.model.model.language_model, "LM", took, device))
         run()
-    took["language model"] -= took.get("capture", 0.0)
+    took["LM"] -= took.get("capture", 0.0)
     return took
 
 

@@ -1,16 +1,18 @@
 """What the machine gives: memory at its highest, and how fast it multiplies matrices."""
 
-import ctypes
 import gc
+import json
 import platform
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from lab.memory import give_back
 from lab.workers import cores
 
 
@@ -28,24 +30,38 @@ def describe(device: torch.device) -> str:
     return f"{where}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Gives a function that tells how many bytes the block took at most, above what was in use before.
+def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, int]:
+    """How many bytes a run takes at most, above what was in use before: those of tensors on the device, and those of the process.
 
-    On a GPU, what torch allocated; elsewhere, the resident memory of the process as Linux counts it.
+    The former as torch counts them; on a CPU in a run of their own, under torch's profiler. The latter is resident memory, which
+    also holds what the C library keeps for later and depends on where it finds room.
     """
+    run()
     gc.collect()
+    give_back()  # what is free, or the peak would hide in it
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is counted from now on
+    resident = _status("VmRSS")
     if device.type == "cuda":
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
-        return
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # gives back what is free, or the peak would hide in it
-    Path("/proc/self/clear_refs").write_text("5")  # the highest is counted from now on
-    before = _status("VmRSS")
-    yield lambda: _status("VmHWM") - before
+        run()
+        return torch.cuda.max_memory_allocated(device) - before, _status("VmHWM") - resident
+    run()
+    highest = _status("VmHWM") - resident
+    return _profiled(run), highest
+
+
+def _profiled(run: Callable[[], object]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            run()
+        trace = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    moments = [event["args"] for event in events if event["name"] == "[memory]"]
+    before = moments[0]["Total Allocated"] - moments[0]["Bytes"]
+    return max(moment["Total Allocated"] for moment in moments) - before
 
 
 def _status(key: str) -> int:
