@@ -3,9 +3,9 @@
     python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
     accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
 
-Images are read ahead in worker processes, expressions on one image are asked together, and records are written by threads
-while the model goes on; `summary.json` tells how long it waited for them. Batches are planned from all samples before anything
-runs, so that a record does not depend on the number of processes.
+Images are read ahead in worker processes, expressions on one image are asked together, and records are written while the model
+goes on, by a thread or, beside a GPU, by processes; `summary.json` tells how long it waited for them. Batches are planned from all
+samples before anything runs, so that a record does not depend on the number of processes.
 """
 
 import json

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
@@ -194,6 +196,25 @@ def test_the_size_of_a_batch_halves_on_a_full_memory_and_stays_there(picturebook
 
 def _full():
     raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def test_a_batch_on_a_gpu_grows_while_twice_its_peak_fits_beside_what_others_hold(picturebook, monkeypatch):
+    sizes = []
+    gpu = Namespace(device=torch.device("cuda"))
+    state = {"memory_allocated": 10, "max_memory_allocated": 10, "memory_reserved": 30, "mem_get_info": (70, 1000)}
+    for name in state:
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: state[name])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+
+    def take(loaded, questions, config):
+        sizes.append(len(questions))
+        state["max_memory_allocated"] = 10 + 4 * len(questions)  # of (70 + 30) * 0.8
+        return questions
+
+    monkeypatch.setattr(lab.asking, "ask", take)
+    asking = Asking(gpu, configuration().model, size=automatic_size(gpu), grows=True, apart=False)
+    assert sum(answers is not None for _, answers, _ in asking.answers(_Asked() for _ in range(56))) == 56
+    assert sizes == [8, 16, 16, 16]  # 10 + 2 * 32 fits, 10 + 2 * 64 does not
 
 
 @dataclass
