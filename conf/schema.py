@@ -135,7 +135,7 @@ class DataConfig:
     end_index: int | None = None  # exclusive; null = one sample
     batch_size: int | None = None  # images in one forward; null = as many as memory allows
     share_image: bool = True  # expressions on one image are asked together, the image read once
-    workers: int | None = None  # processes beside this one that read images, that write records, or that rank a folder's; null = from the cores
+    workers: int | None = None  # processes beside this one that read images, write records, or rank a folder's; null = from the cores
     output_dir: str = "outputs/localization_heads"
     record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
     save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
