@@ -113,7 +113,7 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
         if missing:
             loaded = load_model(cfg)
             if run.main:
-                _tell_disk_use(cfg, loaded, folder, run.world * sum(map(len, missing)))
+                _tell_disk_use(cfg, loaded, folder, min(len(chosen), run.world * sum(map(len, missing))))  # of all, about
             collect_rows(cfg, loaded, folder, missing, run, outcome)
     except DiskFull as error:
         outcome.stopped = str(error)

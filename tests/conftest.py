@@ -27,3 +27,38 @@ def picturebook():
     from lab.stages import load_model
 
     return load_model(configuration())
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """Weights of a tiny LLaVA, by the original layout's names."""
+    from tests.tiny_llava import make_tensors
+
+    return make_tensors()
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory, tensors):
+    """The folder of its vision tower, which checkpoints of the original layout keep outside."""
+    from tests.tiny_llava import write_tower
+
+    return write_tower(tmp_path_factory.mktemp("towers") / "clip", tensors)
+
+
+@pytest.fixture(scope="module")
+def collect_scenes(tmp_path_factory, picturebook):
+    """collect_scenes(n, seed, overrides) -> the data file and the folder of outputs of so many drawn scenes, collected."""
+    from lab.picturebook.make import make
+    from pipeline import run
+
+    def collected(n: int, seed: int, *overrides: str):
+        folder = tmp_path_factory.mktemp("scenes")
+        data = make(folder / "data", n, seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+            patch.chdir(PROJECT)
+            paths = (f"data.data_file={data}", f"data.output_dir={folder}/out")
+            run(configuration("stage=batch", "data.process_all=true", *paths, *overrides))
+        return data, folder / "out"
+
+    return collected

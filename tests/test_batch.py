@@ -157,16 +157,21 @@ def test_what_does_not_fit_in_memory_is_asked_in_parts(tmp_path, monkeypatch, mo
     assert {s for s, _, _ in ASKED} == {p.stem for p in (tmp_path / "out" / PICTUREBOOK).glob("?.pkl")}
 
 
-@pytest.mark.usefixtures("_shipped")
-def test_a_sample_that_never_fits_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
+def fail_on(word: str, error: Exception, monkeypatch) -> None:
+    """A forward with the word in an expression raises the error."""
     ask = lab.asking.ask
 
-    def limited(loaded, questions, config):
-        if any("collar" in query for question in questions for query in question.queries):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+    def flawed(loaded, questions, config):
+        if any(word in query for question in questions for query in question.queries):
+            raise error
         return ask(loaded, questions, config)
 
-    monkeypatch.setattr(lab.asking, "ask", limited)
+    monkeypatch.setattr(lab.asking, "ask", flawed)
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_sample_that_never_fits_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
+    fail_on("collar", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), monkeypatch)
     assert batch(tmp_path, "data.batch_size=4") == 1
     assert list(errors(tmp_path)) == ["b"]
     assert errors(tmp_path)["b"].startswith("out of memory, although it was asked alone")
@@ -174,14 +179,7 @@ def test_a_sample_that_never_fits_is_named_and_the_rest_goes_on(tmp_path, monkey
 
 @pytest.mark.usefixtures("_shipped")
 def test_an_unforeseen_error_costs_one_sample(tmp_path, monkeypatch):
-    ask = lab.asking.ask
-
-    def flawed(loaded, questions, config):
-        if any("floor" in query for question in questions for query in question.queries):
-            raise ZeroDivisionError("of all things")
-        return ask(loaded, questions, config)
-
-    monkeypatch.setattr(lab.asking, "ask", flawed)
+    fail_on("floor", ZeroDivisionError("of all things"), monkeypatch)
     assert batch(tmp_path) == 1
     assert errors(tmp_path) == {"c": "ZeroDivisionError: of all things"}
 

@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lab.cli import PROJECT
 from lab.errors import UserError
 from lab.evaluate import Overview, merge_draws, rank_correlation, same_layers
 from lab.metrics import Estimate
-from lab.picturebook.make import make
 from pipeline import run
 from tests.conftest import configuration
 
@@ -18,15 +16,9 @@ N = 10
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory, picturebook):
-    """N collected scenes: the data file and the folder of outputs."""
-    folder = tmp_path_factory.mktemp("scenes")
-    data = make(folder / "data", N, 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.batch.load_model", lambda cfg: picturebook)
-        patch.chdir(PROJECT)
-        run(configuration("stage=batch", "data.process_all=true", f"data.data_file={data}", f"data.output_dir={folder}/out"))
-    return data, folder / "out"
+def scenes(collect_scenes):
+    """The data file and the folder of outputs."""
+    return collect_scenes(N, 3)
 
 
 def evaluate(scenes, *overrides: str) -> dict:

@@ -12,17 +12,7 @@ from llava.model import files, original, weights
 from llava.model.builder import load_llava
 from llava.model.weights import place
 from tests import tiny_llava
-from tests.tiny_llava import make_tensors, write_base, write_json, write_lora, write_original, write_projector, write_transformers
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return make_tensors()
-
-
-@pytest.fixture(scope="module")
-def tower(tmp_path_factory, tensors):
-    return tiny_llava.write_tower(tmp_path_factory.mktemp("towers") / "clip", tensors)
+from tests.tiny_llava import write_base, write_json, write_lora, write_original, write_projector, write_transformers
 
 
 def refuse(folder, *reasons: str, **options) -> None:

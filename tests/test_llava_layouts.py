@@ -33,16 +33,6 @@ IMAGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tensors():
-    return make_tensors()
-
-
-@pytest.fixture(scope="module")
-def tower(tmp_path_factory, tensors):
-    return tiny_llava.write_tower(tmp_path_factory.mktemp("towers") / "clip", tensors)
-
-
 def load(folder, **options) -> LoadedModel:
     return load_llava(str(folder), device="cpu", **options)
 

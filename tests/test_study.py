@@ -8,7 +8,6 @@ import pytest
 
 from lab.cli import PROJECT
 from lab.errors import UserError
-from lab.picturebook.make import make
 from lab.records import load_record, save_record
 from lab.select import picks_of_records
 from lab.storage import list_samples
@@ -24,16 +23,9 @@ QUICK = ("study.discovery=[4,8]", "study.draws=3", "evaluate.draws=3", "evaluate
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory, picturebook):
-    """N collected scenes: the data file and the folder of outputs."""
-    folder = tmp_path_factory.mktemp("scenes")
-    data = make(folder / "data", N, 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.batch.load_model", lambda cfg: picturebook)
-        patch.chdir(PROJECT)
-        wanted = ("data.process_all=true", "data.save_generic=true", f"data.data_file={data}", f"data.output_dir={folder}/out")
-        run(configuration("stage=batch", *wanted))
-    return data, folder / "out"
+def scenes(collect_scenes):
+    """The data file and the folder of outputs."""
+    return collect_scenes(N, 5, "data.save_generic=true")
 
 
 def study_config(scenes, *overrides: str):
