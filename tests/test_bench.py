@@ -83,10 +83,16 @@ def test_a_lane_loads_its_model_once_and_passes_errors_on(tmp_path):
         assert lane.run(identity) == lane.run(identity) != identity(None, None)
         with pytest.raises(UserError, match="of a lane"):
             lane.run(refuse)
+        with pytest.raises(UserError, match="choose a smaller --size"):
+            lane.run(end)
 
 
 def identity(loaded, _cfg):
     return os.getpid(), id(loaded)
+
+
+def end(_loaded, _cfg):
+    os._exit(1)
 
 
 def refuse(_loaded, _cfg):

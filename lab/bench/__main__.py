@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.bench", description="How fast this machine collects and ranks.")
     choices = (RANKING, PICTUREBOOK, *SIZES)
     parser.add_argument("--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured")
-    parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 64)")
+    parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
     batches = "images in one forward, or auto (default: 1 auto)"
     parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
@@ -65,7 +65,7 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     if size != PICTUREBOOK:
         write_checkpoint(folder / "model", size)
         overrides += ["model=llava15_7b_hf", f"model.name={folder / 'model'}"]
-    number = options.images or (64 if options.device != "cpu" and torch.cuda.is_available() else 4)
+    number = options.images or (128 if options.device != "cpu" and torch.cuda.is_available() else 4)
     images = collecting.write_images(folder, number)
     with lanes.open_lanes(overrides) as ways:
         found = dict(lanes.measure(ways, collecting.cases(options.batch), images, folder, options.repeats))

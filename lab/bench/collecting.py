@@ -42,6 +42,7 @@ EXPRESSIONS = (
     "the tall house behind the tree",
     "guy on the bike looking at us",
 )
+STOCK = 8  # expressions that stock asks at most
 SIZE = (640, 480)  # pixels of the pictures, as COCO's
 
 
@@ -54,8 +55,8 @@ class Case:
     expressions: int  # on each image
 
     def images(self, there: list[Path]) -> list[Path]:
-        """Those that it reads: stock reads an image anew for every expression, so one tells as much as several."""
-        return there[:1] if self.attention == "stock" and self.expressions > 1 else there
+        """Those that it reads: stock asks one expression after the other, so that few tell as much as many."""
+        return there[: max(1, STOCK // self.expressions)] if self.attention == "stock" else there
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from conf.schema import configuration
 from lab.bench import collecting
 from lab.bench.collecting import Case, Measured
 from lab.cli import progress
+from lab.errors import UserError
 from lab.stages import load_model
 from llava.model.loaded import LoadedModel
 
@@ -32,8 +34,14 @@ class Lane:
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """What `function(loaded, configuration, *arguments)` returns there; both must be fit to be pickled."""
-        return self._pool.submit(_run, function, tuple(self._overrides), arguments).result()
+        """What `function(loaded, configuration, *arguments)` returns there; both must be fit to be pickled.
+
+        Raises UserError if the process is killed.
+        """
+        try:
+            return self._pool.submit(_run, function, tuple(self._overrides), arguments).result()
+        except BrokenProcessPool as error:
+            raise UserError("the process that measures was killed, perhaps for want of memory: choose a smaller --size") from error
 
     def __enter__(self) -> "Lane":
         return self
