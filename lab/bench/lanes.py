@@ -31,7 +31,7 @@ class Lane:
 
     def __init__(self, overrides: list[str]) -> None:
         self._overrides = overrides
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function(loaded, configuration, *arguments)` returns there; both must be fit to be pickled.
@@ -72,6 +72,11 @@ def measure(lanes: dict[str, Lane], cases: list[Case], images: list[Path], folde
         number = read * case.expressions
         seconds = {name: total / number for name, total in (part | {"waited": waited}).items()}
         yield case, Measured(number / took, read / took, *peaks, seconds)
+
+
+def _begin() -> None:
+    """In a lane: its own worker processes start as a user's run starts them, not as the lane itself was started."""
+    multiprocessing.set_start_method(None, force=True)
 
 
 @cache
