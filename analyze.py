@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
-from lab.errors import UserError
-from lab.partial import settings_of
-from lab.pieces import pieces
-from lab.records import Record
+from lab.base.chunks import pieces
+from lab.base.errors import UserError
+from lab.records.record import Record
+from lab.records.subset import settings_of
 
 if TYPE_CHECKING:
     import torch

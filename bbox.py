@@ -18,8 +18,9 @@ from scipy import ndimage
 
 from analyze import Head
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
-from lab.errors import UserError
-from lab.records import Grid, Record
+from lab.base.errors import UserError
+from lab.records.record import Record
+from llava.grid import Grid
 
 if TYPE_CHECKING:
     from scipy.spatial import ConvexHull

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from conf.schema import ModelConfig
-from lab.attention import attention_name, kept_rows
-from lab.errors import UserError
-from lab.packing import Packed, pack
-from lab.records import Record
+from lab.attention.capture import attention_name, kept_rows
+from lab.attention.packing import Packed, pack
+from lab.base.errors import UserError
+from lab.records.record import Record
 from llava.mm_utils import Prompt, build_prompt, pixel_values
 from llava.model.loaded import LoadedModel
 

@@ -24,8 +24,8 @@ from hydra.utils import get_method
 
 import conf.schema
 from conf.schema import Config, check
-from lab.cli import exit_in_one_line, hydra_arguments
-from lab.processes import leave, refuse_many
+from lab.base.console import exit_in_one_line, hydra_arguments
+from lab.base.processes import leave, refuse_many
 
 STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
     "collect": "lab.stages.collect",
@@ -45,7 +45,7 @@ conf.schema.register()
 def run(cfg: Config) -> int:
     """Checks the configuration and the file of heads that it may name, then runs its stage. Returns the exit code."""
     check(cfg)
-    from lab.heads import with_heads_of_file
+    from lab.heads.files import with_heads_of_file
 
     if cfg.stage != "batch":
         refuse_many(cfg.stage)

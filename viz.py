@@ -27,12 +27,14 @@ from PIL import Image
 from analyze import HeadScore, attention_sums, chord_elbow, components, score_all, scores_of
 from bbox import Localization, head_maps
 from conf.schema import Config, EntropyConfig
+from lab.base.files import write_atomic
 from lab.figures.heads import heads_figure
 from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
 from lab.figures.selection import head_quality_figure, selection_figure
 from lab.figures.sheet import sheet
 from lab.figures.style import INK, any_glyphs
-from lab.records import Grid, Record, write_atomic
+from lab.records.record import Record
+from llava.grid import Grid
 
 __all__ = [
     "components_figure", "head_quality_figure", "heads_figure", "sample_figures", "save_figure", "score_title", "selection_figure", "show",

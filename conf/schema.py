@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.conversation import conversation
 
 STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "study", "report")

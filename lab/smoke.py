@@ -20,9 +20,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from collector import collect
 from conf.schema import ModelConfig
-from lab.cli import PROJECT, exit_in_one_line, table
-from lab.errors import UserError
-from lab.images import open_image
+from lab.base.console import exit_in_one_line, table
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
 from lab.picturebook.model import IMAGE_TOKEN, make_processor, make_tokenizer
 from llava.model.builder import load_llava
 from llava.model.loaded import LoadedModel

@@ -15,7 +15,7 @@ position once.
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 STATIONS = ("bos", "system", "image", "query", "role")
 Ranges = dict[str, list[list[int]]]

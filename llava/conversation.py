@@ -7,7 +7,7 @@ The few-shot templates of the original (`default`, `v0`) are left out: their exa
 
 from dataclasses import dataclass
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 
 @dataclass(frozen=True)

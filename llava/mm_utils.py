@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from lab.errors import UserError
-from lab.records import Grid
+from lab.base.errors import UserError
 from lab.stations import Ranges, check_stations, to_ranges
 from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
 from llava.conversation import conversation
+from llava.grid import Grid
 
 MAX_CROP_RATIO = 50  # longer edge / shorter edge; beyond it, cropping first blows the picture up without bound
 Segment = tuple[str, str]  # station, text

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import conf.schema
-from lab.cli import PROJECT
+from lab.base.paths import PROJECT
 
 conf.schema.register()
 
@@ -24,7 +24,7 @@ def _offline(monkeypatch):
 @pytest.fixture(scope="session")
 def picturebook():
     """The shipped model."""
-    from lab.stages import load_model
+    from lab.stages.common import load_model
 
     return load_model(configuration())
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from collector import collect
+from lab.base.images import open_image
 from lab.datasets import Sample, read_jsonl
-from lab.images import open_image
 from lab.picturebook.make import make
-from lab.records import Record, save_record
-from lab.stages import write_ranking
+from lab.records.files import save_record
+from lab.records.record import Record
+from lab.stages.results import write_ranking
 from tests.conftest import configuration
 
 SCRIPT = "<script>alert(1)</script>"
@@ -58,7 +59,7 @@ def write_run(out: Path, scenes: Scenes, n: int) -> tuple[Path, Path]:
 def spoil(data: Path, folder: Path) -> None:
     """Leaves s0004 only its ranking, damages s0005, makes s0006 a failure; s0007 was never collected."""
     from analyze import rank_heads
-    from lab.records import load_record
+    from lab.records.files import load_record
 
     write_ranking(folder / "s0004.pkl", rank_heads(load_record(folder / "s0004.pkl"), configuration().logic))
     for name in ("s0004", "s0006", "s0007"):

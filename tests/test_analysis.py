@@ -8,19 +8,20 @@ import sys
 import threading
 from pathlib import Path
 
+import lab.workers
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-import lab.workers
 from analyze import rank_heads, score_heads
-from lab.cli import PROJECT
-from lab.errors import DiskFull, UserError
-from lab.pieces import cast, pieces
-from lab.records import Record, save_record
-from lab.storage import as_stored
-from lab.workers import CHUNK, in_workers, worker_count
+from lab.base.chunks import cast, pieces
+from lab.base.errors import DiskFull, UserError
+from lab.base.paths import PROJECT
+from lab.base.workers import CHUNK, in_workers, worker_count
+from lab.batch.storage import as_stored
+from lab.records.files import save_record
+from lab.records.record import Record
 from pipeline import run
 from tests.conftest import configuration
 from tests.test_analyze import blobs

@@ -26,8 +26,9 @@ from analyze import (
     spatial_entropy,
 )
 from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ThresholdConfig
-from lab.errors import UserError
-from lab.records import Grid, Record
+from lab.base.errors import UserError
+from lab.records.record import Record
+from llava.grid import Grid
 from tests import reference_rules
 
 ROOT = Path(__file__).parents[1]

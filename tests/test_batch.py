@@ -10,24 +10,24 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+import lab.asking
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
 
-import lab.asking
 import lab.batch
-from lab.asking import Asking, automatic_size
-from lab.batch import writers
-from lab.cli import PROJECT
+from lab.base.errors import DiskFull, UserError
+from lab.base.paths import PROJECT
+from lab.base.processes import LOCK, Processes
+from lab.base.workers import done_elsewhere
+from lab.batch.batcher import Asking, automatic_size
+from lab.batch.rows import MOST_EXPRESSIONS, Preparing, feed, plan_rows
+from lab.batch.run import writers
+from lab.batch.writer import Writer
 from lab.datasets import Sample
-from lab.errors import DiskFull, UserError
-from lab.feed import MOST_EXPRESSIONS, Preparing, feed, plan_rows
-from lab.processes import LOCK, Processes
-from lab.records import load_record
-from lab.workers import done_elsewhere
-from lab.writer import Writer
+from lab.records.files import load_record
 from pipeline import run
 from tests.conftest import configuration
 

@@ -9,8 +9,9 @@ from scipy.ndimage import gaussian_filter
 import bbox
 from bbox import binarise, binarise_on_image, box_on_image, contrasted, heat_map, localize, mask_on_image, region, smooth, xywh
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
-from lab.errors import UserError
-from lab.records import Grid, Record
+from lab.base.errors import UserError
+from lab.records.record import Record
+from llava.grid import Grid
 from tests import reference_rules
 
 PAPER = LogicConfig(smoothing=SmoothingConfig(kernel=7), box=BoxConfig(region="largest_hull"))

@@ -13,14 +13,14 @@ import torch
 from analyze import rank_heads
 from collector import collect
 from lab import smoke
-from lab.attention import use_attention
+from lab.attention.capture import use_attention
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
 from lab.bench import collecting, lanes, ranking
 from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
-from lab.cli import PROJECT
-from lab.errors import UserError
-from lab.images import open_image
-from lab.records import check_record, load_record
+from lab.records.files import check_record, load_record
 from tests import reference_rules
 from tests.conftest import configuration
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import viz
-from lab.cli import PROJECT, hydra_arguments, table
-from lab.errors import UserError
-from lab.metrics import box_iou
-from lab.records import load_record
+from lab.base.console import hydra_arguments, table
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
+from lab.measure.metrics import box_iou
+from lab.records.files import load_record
 from pipeline import run
 from tests.conftest import configuration
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from collector import GENERIC_QUERY, ask, collect, prepare
 from conf.schema import ModelConfig
-from lab.attention import Wanted, kept_rows, use_attention
-from lab.errors import UserError
-from lab.records import load_record, save_record
+from lab.attention.capture import Wanted, kept_rows, use_attention
+from lab.base.errors import UserError
+from lab.records.files import load_record, save_record
 from lab.stations import positions
 from llava.mm_utils import build_prompt
 from llava.model.builder import load_llava

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 import pipeline
 from conf.schema import AT_LEAST, CHOICES, STAGES, Config, check
-from lab.cli import PROJECT, one_line
-from lab.errors import UserError
+from lab.base.console import one_line
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
 from tests.conftest import configuration
 
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from lab.errors import UserError
-from lab.evaluate import Overview, merge_draws, rank_correlation, same_layers
-from lab.metrics import Estimate
+from lab.base.errors import UserError
+from lab.measure.controls import Overview, merge_draws, same_layers
+from lab.measure.intervals import Estimate
+from lab.stages.evaluate import rank_correlation
 from pipeline import run
 from tests.conftest import configuration
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.errors import UserError
-from lab.images import open_image
+from lab.base.errors import UserError
+from lab.base.images import open_image
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:

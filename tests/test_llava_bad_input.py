@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.model import files, original, weights
 from llava.model.builder import load_llava
 from llava.model.weights import place

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.stations import check_stations, positions, to_ranges
 from llava.conversation import CONVERSATIONS, prompt
 from llava.mm_utils import ImageGeometry, ImageTokens, build_prompt, pixel_values

@@ -11,26 +11,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from lab import rle
-from lab.datasets import Truth
-from lab.errors import UserError
-from lab.metrics import (
-    Prediction,
-    Score,
-    bootstrap,
-    box_iou,
-    coco_predictions,
-    compare,
-    exclusive,
-    mask_iou,
-    mask_overlap,
-    misses,
-    point_in_box,
-    score,
-    size_name,
-    summarize,
-    write_coco_predictions,
-)
+from lab.base.errors import UserError
+from lab.datasets import Truth, rle
+from lab.measure.coco import coco_predictions, write_coco_predictions
+from lab.measure.intervals import bootstrap, compare, summarize
+from lab.measure.metrics import Prediction, Score, box_iou, exclusive, mask_iou, mask_overlap, misses, point_in_box, score, size_name
 
 BOX = (2.0, 3.0, 10.0, 9.0)
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from lab.cli import PROJECT
+from lab.base.paths import PROJECT
 
 NOTEBOOK = PROJECT / "examples/notebooks/localization_heads.ipynb"
 

@@ -217,7 +217,7 @@ def test_evaluation_scenes_are_not_training_scenes():
 
 
 def test_the_shipped_pictures_are_the_ones_the_command_draws(tmp_path):
-    from lab.cli import PROJECT
+    from lab.base.paths import PROJECT
 
     draw_examples(tmp_path)
     for name in SCENES:

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from lab import cli
-from lab.cli import progress, table
-from lab.evaluate import SHORT
+from lab.base.console import progress, table
+from lab.stages.evaluate import SHORT
 from tests.test_cli import pipeline_process
 
 

@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lab.pickles
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import lab.pickles
 import lab.records
-from lab.errors import DiskFull, UserError
-from lab.records import Grid, Record, check_id, load_record, save_record, write_atomic
+from lab.base.errors import DiskFull, UserError
+from lab.base.files import check_id, write_atomic
+from lab.records.files import load_record, save_record
+from lab.records.record import Record
+from llava.grid import Grid
 
 META = {"image_file": "bird.png", "query": "the bird", "image_size": [640, 480], "vis_len": 16, "patch_size": 4, "generated_text": None}
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.cli import PROJECT
-from lab.errors import UserError
-from lab.metrics import Score
-from lab.records import load_record, save_record
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
+from lab.measure.metrics import Score
+from lab.records.files import load_record, save_record
 from lab.report import pictures
+from lab.report.contents import Run
+from lab.report.gather import gather, shown_ids
 from lab.report.page import samples_data, to_json
 from lab.report.pictures import levels, outline, thumbnail
 from lab.report.samples import Finding, disagreement
-from lab.report.stage import Run, gather, shown_ids
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, saved_estimates
 from pipeline import run
 from tests.conftest import configuration
@@ -158,7 +159,7 @@ def test_without_a_truth_and_with_one_sample_there_is_a_page(scenes, tmp_path):
 def test_a_folder_of_rankings_alone_has_a_page(scenes, tmp_path):
     data, folder = write_run(tmp_path, scenes, 6)
     from analyze import rank_heads
-    from lab.stages import write_ranking
+    from lab.stages.results import write_ranking
 
     for path in list(folder.glob("*.pkl")):
         write_ranking(path, rank_heads(load_record(path), configuration().logic))
@@ -288,7 +289,7 @@ def test_more_samples_than_a_page_holds_are_drawn_by_seed_the_touched_ones_first
     for i in range(8):
         (folder / f"s{i:04d}.pkl").unlink()
     from lab.report.folder import read_folder
-    from lab.report.stage import known_samples
+    from lab.report.gather import known_samples
 
     cfg = configuration(f"data.data_file={data}")
     one = Run(read_folder(folder), cfg, known_samples(read_folder(folder), cfg))
@@ -364,7 +365,7 @@ def test_levels_keep_faint_cells_apart():
 
 
 def test_records_that_keep_some_heads_only_are_shown_if_those_are_the_chosen_ones(scenes, tmp_path):
-    from lab.storage import with_maps_of
+    from lab.batch.storage import with_maps_of
 
     data, folder = write_run(tmp_path, scenes, 3)
     cfg = configuration()

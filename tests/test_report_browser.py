@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from lab.report import pictures
+from lab.report.contents import Run
 from lab.report.folder import read_folder
+from lab.report.gather import gather, known_samples
 from lab.report.page import render
-from lab.report.stage import Run, gather, known_samples
 from pipeline import run
 from tests.conftest import configuration
 from tests.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run

@@ -14,11 +14,12 @@ from PIL import Image
 
 import viz
 from analyze import attention_sums, fixed_heads, passes_threshold, rank_heads, selection_frequency, selection_trials
-from lab.cli import PROJECT
-from lab.errors import UserError
-from lab.heads import read_heads, warn_of_another_model, with_heads_of_file
-from lab.records import Record, load_record, save_record
-from lab.select import picks_of_analyses, picks_of_records
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
+from lab.heads.files import read_heads, warn_of_another_model, with_heads_of_file
+from lab.heads.reading import picks_of_analyses, picks_of_records
+from lab.records.files import load_record, save_record
+from lab.records.record import Record
 from pipeline import run
 from tests.conftest import configuration
 

@@ -14,21 +14,13 @@ from numpy.testing import assert_array_equal
 from analyze import attention_sums, rank_heads, score_heads, scores_of
 from bbox import localize
 from conf.schema import DataConfig
-from lab.cli import PROJECT
-from lab.errors import DiskFull, UserError
-from lab.records import Grid, Record, load_record, save_record
-from lab.storage import (
-    as_stored,
-    at_precision,
-    disk_use,
-    find_record,
-    list_samples,
-    serves,
-    size,
-    stored_dtype,
-    tell_disk_use,
-    write_record,
-)
+from lab.base.errors import DiskFull, UserError
+from lab.base.paths import PROJECT
+from lab.batch.storage import as_stored, at_precision, disk_use, serves, size, stored_dtype, tell_disk_use
+from lab.records.files import load_record, save_record
+from lab.records.folder import find_record, list_samples, write_record
+from lab.records.record import Record
+from llava.grid import Grid
 from pipeline import run
 from tests.conftest import configuration
 from tests.test_analyze import blobs
@@ -362,7 +354,7 @@ def test_the_room_told_before_is_the_room_taken(tmp_path, dtype, kind, generic):
 
 
 def test_the_room_of_rankings_is_at_most_what_is_told(tmp_path):
-    from lab.stages import write_ranking
+    from lab.stages.results import write_ranking
 
     ranking = rank_heads(record(), config("logic.threshold.min_keep=1000").logic)
     taken = sum(path.stat().st_size for path in write_ranking(tmp_path / "r.pkl", ranking))

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lab.cli import PROJECT
-from lab.errors import UserError
-from lab.records import load_record, save_record
-from lab.select import picks_of_records
-from lab.storage import list_samples
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
+from lab.heads.reading import picks_of_records
+from lab.records.files import load_record, save_record
+from lab.records.folder import list_samples
+from lab.stages.study import make_study
 from lab.study.claims import RHO, Claim, agreements, rank_correlations
 from lab.study.find import FOLDS, Found, find_heads, first_heads, split
-from lab.study.run import make_study
 from pipeline import run
 from tests.conftest import configuration
 

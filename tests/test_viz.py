@@ -15,7 +15,8 @@ from analyze import attention_sums, chord_elbow, components, passes_threshold, s
 from bbox import localize
 from conf.schema import EntropyConfig
 from lab.figures import style
-from lab.records import Grid, Record
+from lab.records.record import Record
+from llava.grid import Grid
 from tests.conftest import configuration
 
 CFG = configuration("model=llava15_7b", "viz.components=true")

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from lab.base.console import exit_in_one_line, table
 from lab.bench import ceiling, collecting, lanes, ranking
 from lab.bench.machine import describe
-from lab.cli import exit_in_one_line, table
 from lab.smoke import SIZES, write_checkpoint
 
 RANKING, PICTUREBOOK = "ranking", "picturebook"

@@ -6,10 +6,10 @@ from typing import Any
 from torch.utils.flop_counter import FlopCounterMode
 
 from collector import ask, prepare
-from lab.attention import use_attention
+from lab.attention.capture import use_attention
+from lab.base.images import open_image
 from lab.bench import collecting
 from lab.bench.machine import describe, matmul_rate
-from lab.images import open_image
 from llava.model.loaded import LoadedModel
 
 

@@ -23,12 +23,12 @@ import lab.batch
 import lab.feed
 import lab.resume
 from collector import Answers, prepare
-from lab.attention import use_attention
+from lab.attention.capture import use_attention
+from lab.attention.packing import pack
+from lab.base.errors import UserError
+from lab.base.images import open_image
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
-from lab.errors import UserError
-from lab.images import open_image
-from lab.packing import pack
 from lab.picturebook.make import samples as drawn_scenes
 from llava.model.loaded import LoadedModel
 from tests import reference_rules

@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from conf.schema import configuration
+from lab.base.console import progress
+from lab.base.errors import UserError
 from lab.bench import collecting
 from lab.bench.collecting import Case, Measured
-from lab.cli import progress
-from lab.errors import UserError
-from lab.stages import load_model
+from lab.stages.common import load_model
 from llava.model.loaded import LoadedModel
 
 Result = TypeVar("Result")

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lab.memory import give_back
-from lab.workers import cores
+from lab.base.memory import give_back
+from lab.base.workers import cores
 
 
 def synchronize(device: torch.device) -> None:

@@ -18,9 +18,11 @@ import analyze
 import viz
 from bbox import localize
 from conf.schema import configuration
-from lab.cli import PROJECT
-from lab.images import open_image
-from lab.records import Grid, Record, save_record
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
+from lab.records.files import save_record
+from lab.records.record import Record
+from llava.grid import Grid
 from tests import reference_rules
 
 LAYERS, HEADS, SIDE = 32, 32, 24  # LLaVA-1.5-7B

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab.cli import exit_in_one_line, progress, table
+from lab.base.console import exit_in_one_line, progress, table
+from lab.base.errors import UserError
 from lab.datasets.hub import read_hub
 from lab.datasets.jsonl import read_jsonl, write_jsonl
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.refcoco import TEXTS, read_refcoco
 from lab.datasets.sample import Sample, check_truth, header_size, need_truth, with_period
-from lab.errors import UserError
 
 EXAMPLES = """examples:
   RefCOCO as distributed; RefCOCO+ and RefCOCOg (--split-by umd) alike

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from lab.cli import progress
+from lab.base.console import progress
+from lab.base.errors import UserError
+from lab.base.files import check_id, write_atomic
 from lab.datasets.sample import Sample, check_box, check_source, check_truth
-from lab.errors import UserError
-from lab.records import check_id, write_atomic
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

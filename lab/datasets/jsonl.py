@@ -20,10 +20,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lab.cli import find
+from lab.base.errors import UserError
+from lab.base.files import check_id, write_atomic
+from lab.base.paths import find
 from lab.datasets.sample import Box, MaskSource, Sample, check_box, check_source, check_truth, with_period
-from lab.errors import UserError
-from lab.records import check_id, write_atomic
 
 FORMATS = ("xywh", "xyxy")
 KEYS = (

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
-from lab import rle
-from lab.cli import progress
+from lab.base.console import progress
+from lab.base.errors import UserError
+from lab.base.files import check_id
+from lab.datasets import rle
 from lab.datasets.sample import Sample, header_size, mask_box
-from lab.errors import UserError
-from lab.records import check_id
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab.cli import progress
+from lab.base.console import progress
+from lab.base.errors import UserError
+from lab.base.files import check_id
 from lab.datasets.sample import Sample, check_box, check_source, check_truth
-from lab.errors import UserError
-from lab.pickles import SafeUnpickler, plain_rebuilders
-from lab.records import check_id
+from lab.records.pickles import SafeUnpickler, plain_rebuilders
 
 log = logging.getLogger(__name__)
 

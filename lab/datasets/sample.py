@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageOps
 
-from lab import rle
-from lab.errors import UserError
-from lab.images import open_image
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.datasets import rle
 
 Box = tuple[float, float, float, float]
 MaskSource = Path | Mapping[str, Any] | Sequence[Sequence[float]]  # image file | COCO RLE | polygons

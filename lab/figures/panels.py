@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from bbox import Localization
 from lab.figures.style import BOX_COLOUR, EDGE, HEAT, INK, MASK_COLOUR
-from lab.records import Grid
+from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
 TALLEST, WIDEST = 1 / 3, 5.0  # width by height; a picture beyond is stretched, or it could not be seen at all

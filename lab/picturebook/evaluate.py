@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import Config, configuration
-from lab.cli import exit_in_one_line, markdown, progress
-from lab.evaluate import highest_point, same_layers
-from lab.metrics import box_iou, exclusive
+from lab.base.console import exit_in_one_line, markdown, progress
+from lab.measure.controls import highest_point, same_layers
+from lab.measure.metrics import box_iou, exclusive
 from lab.picturebook.make import Drawn, samples
-from lab.records import Record
+from lab.records.record import Record
 
 VARIANTS = {
     "preset of the model": [],
@@ -91,7 +91,7 @@ def _shares_right(results: list[tuple[Scored, Localization]]) -> dict[str, float
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Finds the heads on one set of scenes and scores them on another, by the rules of every variant."""
     from collector import collect
-    from lab.stages import load_model
+    from lab.stages.common import load_model
 
     base = configuration([f"model.use_generate={str(config.answers).lower()}"])
     loaded = load_model(base)

@@ -13,10 +13,11 @@ from analyze import fixed_heads
 from bbox import localize
 from collector import collect
 from conf.schema import configuration
-from lab.cli import PROJECT, exit_in_one_line
-from lab.errors import UserError
-from lab.images import open_image
-from lab.stages import load_model
+from lab.base.console import exit_in_one_line
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
+from lab.stages.common import load_model
 
 FIGURES = {"readme_cat.png": ("cat.png", "a cat on the floor"), "readme_dog.png": ("dog.png", "a small dog wearing a collar")}
 

@@ -17,8 +17,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lab.cli import exit_in_one_line, progress
-from lab.errors import UserError
+from lab.base.console import exit_in_one_line, progress
+from lab.base.errors import UserError
 from lab.picturebook.drawing import TRAINING_SEEDS
 from lab.picturebook.expressions import CATEGORIES, Expression, describe
 from lab.picturebook.world import Scene, make_scene, mask_box_xyxy, render

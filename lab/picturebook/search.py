@@ -26,13 +26,14 @@ from omegaconf import OmegaConf
 from analyze import Head
 from bbox import binarise, box_on_image, head_maps, region, smooth
 from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
-from lab.cli import exit_in_one_line, markdown, progress
+from lab.base.console import exit_in_one_line, markdown, progress
+from lab.base.workers import in_workers
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
-from lab.metrics import bootstrap, box_iou, exclusive
-from lab.records import load_record
+from lab.measure.intervals import bootstrap
+from lab.measure.metrics import box_iou, exclusive
+from lab.records.files import load_record
 from lab.study.find import find_heads, split
 from lab.study.plan import CONTRASTS, REGIONS
-from lab.workers import in_workers
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "heads": (1, 2, 3, 4, 5),

@@ -7,6 +7,6 @@ tables.py   run facts, figures with intervals, differences between two runs
 page.py     all of it into templates/ with static/*.css and static/*.js
 """
 
-from lab.report.stage import run_report
+from lab.stages.report import run_report
 
 __all__ = ["run_report"]

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import Config, check
-from lab.errors import UserError
-from lab.heads import with_heads_of_file
-from lab.storage import list_samples
+from lab.base.errors import UserError
+from lab.heads.files import with_heads_of_file
+from lab.records.folder import list_samples
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from omegaconf import OmegaConf
 
 from analyze import Head
 from conf.schema import Config
-from lab.heads import NAME as HEADS_FILE
+from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
+from lab.report.contents import Gathered, Shown
 from lab.report.pictures import outline, text_of
 from lab.report.samples import Finding, Maps, disagreement
-from lab.report.stage import Gathered, Shown
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data", "draw", "heads", "gallery", "sample", "app")  # static/*.js, in this order, in one closure

@@ -10,18 +10,20 @@ import numpy as np
 from analyze import Head, HeadScore, chosen_heads, rank_heads, scores_of
 from bbox import Localization, head_maps
 from conf.schema import Config
-from lab.cli import find
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.base.paths import find
 from lab.datasets import Sample, Truth, read_truth
-from lab.errors import UserError
-from lab.evaluate import prediction
-from lab.images import open_image
-from lab.metrics import Box, Prediction, Score, box_iou, exclusive, score
-from lab.pickles import load_plain
-from lab.records import Record, load_record
+from lab.heads.reading import ModelOfRecords
+from lab.measure.controls import prediction
+from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
+from lab.metrics import Box
+from lab.records.files import load_record
+from lab.records.pickles import load_plain
+from lab.records.record import Record
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
-from lab.select import ModelOfRecords
-from lab.stages import localize_record
+from lab.stages.results import localize_record
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 
 from analyze import Head, fixed_heads
 from conf.schema import Config
-from lab.evaluate import COLUMNS
-from lab.metrics import Estimate, Score, compare, summarize
+from lab.measure.controls import COLUMNS
+from lab.measure.intervals import Estimate, compare, summarize
+from lab.measure.metrics import Score
+from lab.report.contents import Gathered, Run
 from lab.report.samples import Finding
-from lab.report.stage import Gathered, Run
 
 OWN_PLACES = ("stage", "save_fig", "show_plot", "data.output_dir", "data.attention_dir", "data.attention_file", "data.runs", "report")
 RULES = ("logic", "metrics")  # the parts of the configuration that decide what is found and how it is measured

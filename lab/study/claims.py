@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from analyze import selection_trials
 from conf.schema import Config
-from lab.metrics import bootstrap, paired_bootstrap
+from lab.measure.intervals import bootstrap, paired_bootstrap
 from lab.study.find import Found, first_heads
 from lab.study.measure import Measured
 from lab.study.plan import Plan, Row

@@ -15,14 +15,15 @@ from omegaconf import OmegaConf
 
 from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all
 from conf.schema import Config, LogicConfig
-from lab.cli import find, progress
+from lab.base.console import progress
+from lab.base.errors import UserError
+from lab.base.paths import find
+from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
-from lab.errors import UserError
-from lab.evaluate import allowed, check_contrast, head_ious, record_files
-from lab.records import load_record
-from lab.select import ModelOfRecords, passes_on_average
-from lab.storage import list_samples
-from lab.workers import in_workers
+from lab.heads.reading import ModelOfRecords, passes_on_average
+from lab.measure.controls import allowed, check_contrast, head_ious, record_files
+from lab.records.files import load_record
+from lab.records.folder import list_samples
 
 CRITERIA = ("both", "sum only", "entropy only")
 FOLDS = 50  # groups of samples that the rank correlation's bootstrap draws

@@ -11,14 +11,16 @@ from jaxtyping import Float
 from analyze import Head
 from bbox import head_maps, heat_box, heat_map, localize
 from conf.schema import Config
-from lab.cli import progress
+from lab.base.console import progress
+from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
-from lab.evaluate import highest_point, metric_box, prediction
-from lab.metrics import Prediction, bootstrap, columns, ratios, score
-from lab.records import Record, load_record
+from lab.measure.controls import highest_point, metric_box, prediction
+from lab.measure.intervals import bootstrap, columns, ratios
+from lab.measure.metrics import Prediction, score
+from lab.records.files import load_record
+from lab.records.record import Record
 from lab.study.find import Found, Split
 from lab.study.plan import Case, Plan
-from lab.workers import in_workers
 
 METRICS = ("Acc@0.5", "box IoU", "cIoU", "mIoU", "pointing")
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from analyze import Head, fixed_heads
 from conf.schema import BoxConfig, Config, LogicConfig, MaskConfig, SmoothingConfig
-from lab.evaluate import same_layers
+from lab.measure.controls import same_layers
 from lab.study.find import CRITERIA, Found, first_heads
 
 MASKS = ("mean_relu", "otsu", "quantile")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from analyze import Head
 from conf.schema import Config
-from lab.cli import markdown
+from lab.base.console import markdown
 from lab.study.claims import Agreement, Claim, Correlation
 from lab.study.find import Found, Split, first_heads
 from lab.study.measure import METRICS, Measured

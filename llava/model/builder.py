@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import LlavaConfig
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.model.files import fetch, fetch_weights, read_json
 from llava.model.loaded import LoadedModel, finish, image_geometry, load_image_processor, load_tokenizer
 from llava.model.original import LANGUAGE_MODELS, Request, load_original

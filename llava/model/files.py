@@ -9,7 +9,7 @@ from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.

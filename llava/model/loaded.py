@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaTokenizer, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.mm_utils import ImageGeometry, ImageTokens
 from llava.model.weights import one_line_errors
 

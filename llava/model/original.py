@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.constants import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from llava.model.files import SMALL_FILES, WEIGHT_FILES, fetch, fetch_weights, listed, read_json
 from llava.model.loaded import LoadedModel, finish, image_geometry, load_image_processor, load_tokenizer

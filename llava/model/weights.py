@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from llava.model.files import listed
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,184 @@
+"""What some queries of a forward look at, kept layer by layer while the model runs.
+
+    use_attention(model, "fused")
+    with torch.inference_mode(), kept_rows(model, Wanted(positions, columns)) as rows:
+        model.model(...)                    # no output layer is needed for it
+    torch.stack(rows)                       # [layers, batch, heads, queries, columns]
+
+Two ways to run a layer. `eager` forms every weight and keeps a few, exactly those of `output_attentions=True`. `fused` runs the
+layer through scaled_dot_product_attention, which never forms them, and computes the wanted queries' weights beside it in float32.
+
+Letters in shape comments: B batch, H heads, K key-value heads, N wanted queries, S sequence, D width of a head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lab.base.errors import UserError
+
+FUSED = "localization_fused"  # its name among transformers' attention implementations
+IMPLEMENTATIONS = {"eager": {"text_config": "eager", "vision_config": "eager"}, "fused": {"text_config": FUSED, "vision_config": "sdpa"}}
+UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may ask for that the fused rows do not know
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Which weights to keep: of the queries at `positions`, on the keys in `columns`.
+
+    `prefix` tells the fused implementation that the first `prefix` positions see each other causally and nothing else, so that
+    its mask needs rows only for those behind it.
+    """
+
+    positions: Int[torch.Tensor, "batch queries"]
+    columns: slice = field(default_factory=lambda: slice(None))
+    prefix: int = 0
+
+
+def use_attention(model: LlavaForConditionalGeneration, name: str) -> None:
+    """Switches the model to `eager` or `fused`."""
+    if name not in IMPLEMENTATIONS:
+        raise UserError(f"model.attention={name}: choose from {', '.join(IMPLEMENTATIONS)}")
+    model.set_attn_implementation(IMPLEMENTATIONS[name])
+
+
+def attention_name(model: LlavaForConditionalGeneration) -> str:
+    """`eager` or `fused`. Raises UserError if the language model runs anything else, which gives no weights."""
+    implementation = model.config.text_config._attn_implementation
+    for name, parts in IMPLEMENTATIONS.items():
+        if parts["text_config"] == implementation:
+            return name
+    raise UserError(f"The language model runs {implementation} attention, which gives no weights; load it with eager attention")
+
+
+class _Enough(Exception):
+    """Ends a forward whose last wanted weights are kept."""
+
+
+class _Kept:
+    """The rows of one forward, one per layer."""
+
+    def __init__(self, layers: int, wanted: Wanted | None, stop: bool) -> None:
+        self.rows: list[torch.Tensor] = []
+        self.layers, self.wanted, self.stop = layers, wanted, stop
+
+    @property
+    def complete(self) -> bool:
+        return len(self.rows) == self.layers
+
+    def add(self, row: torch.Tensor) -> None:
+        self.rows.append(row)
+        if self.stop and self.complete:
+            raise _Enough
+
+
+@contextmanager
+def kept_rows(
+    model: LlavaForConditionalGeneration, wanted: Wanted | None = None, *, stop: bool = False
+) -> Iterator[list[Float[torch.Tensor, "batch heads queries columns"]]]:
+    """Within the block, the first forward leaves the wanted weights here, layer by layer, each on its layer's device.
+
+    No full map outlives its layer. `wanted` None means the last position and all keys: the last prompt token if the batch is padded
+    on the left. `generate` reads the prompt in its first forward, so later ones change nothing. With eager attention the weights
+    are in the model's dtype, with fused attention in float32. `stop` leaves the block as soon as they are complete: nothing that
+    the last layer does after its attention can change them.
+
+    Raises:
+        UserError: the language model's attention is neither eager nor fused.
+    """
+    name = attention_name(model)
+    modules = [layer.self_attn for layer in model.model.language_model.layers]
+    kept = _Kept(len(modules), wanted, stop)
+
+    def keep_eager(_module: torch.nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        if not kept.complete:
+            kept.add(_picked(output[1], wanted))
+
+    def arm(module: torch.nn.Module, _args: Any) -> None:
+        vars(module)["kept"] = None if kept.complete else kept
+
+    hooks = []
+    try:
+        for module in modules:
+            hooks.append(module.register_forward_hook(keep_eager) if name == "eager" else module.register_forward_pre_hook(arm))
+        yield kept.rows
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in modules:
+            vars(module).pop("kept", None)
+
+
+def _picked(weights: Float[torch.Tensor, "B H Q S"], wanted: Wanted | None) -> Float[torch.Tensor, "B H N C"]:
+    """A copy: a view would keep the whole map."""
+    if wanted is None:
+        return weights[:, :, -1:].clone()
+    return _at(weights, wanted.positions)[..., wanted.columns].contiguous()
+
+
+def _at(values: Float[torch.Tensor, "B H Q D"], positions: Int[torch.Tensor, "B N"]) -> Float[torch.Tensor, "B H N D"]:
+    index = positions.to(values.device)[:, None, :, None]
+    return values.gather(2, index.expand(len(values), values.shape[1], -1, values.shape[3]))  # beams share one position
+
+
+def fused_attention(
+    module: torch.nn.Module,
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B K S D"],
+    value: Float[torch.Tensor, "B K S D"],
+    attention_mask: Bool[torch.Tensor, "B 1 rows S"] | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Float[torch.Tensor, "B Q H D"], None]:
+    """transformers' interface for one layer; the weights that `kept_rows` wants are computed beside it.
+
+    `attention_mask` is True where a query sees a key, and None for plain causal attention. Behind a prefix (see `Wanted`) it has
+    rows only for the queries after it.
+    """
+    unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
+    if unknown:
+        raise UserError(f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager")
+    kept: _Kept | None = vars(module).get("kept")
+    if kept is not None:
+        kept.add(wanted_weights(query, key, attention_mask, scaling or query.shape[-1] ** -0.5, kept.wanted))
+    prefix = kept.wanted.prefix if kept and kept.wanted else 0
+    if prefix == 0 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
+    head = sdpa_attention_forward(module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], None, dropout, scaling)[0]
+    tail = sdpa_attention_forward(module, query[:, :, prefix:], key, value, attention_mask, dropout, scaling)[0]
+    return torch.cat([head, tail], dim=1), None
+
+
+def wanted_weights(
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B K S D"],
+    mask: torch.Tensor | None,
+    scaling: float,
+    wanted: Wanted | None,
+) -> Float[torch.Tensor, "B H N C"]:
+    """The softmax weights of some queries, computed in float32 whatever the model's dtype."""
+    batch, heads, length, width = query.shape
+    last = torch.full((batch, 1), length - 1, device=query.device)
+    positions = last if wanted is None else wanted.positions.to(query.device)
+    rows = _at(query, positions).float().reshape(batch, key.shape[1], -1, width)  # B H N D -> B K H/K*N D
+    scores = (rows @ key.float().transpose(2, 3) * scaling).reshape(batch, heads, -1, key.shape[2])  # -> B H N S
+    if mask is None:
+        seen = torch.arange(key.shape[2], device=key.device) <= positions[:, None, :, None]
+    else:
+        seen = _at(mask, positions - (wanted.prefix if wanted else 0))
+    scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+    return scores.softmax(-1)[..., wanted.columns if wanted else slice(None)].contiguous()  # the denominator counts every key
+
+
+AttentionInterface.register(FUSED, fused_attention)
+AttentionMaskInterface.register(FUSED, sdpa_mask)  # without it, padding would leak

@@ -1,0 +1,50 @@
+"""TODO lab.base.files."""
+
+import errno
+import unicodedata
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lab.base.errors import DiskFull, UserError
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Writes a file, and the folders above it, so that it appears whole or not at all.
+
+    Raises UserError if it cannot be written, and DiskFull, one of them, if that is for want of space.
+    """
+    path = Path(path)
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # in the same folder: a rename across file systems is not atomic
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFull(f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space") from error
+    finally:
+        with suppress(OSError):  # after success it is gone
+            part.unlink()
+
+
+def check_id(sample_id: Any) -> str:
+    """The id as text, if it can be part of a file name on any system. Raises UserError otherwise."""
+    text = str(sample_id) if isinstance(sample_id, int | str) and not isinstance(sample_id, bool) else ""
+    if not text.strip() or text != text.strip():
+        raise UserError(f"id {sample_id!r} is empty or has spaces around it; expected a short name or a number")
+    if any(sign in text for sign in '/\\:*?"<>|') or ".." in text or text.startswith("."):
+        raise UserError(f'id {sample_id!r} cannot be a file name; expected no / \\ : * ? " < > | and no ".." and no dot in front')
+    if any(unicodedata.category(character).startswith("C") for character in text):
+        raise UserError(f"id {sample_id!r} holds control characters; expected printable ones")
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise UserError(f"id {text[:40]!r}... is {len(text.encode())} bytes long; expected at most {MAX_ID_BYTES}")
+    return text

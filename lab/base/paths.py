@@ -1,0 +1,11 @@
+"""TODO lab.base.paths."""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def find(path: str) -> Path:
+    """A path relative to the working directory or, for the files that ship, to the project."""
+    here = Path(path).expanduser()
+    return here if here.is_absolute() or here.exists() or not (PROJECT / path).exists() else PROJECT / path

@@ -1,0 +1,83 @@
+"""From samples to questions: which expressions share an image, in which order they are asked, and images read ahead.
+
+Batches are planned before anything runs and from all samples, so that a batch, and so a record, does not depend on the number
+of processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from collector import Question, make_prompt, prepare
+from conf.schema import ModelConfig
+from lab.base.errors import UserError, reason
+from lab.base.images import open_image
+from lab.datasets import Sample
+from llava.mm_utils import Prompt
+from llava.model.loaded import LoadedModel
+
+MOST_EXPRESSIONS = 16  # of one image in one sequence
+Row = tuple[Sample, ...]  # samples of one image that are asked together
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A row as a worker process hands it over: what can be asked, and why the rest cannot."""
+
+    samples: Row = ()
+    question: Question | None = None
+    failed: list[tuple[Sample, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> "Prepared":
+        return replace(self, question=self.question.pin_memory()) if self.question else self
+
+
+def plan_rows(samples: Sequence[Sample], *, share_image: bool) -> list[Row]:
+    """Samples of one image together, if they may share it, and rows of similar length beside each other, the longest first.
+
+    The longest first: if memory does not suffice, it shows at once.
+    """
+    groups: dict[Any, list[Sample]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(str(sample.image_file) if share_image else number, []).append(sample)
+    rows = [tuple(group[i : i + MOST_EXPRESSIONS]) for group in groups.values() for i in range(0, len(group), MOST_EXPRESSIONS)]
+    return sorted(rows, key=lambda row: -sum(len(sample.query) + 8 for sample in row))  # 8: the template's part; the sort is stable
+
+
+class Preparing(Dataset):
+    """Rows as questions; an image that cannot be read or an expression that cannot be asked fails its own samples only."""
+
+    def __init__(self, rows: Sequence[Row], loaded: LoadedModel, config: ModelConfig, *, generic: bool) -> None:
+        self.rows, self.config, self.generic = rows, config, generic
+        self.loaded = replace(loaded, model=None)  # the weights stay where they are
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Prepared:
+        failed: list[tuple[Sample, str]] = []
+        asked = [(sample, prompt) for sample in self.rows[number] if (prompt := self._prompt(sample, failed))]
+        if not asked:
+            return Prepared(failed=failed)
+        samples, prompts = zip(*asked, strict=True)
+        try:
+            image, image_file = open_image(samples[0].image_file), str(samples[0].image_file)
+            queries = [sample.query for sample in samples]
+            question = prepare(self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic, prompts=prompts)
+        except Exception as error:  # one image must not end the others' run
+            return Prepared(failed=failed + [(sample, reason(error)) for sample in samples])
+        return Prepared(samples, question, failed)
+
+    def _prompt(self, sample: Sample, failed: list[tuple[Sample, str]]) -> Prompt | None:
+        try:
+            return make_prompt(self.loaded, sample.query, self.config)
+        except UserError as error:
+            failed.append((sample, str(error)))
+            return None
+
+
+def feed(rows: Preparing, *, workers: int, pin: bool) -> Iterator[Prepared]:
+    """The rows in order, prepared in so many worker processes (0: in this one), up to two ahead of the caller in each."""
+    yield from DataLoader(rows, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)

@@ -1,0 +1,161 @@
+"""stage=batch: one record and ranking for every line of a JSONL file, the model loaded once, in one process or in many.
+
+    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+
+Images are read ahead in worker processes, expressions on one image are asked together, and records are written while the model
+goes on, by a thread or, beside a GPU, by processes; `summary.json` tells how long it waited for them. Batches are planned from all
+samples before anything runs, so that a record does not depend on the number of processes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.schema import Config
+from lab.base.console import progress
+from lab.base.errors import DiskFull, reason
+from lab.base.memory import keep_freed_memory
+from lab.base.processes import Processes
+from lab.base.workers import cores, done_elsewhere
+from lab.batch.storage import as_stored
+from lab.batch.writer import Writer
+from lab.datasets import Sample
+from lab.records.folder import write_record
+from lab.stages.common import wants_generic
+from lab.stages.finish import finish
+
+if TYPE_CHECKING:
+    from collector import Answers
+    from lab.batch.batcher import Asking
+    from lab.batch.rows import Prepared, Row
+    from lab.records.record import Record
+    from llava.model.loaded import LoadedModel
+
+    Written = tuple[Row, Sequence[Record]]  # samples and their records
+
+    Problems = list[str | DiskFull | None]
+
+    Write = Callable[[Written], Problems]
+
+
+log = logging.getLogger(__name__)
+
+
+BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
+
+
+AHEAD = 8  # rows that may wait for the writers
+
+
+MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
+
+
+@dataclass
+class Outcome:
+    """What one process did."""
+
+    new: list[str] = field(default_factory=list)  # ids of the samples collected; threads append to it
+    before: int = 0  # samples whose record was there
+    errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
+    waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
+    stopped: str | None = None  # why the run had to end early
+
+    def fail(self, sample: Sample, why: str) -> None:
+        log.error("%s: %s", sample.id, why)
+        self.errors.append({"id": sample.id, "line": sample.line, "error": why})
+
+
+def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into `outcome`."""
+    from lab.batch.batcher import Asking, automatic_size
+    from lab.batch.rows import Preparing, feed
+
+    size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
+    apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
+    asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
+    accelerated = loaded.device.type != "cpu"
+    if not accelerated:
+        keep_freed_memory()
+    mine = max(1, cores() // run.local_world)
+    workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
+    waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
+    threads, elsewhere = writers(cfg, mine, accelerated=accelerated)
+    with (
+        done_elsewhere(partial(write_row, cfg=cfg, folder=folder), elsewhere) as write,
+        Writer(threads=threads, ahead=AHEAD) as writer,
+    ):
+        answered = _answered(asking, waiting, write, writer, outcome)
+        for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
+            pass
+    outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
+
+
+class Waiting:
+    """Prepared rows, and the seconds that were spent waiting for them."""
+
+    def __init__(self, rows: "Iterator[Prepared]") -> None:
+        self.rows, self.seconds = rows, 0.0
+
+    def __iter__(self) -> "Waiting":
+        return self
+
+    def __next__(self) -> "Prepared":
+        began = time.perf_counter()
+        try:
+            return next(self.rows)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def writers(cfg: Config, cores: int, *, accelerated: bool) -> tuple[int, int]:
+    """How many threads hand answers over, and how many processes rank and write them; with 0 processes the threads do it.
+
+    A GPU can answer more in a second than one process can rank and write; a CPU cannot.
+    """
+    if cfg.show_plot:  # windows can be opened from the main thread only
+        return 0, 0
+    most = MOST_WRITERS if cfg.data.workers is None else min(MOST_WRITERS, cfg.data.workers)
+    processes = min(most, cores // 4) if accelerated and most > 1 else 0
+    return max(1, processes), processes
+
+
+def _answered(asking: "Asking", prepared: "Iterator[Prepared]", write: "Write", writer: Writer, outcome: Outcome) -> Iterator[Sample]:
+    """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
+    for row, answers, number in asking.answers(prepared):
+        for sample, why in row.failed:
+            outcome.fail(sample, why)
+            yield sample
+        if answers is not None:
+            writer.put(partial(_hand_over, write, row.samples, answers, number, outcome))
+            yield from row.samples
+
+
+def _hand_over(write: "Write", samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
+    """Waits for the answers of one row and has them written; runs in a writer's thread. Raises DiskFull."""
+    for sample, problem in zip(samples, write((samples, answers.of(number))), strict=False):  # it ends early if the disk is full
+        if isinstance(problem, DiskFull):
+            raise problem
+        if problem is None:
+            outcome.new.append(sample.id)
+        else:
+            outcome.fail(sample, problem)
+
+
+def write_row(written: "Written", cfg: Config, folder: Path) -> "Problems":
+    """Ranks the records of some samples and writes their files; for each sample None, or why it failed. A full disk ends the list."""
+    problems: Problems = []
+    for sample, record in zip(*written, strict=True):
+        try:
+            record = as_stored(record, cfg)
+            finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
+            problems.append(None)
+        except DiskFull as error:
+            return [*problems, error]
+        except Exception as error:  # one sample must not end the others' run
+            problems.append(reason(error))
+    return problems

@@ -1,0 +1,171 @@
+"""What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention, record_format.
+
+    kept = as_stored(record, cfg)                # what the file will hold; rank and draw this, so that a later reading finds the same
+    path = write_record(folder, "bird", kept, cfg)
+    find_record(folder, "bird")                  # bird.pkl or bird.pkl.gz
+    serves(load_record(path), cfg)               # whether an earlier run's record holds all that this run wants of it
+    tell_disk_use(disk_use((32, 32), 576, "float16", cfg, samples=1000), folder)
+
+float16 holds every bfloat16 weight from 2^-14 up exactly, as it has more digits and no weight exceeds 1; smaller weights are off
+by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themselves.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from analyze import Head, attention_sums, chosen_heads, measure_heads, rank_heads
+from conf.schema import Config, DataConfig
+from lab.base.chunks import cast
+from lab.records.record import Record, head_index
+from lab.records.subset import Partial, settings_of
+
+log = logging.getLogger(__name__)
+
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
+
+
+BYTES_BESIDE = 2500  # of a file: meta and how things are spelled
+
+
+BYTES_OF_TENSOR = 1600  # of each tensor in it, beside its values
+
+
+BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
+
+
+# what is kept
+
+
+def stored_dtype(dtype: str, data: DataConfig) -> str:
+    """The precision that records of a model of `dtype` are stored in: `data.save_dtype` or, without it, 16 bits as 16, else float32."""
+    return data.save_dtype or ("float32" if dtype == "float32" else "float16")
+
+
+def at_precision(record: Record, data: DataConfig) -> Record:
+    """The record with its weights, and its precision, as its file will hold them."""
+    dtype = stored_dtype(str(record.meta.get("dtype") or record.dtype), data)  # fused attention gives float32 whatever the model's
+    if dtype == record.dtype:
+        return record
+    import torch
+
+    def rounded(weights: np.ndarray) -> np.ndarray:
+        return cast(cast(torch.from_numpy(weights), getattr(torch, dtype)), torch.float32).numpy()
+
+    return replace(record, attn=rounded(record.attn), generic=None if record.generic is None else rounded(record.generic), dtype=dtype)
+
+
+def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
+    """The record with the maps of these heads only, and the scores of all heads by `cfg.logic.entropy`."""
+    shape = record.num_layers, record.num_heads
+    sums = attention_sums(record).astype(np.float32)  # loses nothing: they are values of the record's precision
+    entropy, components, bottom_row = (c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), cfg.logic.entropy))
+    partial = Partial(tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(cfg.logic.entropy))
+
+    def only(weights: np.ndarray) -> np.ndarray:
+        kept = np.zeros_like(weights)
+        kept[head_index(heads)] = weights[head_index(heads)]
+        return kept
+
+    return replace(record, attn=only(record.attn), generic=None if record.generic is None else only(record.generic), partial=partial)
+
+
+def as_stored(record: Record, cfg: Config) -> Record:
+    """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
+    record = at_precision(record, cfg.data)
+    if cfg.data.save_attention == "all" or record.partial is not None:
+        return record
+    return with_maps_of(record, wanted_heads(record, cfg), cfg)
+
+
+def wanted_heads(record: Record, cfg: Config) -> list[Head]:
+    """The heads whose maps the configuration keeps of a record: those that make the heat map, or with save_attention=none, none."""
+    if cfg.data.save_attention == "none":
+        return []
+    return chosen_heads(record, rank_heads(record, cfg.logic), cfg.logic, cfg.model.localization_heads)
+
+
+def serves(record: Record, cfg: Config) -> bool:
+    """Whether a stored record holds all that the configuration would keep of the sample, so that it need not be collected again.
+
+    More than that is fine: a full record serves every `save_attention`.
+    """
+    if cfg.data.save_dtype == "float32" and record.dtype != "float32":
+        return False
+    if record.partial is None:
+        return True
+    if cfg.data.save_attention == "all" or record.partial.entropy != settings_of(cfg.logic.entropy):
+        return False
+    return set(wanted_heads(record, cfg)) <= set(record.partial.heads)
+
+
+# how much room
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """What a run will write."""
+
+    records: int
+    record_bytes: int  # of each; at most, if compressed
+    ranking_bytes: int  # of each, at most: if every head is in the ranking
+    compressed: bool
+
+    @property
+    def most(self) -> int:
+        """Bytes in all, at most."""
+        return self.records * (self.record_bytes + self.ranking_bytes)
+
+    def __str__(self) -> str:
+        each, total = size(self.record_bytes), size(self.records * self.record_bytes)
+        most = "at most " if self.compressed else ""
+        return f"{self.records:,} records of {most}{each}: {total}; rankings: at most {size(self.records * self.ranking_bytes)}"
+
+
+def disk_use(shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, samples: int, generic: bool = False) -> DiskUse:
+    """What `samples` records of a model take.
+
+    Args:
+        shape: (layers, heads).
+        tokens: image tokens of a sample, V.
+        dtype: the model's precision.
+        generic: whether the records hold the generic prompt's attention too.
+    """
+    every = shape[0] * shape[1]
+    fixed = len(cfg.logic.heads) if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset" else cfg.logic.top_k
+    kept = {"all": every, "selected": fixed, "none": 0}[cfg.data.save_attention]
+    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, cfg.data)]) * (2 if generic else 1)
+    scores = 0 if cfg.data.save_attention == "all" else every * BYTES_OF_SCORES
+    return DiskUse(samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz")
+
+
+def tell_disk_use(use: DiskUse, folder: Path) -> bool:
+    """Prints in one line what a run will take and what is free, warns if that is not enough. Whether it fits."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    print(f"{use}; {size(free)} free in {folder}")
+    if use.records * use.record_bytes > free and not use.compressed:
+        log.warning("that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another data.output_dir")
+        return False
+    if use.most > free:
+        log.warning("that may not fit: the run stops when the disk is full, and the same command continues where it stopped")
+    return use.most <= free
+
+
+def size(number: float) -> str:
+    """Bytes in words: 950 bytes, 1.2 MB, 35 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.5 or (unit == "bytes" and number < 1000):
+            break
+        number /= 1000
+    else:
+        unit = "TB"
+    return f"{number:.0f} {unit}" if number >= 99.5 or unit == "bytes" else f"{number:.2g} {unit}"

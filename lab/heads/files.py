@@ -1,0 +1,76 @@
+"""Files of localization heads, as stage=select writes them: read, checked, and put in place of `logic.heads=path`."""
+
+import copy
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Config
+from lab.base.errors import UserError
+from lab.base.paths import find
+
+log = logging.getLogger(__name__)
+
+NAME = "localization_heads.json"
+EXPECTED = f"expected a {NAME} as stage=select writes it"
+
+
+def read_heads(path: Path) -> dict[str, Any]:
+    """A file of stage=select as {file, model, shape, heads}.
+
+    heads: [[layer, head], ...], zero-based, the one selected most often first. shape: [layers, heads] of the model, model: its name;
+    both None if the file was counted from rankings alone. Raises UserError if there is no such file or it is malformed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"logic.heads={path}: no such file; expected null, preset, [[layer, head], ...] or a {NAME}") from None
+    except OSError as error:
+        raise UserError(f"logic.heads={path}: cannot be read ({error.strerror or error}); {EXPECTED}") from None
+    except ValueError as error:  # not UTF-8, not JSON, or empty
+        raise UserError(f"logic.heads={path}: not JSON ({error}); {EXPECTED}") from None
+    try:
+        shape = [_whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
+        heads = [[_whole(row["layer"]), _whole(row["head"])] for row in content["heads"]]
+        model = content.get("model")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"logic.heads={path}: malformed ({type(error).__name__}: {error}); {EXPECTED}") from None
+    if not heads:
+        raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
+    return {"file": str(path), "model": model if isinstance(model, str) else None, "shape": shape, "heads": heads}
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"{number!r} is not a whole number")
+    return number
+
+
+def with_heads_of_file(cfg: Config) -> Config:
+    """The configuration with the first `top_k` heads of the file in place of `logic.heads=path`; unchanged if that names no file.
+
+    stage=select ranks every sample, so that it may write the very file that `logic.heads` names.
+    """
+    if not isinstance(cfg.logic.heads, str) or cfg.logic.heads == "preset":
+        return cfg
+    heads: Any = None
+    if cfg.stage != "select":
+        heads = read_heads(find(cfg.logic.heads))
+        heads["heads"] = heads["heads"][: cfg.logic.top_k]
+    changed = copy.deepcopy(cfg)
+    changed.logic.heads = heads
+    return changed
+
+
+def warn_of_another_model(cfg: Config, name: str) -> None:
+    """Says so if the heads of the file were found in another model than `name`: of the same shape, but not the same heads."""
+    heads = cfg.logic.heads
+    if isinstance(heads, Mapping) and heads.get("model") and not same_model(heads["model"], name):
+        log.warning("the heads of %s were found in %s, and this is %s", heads["file"], heads["model"], name)
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two names of models mean the same: a hub id, or a folder however it is written."""
+    return name == other or find(name).resolve() == find(other).resolve()

@@ -1,0 +1,151 @@
+"""TODO lab.records.files."""
+
+import gzip
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from lab.base.chunks import cast
+from lab.base.errors import UserError
+from lab.base.files import write_atomic
+from lab.records.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.records.record import Record, head_index
+from lab.records.subset import Partial
+from llava.grid import _whole
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_record(record: Record, where: str) -> None:
+    """Raises UserError, beginning with `where`, unless the weights and the geometry can be those of an attention record."""
+    attn = record.attn
+    expected = "expected [layers, heads, 1, image tokens]"
+    if attn.ndim != 4 or attn.shape[2] != 1:
+        raise UserError(f"{where}: attention has shape {list(attn.shape)}; {expected}")
+    if 0 in attn.shape:
+        raise UserError(f"{where}: attention is empty, shape {list(attn.shape)}; {expected}, none of them 0")
+    try:
+        _check_geometry(record)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if record.generic is not None and record.generic.shape != attn.shape:
+        raise UserError(f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}")
+    for weights in (attn, record.generic):
+        if weights is None:
+            continue
+        _check_weights(_kept(record, weights), where)
+        if record.partial is None and not weights.any():
+            zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
+            raise UserError(f"{where}: {zero}")
+
+
+def _kept(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> Float32[np.ndarray, "*heads 1 vis"]:
+    """What of `attn` or `generic` is really there."""
+    return weights if record.partial is None else weights[head_index(record.partial.heads)]
+
+
+def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
+    lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
+    if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
+        raise UserError(f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)")
+    if lowest < 0:
+        raise UserError(f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1")
+
+
+def _check_geometry(record: Record) -> None:
+    size = record.meta.get("image_size")
+    if size is not None:
+        try:
+            width, height = map(_whole, size)
+        except (TypeError, ValueError, ArithmeticError):
+            width = height = 0
+        if not (1 <= width < 2**16 and 1 <= height < 2**16):
+            raise UserError(f"meta['image_size'] is {size!r}; expected [width, height] in pixels")
+    if not isinstance(record.meta.get("grids", []), list | tuple):
+        raise UserError(f"meta['grids'] is {record.meta['grids']!r}; expected a list of grids")
+    vis = record.attn.shape[-1]
+    for grid in record.grids:
+        if grid.tokens.stop > vis:
+            layout = f"grid of {grid.rows} x {grid.cols} from token {grid.start}"
+            raise UserError(f"{layout} needs {grid.tokens.stop} image tokens, but there are {vis}")
+
+
+# Reading
+
+
+def load_record(path: str | Path) -> Record:
+    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file.
+
+    Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
+    Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
+    """
+    import torch
+
+    path = Path(path)
+    content = load_plain(path)
+    parts = content if isinstance(content, Mapping) else {"attn": content}
+    if "attn" not in parts:
+        raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor")
+    arrays = (torch.Tensor, np.ndarray)
+    attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
+    for part, kinds in ((attn, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
+        if not isinstance(part, kinds):
+            raise UserError(f"{path}: found a {type(part).__name__}; expected {{attn: tensor, meta: dict}} or a tensor")
+    try:
+        record = Record.from_tensor(attn, meta, generic)
+        if parts.get("partial") is not None:
+            record = _spread(record, Partial.from_dict(parts["partial"], str(path)))
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+    except Exception as error:  # a hostile file can spoil a tensor's attributes
+        raise damaged(str(path), error) from error
+    check_record(record, str(path))
+    return record
+
+
+def _spread(kept: Record, partial: Partial) -> Record:
+    """[kept heads, 1, image tokens] put in their places among all heads; pages of memory that stay zero cost nothing."""
+
+    def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
+        if rows.ndim != 3 or len(rows) != len(partial.heads):
+            raise UserError(f"attention has shape {list(rows.shape)}; expected [{len(partial.heads)} heads, 1, image tokens]")
+        spread = np.zeros((*partial.shape, *rows.shape[1:]), np.float32)
+        spread[head_index(partial.heads)] = rows
+        return spread
+
+    return replace(kept, attn=dense(kept.attn), generic=None if kept.generic is None else dense(kept.generic), partial=partial)
+
+
+# Writing
+
+
+def save_record(path: str | Path, record: Record) -> None:
+    """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
+
+    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is written as it is:
+    lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
+
+    Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the file
+    could not be read back), or if the file cannot be written.
+    """
+    check_record(record, str(path))
+    content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
+    if record.generic is not None:
+        content["generic"] = _file_tensor(record, record.generic)
+    if record.partial is not None:
+        content["partial"] = record.partial.to_dict()
+    data = dump_plain(content)
+    rebuild(data, str(path))
+    write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
+
+
+def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
+    import torch
+
+    return cast(torch.from_numpy(_kept(record, weights)), getattr(torch, record.dtype))

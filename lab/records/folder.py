@@ -1,0 +1,51 @@
+"""TODO lab.records.folder."""
+
+import re
+from pathlib import Path
+
+from conf.schema import Config
+from lab.base.errors import UserError
+from lab.records.files import save_record
+from lab.records.record import Record
+
+ENDINGS = (".pkl", ".pkl.gz")
+
+
+SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
+
+
+# where
+
+
+def find_record(folder: Path, name: str) -> Path | None:
+    """The record of a sample in a folder, whichever of the two endings it has. Raises UserError if it is there with both."""
+    found = [path for ending in ENDINGS if (path := folder / f"{name}{ending}").exists()]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1].name} are the same sample: delete one")
+    return found[0] if found else None
+
+
+def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
+    """The samples of a folder, {"records": {name: file}, "analyses": {name: file}}, in order of their names."""
+    listed: dict[str, dict[str, Path]] = {"records": {}, "analyses": {}}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror or error}; set data.attention_dir, or run stage=batch") from None
+    for path in paths:
+        if match := SAMPLE_FILE.fullmatch(path.name):
+            kind = listed["analyses" if match[2] else "records"]
+            if match[1] in kind:
+                raise UserError(f"{kind[match[1]]} and {path.name} are the same sample: delete one")
+            kind[match[1]] = path
+    return {kind: dict(sorted(files.items())) for kind, files in listed.items()}
+
+
+def write_record(folder: Path, name: str, record: Record, cfg: Config) -> Path:
+    """Saves a record under the ending that `data.record_format` says, in place of an older one with the other ending."""
+    path = folder / f"{name}.{cfg.data.record_format}"
+    save_record(path, record)
+    for ending in ENDINGS:
+        if (other := folder / f"{name}{ending}") != path:
+            other.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,40 @@
+"""TODO lab.report.contents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conf.schema import Config
+from lab.datasets import Sample, Truth
+from lab.report.folder import RunFolder
+from lab.report.samples import Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A folder and the configuration that its records are read with."""
+
+    folder: RunFolder
+    cfg: Config
+    known: Mapping[str, Sample]  # of its data file
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One sample of the page. `findings` has one entry per run."""
+
+    id: str
+    picture: int | None  # its place among the page's pictures
+    image_size: tuple[int, int] | None
+    truth: Truth | None
+    notes: tuple[str, ...]  # why there is no picture or no truth
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Everything that the page tells."""
+
+    runs: tuple[Run, ...]
+    samples: tuple[Shown, ...]
+    pictures: tuple[str, ...]
+    total: int  # samples there are; more than `samples` if they were drawn

@@ -1,0 +1,75 @@
+"""TODO llava.grid."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Image tokens laid out as rows x cols, row-major, over a rectangle of the original image.
+
+    `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of the
+    original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it after a crop.
+    """
+
+    start: int
+    rows: int
+    cols: int
+    extent_xyxy: tuple[float, float, float, float]
+
+    @classmethod
+    def stretched(cls, rows: int, cols: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
+        """The whole image, (width, height) pixels, resized to the grid without regard to its shape."""
+        width, height = image_size
+        return cls(start, rows, cols, (0.0, 0.0, float(width), float(height)))
+
+    @classmethod
+    def padded_square(cls, side: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
+        """The image centred in a square as large as its longer edge; an odd margin puts the spare pixel at the right or bottom."""
+        width, height = image_size
+        square = max(width, height)
+        left, top = (square - width) // 2, (square - height) // 2
+        return cls(start, side, side, (float(-left), float(-top), float(square - left), float(square - top)))
+
+    @classmethod
+    def centre_crop(cls, side: int, image_size: tuple[int, int], resize_to: int, crop_to: int | None = None, start: int = 0) -> "Grid":
+        """The shorter edge resized to `resize_to` pixels, then a centred square of `crop_to` (default: the same) cut out."""
+        width, height = image_size
+        crop_to = crop_to or resize_to
+        shorter = min(width, height)
+        resized = [resize_to * edge // shorter for edge in (width, height)]
+        left, top = ((edge - crop_to) // 2 for edge in resized)
+        x_scale, y_scale = width / resized[0], height / resized[1]  # original pixels per resized pixel
+        return cls(start, side, side, (left * x_scale, top * y_scale, (left + crop_to) * x_scale, (top + crop_to) * y_scale))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Grid":
+        """The inverse of `to_dict`. Raises UserError if a key is missing or a value is impossible."""
+        try:
+            start, rows, cols = (_whole(plain[key]) for key in ("start", "rows", "cols"))
+            x0, y0, x1, y1 = (float(edge) for edge in plain["extent_xyxy"])
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            expected = "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}"
+            raise UserError(f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}") from error
+        if start < 0 or rows < 1 or cols < 1 or not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+            raise UserError(f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1")
+        return cls(start, rows, cols, (x0, y0, x1, y1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for meta["grids"]."""
+        return {**asdict(self), "extent_xyxy": list(self.extent_xyxy)}
+
+    @property
+    def tokens(self) -> slice:
+        """Where the grid's tokens are among the record's V."""
+        return slice(self.start, self.start + self.rows * self.cols)
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or int(number) != number:
+        raise ValueError(f"{number!r} is not a whole number")
+    return int(number)
