@@ -1,16 +1,18 @@
-"""From a record to the heads that look at the described object, and from many rankings to the heads that do so again and again.
+"""From a record to the heads that look at the described object, and from many rankings to the heads that do so again
+and again.
 
-    ranking = rank_heads(record, logic)                       # the heads of one sample, best first
-    heads = chosen_heads(record, ranking, logic)              # the (layer, head) pairs that make the heat map
-    counts = selection_frequency(rankings, 10, (32, 32))      # [layers, heads]: how often a head was among the 10 best
-    heads = most_selected(counts, 3)                          # the localization heads
-    trials = selection_trials(picks, (32, 32), 10, 1000, 0)   # [trials, layers, heads]: the same in random subsets of the samples
+    ranking = rank_heads(record, logic)                       # the heads of one sample, best first heads =
+    chosen_heads(record, ranking, logic)              # the (layer, head) pairs that make the heat map counts =
+    selection_frequency(rankings, 10, (32, 32))      # [layers, heads]: how often a head was among the 10 best heads =
+    most_selected(counts, 3)                          # the localization heads trials = selection_trials(picks, (32,
+    32), 10, 1000, 0)   # [trials, layers, heads]: the same in random subsets of the samples
 
-Two criteria, as in arXiv 2503.06287: a head must look at the image enough (attention sum above a threshold), and in few places
-(low spatial entropy of its map). All functions are pure and take arrays.
+Two criteria, as in arXiv 2503.06287: a head must look at the image enough (attention sum above a threshold), and in few
+places (low spatial entropy of its map). All functions are pure and take arrays.
 
-Sums and entropies are computed in the record's own precision, by torch and in a fixed order. Heads that look at a single place have
-an entropy of rounding noise only, so their order depends on the last bit; this way it does not change from one version to the next.
+Sums and entropies are computed in the record's own precision, by torch and in a fixed order. Heads that look at a
+single place have an entropy of rounding noise only, so their order depends on the last bit; this way it does not change
+from one version to the next.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
-from lab.base.chunks import pieces
+from lab.base.chunks import in_chunks
 from lab.base.errors import UserError
 from lab.records.record import Record
 from lab.records.subset import settings_of
@@ -42,7 +44,9 @@ class HeadScore:
     layer: int
     head: int
     attn_sum: float  # weight on all image tokens, 0 to 1; higher: looks at the image more
-    spatial_entropy: float  # nats, 0 to inf; lower: looks at fewer places; inf: under the threshold, or nothing stands out
+    spatial_entropy: (
+        float  # nats, 0 to inf; lower: looks at fewer places; inf: under the threshold, or nothing stands out
+    )
     bottom_row_focus: bool  # a cell of the last grid row holds more than filter.bottom_row
     num_components: int  # places it looks at
 
@@ -53,7 +57,10 @@ class HeadScore:
 
 @dataclass(frozen=True, eq=False)
 class HeadTable:
-    """The scores of every head of one sample; fields as in HeadScore. Heads that do not pass have entropy inf and no components."""
+    """The scores of every head of one sample; fields as in HeadScore.
+
+    Heads that do not pass have entropy inf and no components.
+    """
 
     attn_sum: Float[np.ndarray, "layers heads"]
     passes: Bool[np.ndarray, "layers heads"]  # looks at the image enough
@@ -71,7 +78,10 @@ class HeadTable:
         """The scores of some heads, in their order."""
         at = tuple(zip(*heads, strict=True)) or ((), ())
         columns = (self.attn_sum, self.spatial_entropy, self.bottom_row_focus, self.num_components)
-        return [HeadScore(*head, *scores) for head, *scores in zip(heads, *(column[at].tolist() for column in columns), strict=True)]
+        return [
+            HeadScore(*head, *scores)
+            for head, *scores in zip(heads, *(column[at].tolist() for column in columns), strict=True)
+        ]
 
 
 # Criterion 1: does the head look at the image?
@@ -79,12 +89,12 @@ class HeadTable:
 
 def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
     """Each head's weight on all image tokens, 0 to 1, float64 that holds a value of the record's precision."""
-    if record.partial is not None:
-        return record.partial.attn_sum.astype(np.float64)
+    if record.subset is not None:
+        return record.subset.attn_sum.astype(np.float64)
     import torch
 
     rows = torch.from_numpy(record.attn).flatten(0, 2)  # [layers * heads, image tokens]
-    sums = torch.cat([piece.sum(1) for piece in pieces(rows, getattr(torch, record.dtype))])
+    sums = torch.cat([piece.sum(1) for piece in in_chunks(rows, getattr(torch, record.dtype))])
     return sums.double().numpy().reshape(record.num_layers, record.num_heads)
 
 
@@ -103,7 +113,9 @@ def chord_elbow(values: Float[np.ndarray, "..."]) -> float:
     return float(heights[np.argmax(np.linalg.norm(points - np.outer(along, chord), axis=1))])
 
 
-def passes_threshold(sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig) -> Bool[np.ndarray, "layers heads"]:
+def passes_threshold(
+    sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig
+) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough. `sums` may be one sample's or the mean over many."""
     if config.method == "none":
         return np.ones(sums.shape, bool)
@@ -120,17 +132,21 @@ def spatial_entropy(
 ) -> tuple[Float[np.ndarray, " maps"], Int[np.ndarray, " maps"]]:
     """How scattered each map is, in nats, and the number of places (8-connected components) in it.
 
-    A map loses `config.center` times its mean, negative values become 0, and what exceeds `config.min_value` forms the components;
-    with p a component's part of the whole, the entropy is -sum p ln p. Lower is better: 0 for one place, inf if nothing is left.
-    With weight "mass" the whole is everything left, also the cells that belong to no component; with "area" it is the components'
-    cells. Computed in the precision of `maps`, or in `dtype` if it is given.
+    A map loses `config.center` times its mean, negative values become 0, and what exceeds `config.min_value` forms the
+    components; with p a component's part of the whole, the entropy is -sum p ln p. Lower is better: 0 for one place,
+    inf if nothing is left. With weight "mass" the whole is everything left, also the cells that belong to no component;
+    with "area" it is the components' cells. Computed in the precision of `maps`, or in `dtype` if it is given.
     """
     number, rows, cols = maps.shape
     above, total = _above_centre(maps.reshape(number, rows * cols), config.center, dtype)
     positive = (above > config.min_value).reshape(maps.shape)
-    apart = np.zeros((number, rows + 1, cols), bool)  # the maps below each other, an empty row between each and the next
+    apart = np.zeros(
+        (number, rows + 1, cols), bool
+    )  # the maps below each other, an empty row between each and the next
     apart[:, :rows] = positive
-    labels, count = ndimage.label(apart.reshape(-1, cols), structure=EIGHT_NEIGHBOURS)  # numbered map by map, 1 to count
+    labels, count = ndimage.label(
+        apart.reshape(-1, cols), structure=EIGHT_NEIGHBOURS
+    )  # numbered map by map, 1 to count
     cells = np.flatnonzero(positive)
     component = labels.reshape(apart.shape)[:, :rows].ravel()[cells] - 1
     map_of = np.zeros(count, np.intp)
@@ -147,7 +163,9 @@ def spatial_entropy(
 def components(
     attention: Float[np.ndarray, "rows cols"], config: EntropyConfig
 ) -> tuple[Int[np.ndarray, "rows cols"], Float[np.ndarray, " components"]]:
-    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and their shares p."""
+    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and
+    their shares p.
+    """
     above, total = _above_centre(attention.reshape(1, -1), config.center, None)
     labels, count = ndimage.label((above > config.min_value).reshape(attention.shape), structure=EIGHT_NEIGHBOURS)
     cells = np.flatnonzero(labels)
@@ -158,12 +176,14 @@ def components(
 def _above_centre(
     maps: "Float[np.ndarray, 'maps cells'] | torch.Tensor", center: float, dtype: str | None
 ) -> tuple[Float[np.ndarray, "maps cells"], Float[np.ndarray, " maps"]]:
-    """What each map holds above its centre, float32, and the sum of that, both as they are in the precision of the maps."""
+    """What each map holds above its centre, float32, and the sum of that, both as they are in the precision of the
+    maps.
+    """
     import torch
 
     above, total = np.empty(maps.shape, np.float32), np.empty(len(maps), np.float32)
     done = 0
-    for weights in pieces(torch.as_tensor(maps), getattr(torch, dtype) if dtype else None):
+    for weights in in_chunks(torch.as_tensor(maps), getattr(torch, dtype) if dtype else None):
         here = slice(done, done := done + len(weights))
         piece = torch.relu(weights - weights.mean(1, keepdim=True) * center)
         above[here], total[here] = piece.float().numpy(), piece.sum(1).float().numpy()
@@ -180,7 +200,9 @@ def _shares(
     if weight != "mass":
         raise UserError(f"logic.entropy.weight is {weight!r}; expected mass or area")
     starts = np.cumsum(area) - area
-    by_component = np.argsort(component.astype(np.uint16) if len(area) < 2**16 else component, kind="stable")  # 16 bits: radix sort
+    by_component = np.argsort(
+        component.astype(np.uint16) if len(area) < 2**16 else component, kind="stable"
+    )  # 16 bits: radix sort
     # A zero in front of each component makes reduceat add in the same order as sum() of that component alone.
     padded = np.zeros(len(mass) + len(area), mass.dtype)
     padded[np.arange(len(mass)) + component[by_component] + 1] = mass[by_component]
@@ -198,15 +220,20 @@ def bottom_row_max(maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor") -
 # Both together
 
 
-def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> HeadTable:
+def score_heads(
+    record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None
+) -> HeadTable:
     """The scores of every head of one sample.
 
-    `passes` replaces the sample's own threshold, for one threshold over many samples: passes_threshold(mean of the sums, ...).
+    `passes` replaces the sample's own threshold, for one threshold over many samples: passes_threshold(mean of the
+    sums, ...).
     """
     sums = attention_sums(record)
     passes = passes_threshold(sums, logic.threshold) if passes is None else passes
     table = HeadTable(sums, passes, np.full(sums.shape, np.inf), np.zeros(sums.shape, bool), np.zeros(sums.shape, int))
-    table.spatial_entropy[passes], table.num_components[passes], bottom_row = measure_heads(record, passes, logic.entropy)
+    table.spatial_entropy[passes], table.num_components[passes], bottom_row = measure_heads(
+        record, passes, logic.entropy
+    )
     if logic.filter.bottom_row is not None:
         table.bottom_row_focus[passes] = bottom_row > logic.filter.bottom_row
     return table
@@ -215,23 +242,32 @@ def score_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "la
 def measure_heads(
     record: Record, wanted: Bool[np.ndarray, "layers heads"], config: EntropyConfig
 ) -> tuple[Float[np.ndarray, " wanted"], Int[np.ndarray, " wanted"], Float[np.ndarray, " wanted"]]:
-    """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head) order.
+    """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head)
+    order.
 
-    A record that keeps some heads' maps only has them already: raises UserError if they were measured by another `config`.
+    A record that keeps some heads' maps only has them already: raises UserError if they were measured by another
+    `config`.
     """
-    if record.partial is not None:
-        record.partial.need_entropy(settings_of(config))
-        return record.partial.spatial_entropy[wanted], record.partial.num_components[wanted], record.partial.bottom_row_max[wanted]
+    if record.subset is not None:
+        record.subset.need_entropy(settings_of(config))
+        return (
+            record.subset.spatial_entropy[wanted],
+            record.subset.num_components[wanted],
+            record.subset.bottom_row_max[wanted],
+        )
     grid = record.grid
     maps = record.attn[wanted][:, 0, grid.tokens].reshape(-1, grid.rows, grid.cols)
     return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
 
 
-def rank_heads(record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None) -> list[HeadScore]:
-    """The heads of one sample that meet both criteria and the filters, by ascending entropy, ties in (layer, head) order.
+def rank_heads(
+    record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None
+) -> list[HeadScore]:
+    """The heads of one sample that meet both criteria and the filters, by ascending entropy, ties in (layer, head)
+    order.
 
-    If fewer than `logic.threshold.min_keep` do: that many with the largest sums instead, from all layers and with any entropy,
-    except heads that rest on the bottom row. `passes` is as for `score_heads`.
+    If fewer than `logic.threshold.min_keep` do: that many with the largest sums instead, from all layers and with any
+    entropy, except heads that rest on the bottom row. `passes` is as for `score_heads`.
     """
     return rank_table(score_heads(record, logic, passes), logic)
 
@@ -256,27 +292,39 @@ def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list
 
 
 def score_all(record: Record, logic: LogicConfig) -> HeadTable:
-    """The scores of every head, with the entropy also of those that do not look at the image enough; `passes` tells them apart."""
+    """The scores of every head, with the entropy also of those that do not look at the image enough;
+
+    `passes` tells them apart.
+    """
     everything = score_heads(record, logic, np.ones((record.num_layers, record.num_heads), bool))
     return replace(everything, passes=passes_threshold(everything.attn_sum, logic.threshold))
 
 
 def chosen_heads(
-    record: Record, ranking: Sequence[HeadScore], logic: LogicConfig, localization_heads: Sequence[Sequence[int]] | None = None
+    record: Record,
+    ranking: Sequence[HeadScore],
+    logic: LogicConfig,
+    localization_heads: Sequence[Sequence[int]] | None = None,
 ) -> list[Head]:
     """The heads that make the heat map: the fixed ones, or the first `top_k` of the ranking (fewer if it is shorter)."""
     fixed = fixed_heads((record.num_layers, record.num_heads), logic, localization_heads)
     return [(score.layer, score.head) for score in ranking[: logic.top_k]] if fixed is None else fixed
 
 
-def fixed_heads(shape: tuple[int, int], logic: LogicConfig, localization_heads: Sequence[Sequence[int]] | None = None) -> list[Head] | None:
-    """The heads that `logic.heads` fixes for a model of `shape` (layers, heads): all of a list, the first `top_k` of a preset or file.
+def fixed_heads(
+    shape: tuple[int, int], logic: LogicConfig, localization_heads: Sequence[Sequence[int]] | None = None
+) -> list[Head] | None:
+    """The heads that `logic.heads` fixes for a model of `shape` (layers, heads): all of a list, the first `top_k` of a
+    preset or file.
 
-    A file comes here as what `lab.heads.read_heads` makes of it. None if no heads are fixed. Raises UserError if a head does not exist
-    or is named twice, if a file was made with a model of another shape, or if `top_k` heads cannot be had.
+    A file comes here as what `lab.heads.read_heads` makes of it. None if no heads are fixed. Raises UserError if a head
+    does not exist or is named twice, if a file was made with a model of another shape, or if `top_k` heads cannot be
+    had.
     """
     if not 1 <= logic.top_k <= shape[0] * shape[1]:
-        raise UserError(f"logic.top_k is {logic.top_k}; expected 1 to {shape[0] * shape[1]}, the number of heads in the model")
+        raise UserError(
+            f"logic.top_k is {logic.top_k}; expected 1 to {shape[0] * shape[1]}, the number of heads in the model"
+        )
     if logic.heads is None:
         return None
     if isinstance(logic.heads, Mapping) and {"file", "shape", "heads"} <= logic.heads.keys():
@@ -284,15 +332,21 @@ def fixed_heads(shape: tuple[int, int], logic: LogicConfig, localization_heads: 
     if logic.heads != "preset":
         return _checked_heads(logic.heads, shape, "logic.heads")
     if not localization_heads:
-        raise UserError("logic.heads is preset, but the model preset names no localization_heads; set them, or logic.heads=null to rank")
-    return _first(_checked_heads(localization_heads, shape, "model.localization_heads"), logic.top_k, "model.localization_heads")
+        raise UserError(
+            "logic.heads is preset, but the model preset names no localization_heads; set them, or logic.heads=null to rank"
+        )
+    return _first(
+        _checked_heads(localization_heads, shape, "model.localization_heads"), logic.top_k, "model.localization_heads"
+    )
 
 
 def _heads_of_file(content: Mapping[str, Any], shape: tuple[int, int], top_k: int) -> list[Head]:
     of_model = tuple(content["shape"] or shape)
     if of_model != shape:
         layers_heads = "{} layers x {} heads".format
-        raise UserError(f"{content['file']} is of a model of {layers_heads(*of_model)}; this one has {layers_heads(*shape)}: use its own")
+        raise UserError(
+            f"{content['file']} is of a model of {layers_heads(*of_model)}; this one has {layers_heads(*shape)}: use its own"
+        )
     return _first(_checked_heads(content["heads"], shape, content["file"]), top_k, content["file"])
 
 
@@ -306,8 +360,16 @@ def _checked_heads(pairs: Any, shape: tuple[int, int], key: str) -> list[Head]:
     expected = f"expected [[layer, head], ...], zero-based, each once, layer < {shape[0]} and head < {shape[1]}"
     heads: list[Head] = []
     for pair in pairs if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]:
-        whole = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
-        if not whole or not all(0 <= index < limit for index, limit in zip(pair, shape, strict=True)) or tuple(pair) in heads:
+        whole = (
+            isinstance(pair, Sequence)
+            and len(pair) == 2
+            and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
+        )
+        if (
+            not whole
+            or not all(0 <= index < limit for index, limit in zip(pair, shape, strict=True))
+            or tuple(pair) in heads
+        ):
             raise UserError(f"{key}: {pair!r} is not a head of this model or is named twice; {expected}")
         heads.append((pair[0], pair[1]))
     if not heads:
@@ -318,7 +380,9 @@ def _checked_heads(pairs: Any, shape: tuple[int, int], key: str) -> list[Head]:
 # Over many samples
 
 
-def selection_frequency(rankings: Iterable[Sequence[HeadScore]], top_n: int, shape: tuple[int, int]) -> Int[np.ndarray, "layers heads"]:
+def selection_frequency(
+    rankings: Iterable[Sequence[HeadScore]], top_n: int, shape: tuple[int, int]
+) -> Int[np.ndarray, "layers heads"]:
     """How many of the samples have each head among their `top_n` best. `shape` is (layers, heads)."""
     counts = np.zeros(shape, int)
     for ranking in rankings:
@@ -339,7 +403,9 @@ def selection_trials(
         shape: (layers, heads).
     """
     size = shape[0] * shape[1]
-    index = np.where(picks[..., 0] < 0, size, picks[..., 0].astype(np.intp) * shape[1] + picks[..., 1])  # [samples, top_n]
+    index = np.where(
+        picks[..., 0] < 0, size, picks[..., 0].astype(np.intp) * shape[1] + picks[..., 1]
+    )  # [samples, top_n]
     counts = np.empty((trials, size), np.intp)
     for trial in range(trials):
         subset = np.random.default_rng((seed, trial)).choice(len(index), samples, replace=False)
@@ -351,6 +417,8 @@ def most_selected(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]
     """The `k` heads with the largest counts, ties in (layer, head) order. Raises UserError if fewer were ever selected."""
     selected = np.count_nonzero(counts)
     if not 1 <= k <= selected:
-        raise UserError(f"{k} localization heads asked for, but {selected} heads were ever selected; expected 1 to that many")
+        raise UserError(
+            f"{k} localization heads asked for, but {selected} heads were ever selected; expected 1 to that many"
+        )
     order = np.argsort(-counts, axis=None, kind="stable")[:k]
     return [divmod(int(index), counts.shape[1]) for index in order]

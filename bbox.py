@@ -3,8 +3,8 @@
     found = localize(record, [(14, 24), (14, 13), (14, 26)], logic)
     found.heat, found.mask, found.box_xyxy
 
-All functions are pure and take arrays. Masks and boxes are placed on the original image through the grid's extent, so padding is
-undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, both edges inclusive.
+All functions are pure and take arrays. Masks and boxes are placed on the original image through the grid's extent, so
+padding is undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, both edges inclusive.
 """
 
 import math
@@ -49,7 +49,9 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     (see Record.with_image_size) or a setting is unknown.
     """
     if record.image_size is None:
-        raise UserError("the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file")
+        raise UserError(
+            "the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file"
+        )
     grid, size = record.grid, record.image_size
     heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
     mask_grid = region(binarise(heat, logic.mask), logic.box)
@@ -63,7 +65,9 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box))
 
 
-def heat_box(heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig) -> Box | None:
+def heat_box(
+    heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig
+) -> Box | None:
     """The box that `localize` gives for a heat map, alone: without the mask on the image that takes most of the time."""
     if logic.mask.resolution == "image":
         mask = region(binarise_on_image(heat, grid, image_size, logic.mask), logic.box)
@@ -75,7 +79,8 @@ def heat_box(heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple
 
 
 def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> Float[np.ndarray, "heads rows cols"]:
-    """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is none.
+    """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is
+    none.
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
     """
@@ -89,27 +94,37 @@ def contrasted(
 ) -> Float[np.ndarray, "maps rows cols"]:
     """What the expression adds to where a head looks anyway (arXiv 2502.17422).
 
-    `difference`: the map minus the generic prompt's, negatives cut. `ratio`: the map divided by the generic prompt's plus its mean, and
-    scaled back to the map's own sum, so that heads keep their weight in the heat map. Cells at which the generic prompt hardly looks are
-    therefore left as they are instead of being blown up, and only those at which it looks more than on average lose.
+    `difference`: the map minus the generic prompt's, negatives cut. `ratio`: the map divided by the generic prompt's
+    plus its mean, and scaled back to the map's own sum, so that heads keep their weight in the heat map. Cells at which
+    the generic prompt hardly looks are therefore left as they are instead of being blown up, and only those at which it
+    looks more than on average lose.
     """
     if method == "difference":
         return np.maximum(maps - generic, 0)
     if method != "ratio":
         raise UserError(f"logic.contrast is {method!r}; expected none, ratio or difference")
     divisor = generic + generic.mean((1, 2), keepdims=True)
-    ratio = np.divide(maps, divisor, out=maps.copy(), where=divisor > 0)  # a head that ignores the picture otherwise: as it is
+    ratio = np.divide(
+        maps, divisor, out=maps.copy(), where=divisor > 0
+    )  # a head that ignores the picture otherwise: as it is
     sums, before = ratio.sum((1, 2), keepdims=True), maps.sum((1, 2), keepdims=True)
     return ratio * np.divide(before, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "maps rows cols"]:
-    """Each map under a Gaussian, its edges mirrored. `per_cells` scales sigma and kernel with the longer side of the grid."""
+    """Each map under a Gaussian, its edges mirrored.
+
+    `per_cells` scales sigma and kernel with the longer side of the grid.
+    """
     if config.kernel is not None and (config.kernel < 1 or config.kernel % 2 == 0):
-        raise UserError(f"logic.smoothing.kernel is {config.kernel}; expected an odd number of cells, or null for 4 sigma to each side")
+        raise UserError(
+            f"logic.smoothing.kernel is {config.kernel}; expected an odd number of cells, or null for 4 sigma to each side"
+        )
     scale = max(maps.shape[1:]) / config.per_cells if config.per_cells else 1.0
     if config.sigma < 0 or scale < 0:
-        raise UserError(f"logic.smoothing: sigma {config.sigma} and per_cells {config.per_cells}; expected none below 0")
+        raise UserError(
+            f"logic.smoothing: sigma {config.sigma} and per_cells {config.per_cells}; expected none below 0"
+        )
     if config.sigma == 0 or len(maps) == 0:
         return maps.copy()
     sigma = config.sigma * scale
@@ -129,7 +144,10 @@ def heat_map(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig)
 
 
 def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.ndarray, "*shape"]:
-    """What lies above the threshold of `config.method`. Any shape, as long as it is not empty; a flat map has nothing above."""
+    """What lies above the threshold of `config.method`.
+
+    Any shape, as long as it is not empty; a flat map has nothing above.
+    """
     methods: dict[str, Callable[[np.ndarray], float]] = {
         "mean_relu": _mean,
         "otsu": _otsu,
@@ -162,7 +180,9 @@ def _otsu(values: np.ndarray) -> float:
 
 
 def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.ndarray, "rows cols"]:
-    """The part of the mask that counts: all of it, its largest region (8-connected, by cells), or the largest convex hull of a region."""
+    """The part of the mask that counts: all of it, its largest region (8-connected, by cells), or the largest convex
+    hull of a region.
+    """
     if config.region not in ("all", "largest", "largest_hull"):
         raise UserError(f"logic.box.region is {config.region!r}; expected all, largest or largest_hull")
     labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
@@ -174,7 +194,10 @@ def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.nd
 
 
 def _largest_hull(labels: Int[np.ndarray, "rows cols"]) -> "ConvexHull":
-    """Of all regions, the first of equal areas. The most spread out come first, and those whose extent is too small are not drawn."""
+    """Of all regions, the first of equal areas.
+
+    The most spread out come first, and those whose extent is too small are not drawn.
+    """
     extents = [(rows.stop - rows.start) * (cols.stop - cols.start) for rows, cols in ndimage.find_objects(labels)]
     hulls: dict[int, ConvexHull] = {}
     for i in np.argsort(np.negative(extents), kind="stable").tolist():
@@ -185,12 +208,22 @@ def _largest_hull(labels: Int[np.ndarray, "rows cols"]) -> "ConvexHull":
 
 
 def _hull(cells: Bool[np.ndarray, "rows cols"]) -> "ConvexHull":
-    """Around the corners of the cells, so that even one cell has an area. A row's first and last cell decide for the row."""
+    """Around the corners of the cells, so that even one cell has an area.
+
+    A row's first and last cell decide for the row.
+    """
     from scipy.spatial import ConvexHull  # a twentieth of the start-up of the stages that need no hull
 
     rows = np.flatnonzero(cells.any(1))
     first, last = cells[rows].argmax(1), cells.shape[1] - cells[rows, ::-1].argmax(1)
-    return ConvexHull([(y + dy, x) for y, ends in zip(rows, zip(first, last, strict=True), strict=True) for dy in (0, 1) for x in ends])
+    return ConvexHull(
+        [
+            (y + dy, x)
+            for y, ends in zip(rows, zip(first, last, strict=True), strict=True)
+            for dy in (0, 1)
+            for x in ends
+        ]
+    )
 
 
 def _inside(hull: "ConvexHull", shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
@@ -202,8 +235,13 @@ def _inside(hull: "ConvexHull", shape: tuple[int, ...]) -> Bool[np.ndarray, "row
 # To the image
 
 
-def mask_on_image(mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-    """The mask of a grid on an image of (width, height) pixels: bilinear, above one half; False where the grid does not reach."""
+def mask_on_image(
+    mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]
+) -> Bool[np.ndarray, "height width"]:
+    """The mask of a grid on an image of (width, height) pixels: bilinear, above one half;
+
+    False where the grid does not reach.
+    """
     return _on_image(mask.astype(np.float32), grid, image_size) > 0.5
 
 
@@ -219,7 +257,9 @@ def binarise_on_image(
     return mask
 
 
-def _on_image(values: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+def _on_image(
+    values: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
     """Bilinear (align_corners=False), -inf where the grid does not reach. The extent counts to the nearest whole pixel."""
     import torch
 
@@ -229,16 +269,19 @@ def _on_image(values: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tu
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     if left < right and top < bottom:
         size = y1 - y0, x1 - x0
-        enlarged = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], size=size, mode="bilinear", align_corners=False)
+        enlarged = torch.nn.functional.interpolate(
+            torch.from_numpy(values)[None, None], size=size, mode="bilinear", align_corners=False
+        )
         image[top:bottom, left:right] = enlarged[0, 0, top - y0 : bottom - y0, left - x0 : right - x0].numpy()
     return image
 
 
 def box_on_image(mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]) -> Box | None:
-    """The tight box around the mask's cells, (x0, y0, x1, y1) in pixels of the image, whole numbers, both edges inclusive.
+    """The tight box around the mask's cells, (x0, y0, x1, y1) in pixels of the image, whole numbers, both edges
+    inclusive.
 
-    A cell's exclusive edges become pixels by int(first) and int(last - 1), clipped to the image. None if the mask is empty
-    or lies outside the image.
+    A cell's exclusive edges become pixels by int(first) and int(last - 1), clipped to the image. None if the mask is
+    empty or lies outside the image.
     """
     if not mask.any():
         return None

@@ -3,8 +3,9 @@
     loaded = load_llava("llava-hf/llava-1.5-7b-hf")
     record = collect(loaded, open_image("bird.jpg"), "the bird on the branch")
 
-    question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])      # no weights needed: for worker processes
-    records = ask(loaded, [question]).of(0)                                        # both expressions, the image read once
+    question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])      # no weights needed: for worker
+    processes records = ask(loaded, [question]).of(0)                                        # both expressions, the
+    image read once
 
 `record.attn` is [layers, heads, 1, image tokens].
 """
@@ -33,7 +34,10 @@ GENERIC_QUERY = "Write a general description of the image."  # asks for nothing 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One image and what is asked about it, as the model takes it in. Holds no weights and can be sent between processes."""
+    """One image and what is asked about it, as the model takes it in.
+
+    Holds no weights and can be sent between processes.
+    """
 
     pixels: Float[torch.Tensor, "1 3 side side"]  # float32
     image_size: tuple[int, int]  # width, height
@@ -66,16 +70,16 @@ def collect(
         generic: also keep the attention of `GENERIC_QUERY`, in `record.generic`.
 
     Returns:
-        Weights after the softmax, [layers, heads, 1, image tokens]. With eager attention they are in the model's dtype and equal bit
-        by bit to those of `output_attentions=True`; with fused attention in float32. With `use_generate` they are those of the
-        step that predicts the first token of the answer.
+        Weights after the softmax, [layers, heads, 1, image tokens]. With eager attention they are in the model's dtype
+        and equal bit by bit to those of `output_attentions=True`; with fused attention in float32. With `use_generate`
+        they are those of the step that predicts the first token of the answer.
 
     Raises:
         UserError: a query, template or setting that cannot be used, or a prompt longer than the model reads.
     """
     config = config or ModelConfig()
     question = prepare(loaded, image, [query], config, image_file=image_file, generic=generic)
-    return ask_apart(loaded, question, config).of(0)[0]
+    return ask_one_by_one(loaded, question, config).of(0)[0]
 
 
 def prepare(
@@ -90,11 +94,14 @@ def prepare(
 ) -> Question:
     """Prompts and pixels of one image. Of `loaded` only the tokenizer, the processor and the geometry are used.
 
-    `prompts` are those of the queries, if `make_prompt` has made them already. Raises UserError as `collect`, whichever query is wrong.
+    `prompts` are those of the queries, if `make_prompt` has made them already. Raises UserError as `collect`, whichever
+    query is wrong.
     """
     config = config or ModelConfig()
     if config.use_flash_attn:
-        raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+        raise UserError(
+            "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
+        )
     if prompts is None:
         prompts = [make_prompt(loaded, query, config) for query in queries]
     beside = [make_prompt(loaded, GENERIC_QUERY, config)] if generic else []
@@ -105,11 +112,15 @@ def prepare(
 def make_prompt(loaded: LoadedModel, query: str, config: ModelConfig) -> Prompt:
     """`build_prompt` for this checkpoint and configuration."""
     drop = config.drop_space_tokens
-    return build_prompt(query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=drop, context=loaded.context)
+    return build_prompt(
+        query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=drop, context=loaded.context
+    )
 
 
-class Answers:
-    """The attention of a batch of questions, on its way from the accelerator: returned at once, waited for when it is read."""
+class PendingRecords:
+    """The attention of a batch of questions, on its way from the accelerator: returned at once, waited for when it is
+    read.
+    """
 
     def __init__(
         self,
@@ -133,7 +144,9 @@ class Answers:
         question = self.questions[number]
         rows = self._rows[:, number, :, :, None].unbind(2)  # per query [layers, heads, 1, vis]
         generic = rows[len(question.queries)] if len(question.prompts) > len(question.queries) else None
-        asked = zip(question.queries, question.prompts, rows, strict=False)  # rows may be padded, prompts hold the generic one
+        asked = zip(
+            question.queries, question.prompts, rows, strict=False
+        )  # rows may be padded, prompts hold the generic one
         return [Record.from_tensor(row, self._meta(question, query, prompt), generic) for query, prompt, row in asked]
 
     def _meta(self, question: Question, query: str, prompt: Prompt) -> dict[str, Any]:
@@ -153,24 +166,31 @@ class Answers:
             "conv_mode": self.config.conv_mode,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "transformers": transformers.__version__},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "transformers": transformers.__version__,
+            },
             "schema": SCHEMA,
         }
 
 
-def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig | None = None) -> Answers:
+def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig | None = None) -> PendingRecords:
     """Asks everything in one forward, each image read once whatever the number of its expressions.
 
-    What comes out for an expression does not depend on the others: in float32 it differs from `collect`'s by less than 1e-5.
-    Returns before an accelerator has finished. Raises torch's out-of-memory errors.
+    What comes out for an expression does not depend on the others: in float32 it differs from `collect`'s by less than
+    1e-5. Returns before an accelerator has finished. Raises torch's out-of-memory errors.
     """
-    pixels = torch.cat([question.pixels.to(loaded.device, non_blocking=True) for question in questions])  # each may be pinned
+    pixels = torch.cat(
+        [question.pixels.to(loaded.device, non_blocking=True) for question in questions]
+    )  # each may be pinned
     rows = _forward(loaded, pixels, pack([question.prompts for question in questions]))
-    return Answers(loaded, questions, rows, config or ModelConfig())
+    return PendingRecords(loaded, questions, rows, config or ModelConfig())
 
 
-def ask_apart(loaded: LoadedModel, question: Question, config: ModelConfig | None = None) -> Answers:
-    """Asks every prompt in a forward of its own, so that not even rounding depends on the others; generates if `config` says so.
+def ask_one_by_one(loaded: LoadedModel, question: Question, config: ModelConfig | None = None) -> PendingRecords:
+    """Asks every prompt in a forward of its own, so that not even rounding depends on the others; generates if `config`
+    says so.
 
     Raises UserError if a text is to be generated for more than one query, or is too long.
     """
@@ -184,10 +204,12 @@ def ask_apart(loaded: LoadedModel, question: Question, config: ModelConfig | Non
     else:
         rows = _forward(loaded, question.pixels, first)
     beside = [_forward(loaded, question.pixels, packed) for packed in others]
-    return Answers(loaded, [question], torch.cat([rows, *beside], dim=3), config, text)
+    return PendingRecords(loaded, [question], torch.cat([rows, *beside], dim=3), config, text)
 
 
-def _forward(loaded: LoadedModel, pixels: torch.Tensor, packed: Packed) -> Float[torch.Tensor, "layers batch heads queries vis"]:
+def _forward(
+    loaded: LoadedModel, pixels: torch.Tensor, packed: Packed
+) -> Float[torch.Tensor, "layers batch heads queries vis"]:
     packed = packed.to(loaded.device)
     inputs = packed.inputs(attention_name(loaded.model), loaded.dtype)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:

@@ -28,15 +28,15 @@ from lab.base.console import exit_in_one_line, hydra_arguments
 from lab.base.processes import leave, refuse_many
 
 STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
-    "collect": "lab.stages.collect",
-    "analyze": "lab.stages.analyze",
-    "visualize": "lab.stages.visualize",
-    "pipeline": "lab.stages.pipeline",
-    "batch": "lab.batch.run_batch",
-    "select": "lab.select.run_select",
-    "evaluate": "lab.evaluate.run_evaluate",
-    "study": "lab.study.run.run_study",
-    "report": "lab.report.run_report",
+    "collect": "lab.stages.collect.collect",
+    "analyze": "lab.stages.analyze.analyze",
+    "visualize": "lab.stages.visualize.visualize",
+    "pipeline": "lab.stages.pipeline.pipeline",
+    "batch": "lab.stages.batch.run_batch",
+    "select": "lab.stages.select.run_select",
+    "evaluate": "lab.stages.evaluate.run_evaluate",
+    "study": "lab.stages.study.run_study",
+    "report": "lab.stages.report.run_report",
 }
 
 conf.schema.register()

@@ -1,10 +1,10 @@
 """Figures: what the chosen heads look at, all heads of a sample, and how often each head is selected over many.
 
-    figure = top_heads_figure(image, query, maps, scores, result, grid)   # the picture with mask and box, each head's map over it
-    figure = heads_figure(table, threshold, heads, query)                 # attention sum and entropy of every head, and the elbow
-    figure = components_figure(image, query, maps, scores, grid, entropy) # the places that the entropy counts
-    figures = sample_figures(record, result, image, cfg)                  # those of them that the configuration asks for
-    save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
+    figure = top_heads_figure(image, query, maps, scores, result, grid)   # the picture with mask and box, each head's
+    map over it figure = heads_figure(table, threshold, heads, query)                 # attention sum and entropy of
+    every head, and the elbow figure = components_figure(image, query, maps, scores, grid, entropy) # the places that
+    the entropy counts figures = sample_figures(record, result, image, cfg)                  # those of them that the
+    configuration asks for save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
 
 Every colour scale runs from light to dark, so that grey print keeps the order; text may be in any script.
 """
@@ -44,7 +44,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TITLE_POINTS = 11
-MOST_HEADS = 20  # in one figure; more could not be seen
+MAX_HEADS_SHOWN = 20  # in one figure; more could not be seen
 WINDOWLESS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # matplotlib's backends that only write files
 
 
@@ -59,8 +59,8 @@ def top_heads_figure(
 ) -> Figure:
     """The picture with mask outline and box, each chosen head's map over it, and the mean of their smoothed maps.
 
-    All maps share one colour scale: attention per cell, the share of the last token's attention that a cell gets. Of more than
-    MOST_HEADS heads the first are shown; the mean is of all.
+    All maps share one colour scale: attention per cell, the share of the last token's attention that a cell gets. Of
+    more than MAX_HEADS_SHOWN heads the first are shown; the mean is of all.
 
     Args:
         maps: the chosen heads' attention, in the order of `scores`.
@@ -68,7 +68,7 @@ def top_heads_figure(
         grid: where the maps lie over `image`.
         unit: of the colour bar, whose numbers are 100 times the maps'.
     """
-    picture, shown = Picture(image), min(len(scores), MOST_HEADS)
+    picture, shown = Picture(image), min(len(scores), MAX_HEADS_SHOWN)
     combined = result.heat / max(1, len(scores))
     highest = max(float(maps.max(initial=0)), float(combined.max())) or 1.0
     norm = PowerNorm(0.5, 0, highest)  # a head that looks at few cells: most are faint
@@ -98,8 +98,10 @@ def components_figure(
     grid: Grid,
     config: EntropyConfig,
 ) -> Figure:
-    """The places that the spatial entropy counts in each chosen head's map, with their shares; arguments as for top_heads_figure."""
-    picture, shown = Picture(image), max(1, min(len(scores), MOST_HEADS))
+    """The places that the spatial entropy counts in each chosen head's map, with their shares; arguments as for
+    top_heads_figure.
+    """
+    picture, shown = Picture(image), max(1, min(len(scores), MAX_HEADS_SHOWN))
     figure, panels = sheet(query, shown, picture.shape, large=False)
     for axis, attention, score in zip(panels, maps, scores, strict=False):
         draw_components(axis, picture, *components(attention, config), grid)
@@ -110,12 +112,20 @@ def components_figure(
 
 
 def sample_figures(record: Record, result: Localization, image: Image.Image, cfg: Config) -> dict[str, Figure]:
-    """The figures of one sample that the configuration asks for, by name: top{K}, and if `viz` says so, heads and components."""
+    """The figures of one sample that the configuration asks for, by name: top{K}, and if `viz` says so, heads and
+    components.
+    """
     query = str(record.meta.get("query", ""))
     scores = scores_of(record, result.heads, cfg.logic)
     maps = record.maps_of(result.heads)
-    looked = head_maps(record, result.heads, cfg.logic.contrast)  # what the mask comes from; the criteria take the plain maps
-    unit = "attention per cell, %" if cfg.logic.contrast == "none" else f"attention per cell, %, {cfg.logic.contrast} to generic"
+    looked = head_maps(
+        record, result.heads, cfg.logic.contrast
+    )  # what the mask comes from; the criteria take the plain maps
+    unit = (
+        "attention per cell, %"
+        if cfg.logic.contrast == "none"
+        else f"attention per cell, %, {cfg.logic.contrast} to generic"
+    )
     figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}
     if cfg.viz.heads:
         threshold = chord_elbow(attention_sums(record)) if cfg.logic.threshold.method == "chord" else None
@@ -126,10 +136,14 @@ def sample_figures(record: Record, result: Localization, image: Image.Image, cfg
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes the figure, whole or not at all, the same bytes for the same figure; the format is the suffix (.png, .pdf, .svg)."""
+    """Writes the figure, whole or not at all, the same bytes for the same figure; the format is the suffix (.png, .pdf,
+    .svg).
+    """
     buffer, kind = io.BytesIO(), path.suffix[1:]
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    fast: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}  # half the time for a tenth more bytes
+    fast: dict[str, Any] = (
+        {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
+    )  # half the time for a tenth more bytes
     with any_glyphs(), rc_context({"pdf.fonttype": 42, "svg.hashsalt": path.name}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=undated.get(kind), **fast)
     write_atomic(path, buffer.getvalue())

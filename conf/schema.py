@@ -39,7 +39,9 @@ class FilterConfig:
     """Heads that are never selected."""
 
     min_layer: int = 2  # first layer that may hold a selected head, zero-based
-    bottom_row: float | None = 0.05  # refuse heads with more than this in any cell of the last grid row; null = keep them
+    bottom_row: float | None = (
+        0.05  # refuse heads with more than this in any cell of the last grid row; null = keep them
+    )
 
 
 @dataclass
@@ -48,7 +50,9 @@ class SmoothingConfig:
 
     sigma: float = 1.0  # standard deviation in grid cells; 0 = none
     kernel: int | None = None  # width of the kernel in cells, odd; null = 4 sigma to each side
-    per_cells: int | None = None  # if set, sigma and kernel are meant for a grid of this many cells and scale with the real one
+    per_cells: int | None = (
+        None  # if set, sigma and kernel are meant for a grid of this many cells and scale with the real one
+    )
 
 
 @dataclass
@@ -74,8 +78,12 @@ class SelectConfig:
     top_n: int = 10  # heads per sample that count as selected
     trials: int = 10  # random subsets of the samples; the frequency is the mean over them
     samples: int | None = 1000  # samples in each subset, drawn without replacement; null = all samples, once
-    threshold: str = "sample"  # sample: each sample has its own | dataset: one, from the mean of the attention sums over all samples
-    source: str | None = None  # records: ranked anew | analyses: the saved rankings, faster; null = records if there are any
+    threshold: str = (
+        "sample"  # sample: each sample has its own | dataset: one, from the mean of the attention sums over all samples
+    )
+    source: str | None = (
+        None  # records: ranked anew | analyses: the saved rankings, faster; null = records if there are any
+    )
 
 
 @dataclass
@@ -83,11 +91,13 @@ class LogicConfig:
     """From a record to heads, mask and box."""
 
     top_k: int = 3  # heads that make the heat map
-    heads: Any = None  # null: ranked per sample | [[layer, head], ...]: zero-based | preset: the model preset's | a file of stage=select
+    # null: ranked per sample | [[layer, head], ...]: zero-based | preset: the model preset's | a file of stage=select
+    heads: Any = None
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
-    contrast: str = "none"  # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
+    # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
+    contrast: str = "none"
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
@@ -115,7 +125,9 @@ class ModelConfig:
     use_flash_attn: bool = False  # refused: flash attention never forms the weights that this tool reads
     load_in_4bit: bool = False
     load_in_8bit: bool = False
-    localization_heads: Any = None  # known heads [[layer, head], ...] of this model, zero-based; used by logic.heads=preset
+    localization_heads: Any = (
+        None  # known heads [[layer, head], ...] of this model, zero-based; used by logic.heads=preset
+    )
 
 
 @dataclass
@@ -125,21 +137,33 @@ class DataConfig:
     image_file: str | None = None
     query: str | None = None
     attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
-    attention_dir: str | None = None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
+    attention_dir: str | None = (
+        None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
+    )
     save_id: str | None = None  # file name of the record; null = from the image's name
     data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
-    save_generic: bool = False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
+    save_generic: bool = (
+        False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
+    )
     final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
-    process_all: bool = False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
+    process_all: bool = (
+        False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
+    )
     start_index: int = 0
     end_index: int | None = None  # exclusive; null = one sample
     batch_size: int | None = None  # images in one forward; null = as many as memory allows
     share_image: bool = True  # expressions on one image are asked together, the image read once
-    workers: int | None = None  # processes beside this one that read images, write records, or rank a folder's; null = from the cores
+    workers: int | None = (
+        None  # processes beside this one that read images, write records, or rank a folder's; null = from the cores
+    )
     output_dir: str = "outputs/localization_heads"
     record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
-    save_dtype: str | None = None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
-    save_attention: str = "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
+    save_dtype: str | None = (
+        None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
+    )
+    save_attention: str = (
+        "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
+    )
     visualize_batch: bool = False  # also draw figures in stage=batch
     runs: list[str] | None = None  # two folders of records, for stage=report to compare; null = one run, as above
 
@@ -167,11 +191,17 @@ class ReportConfig:
 class StudyConfig:
     """What stage=study compares."""
 
-    find: str = "all"  # samples that find the heads: all that are scored | half: the other half is scored | a folder of records
+    find: str = (
+        "all"  # samples that find the heads: all that are scored | half: the other half is scored | a folder of records
+    )
     top_k: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # numbers of heads
     sigmas: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.8, 1.0, 1.4, 1.8])  # of the smoothing
-    kernels: list[Any] = field(default_factory=lambda: [3, 5, 7, 9, None])  # odd numbers of cells; null = 4 sigma to each side
-    discovery: list[int] = field(default_factory=lambda: [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000])  # samples to find heads with
+    kernels: list[Any] = field(
+        default_factory=lambda: [3, 5, 7, 9, None]
+    )  # odd numbers of cells; null = 4 sigma to each side
+    discovery: list[int] = field(
+        default_factory=lambda: [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
+    )  # samples to find heads with
     draws: int = 10  # random subsets of each of these sizes
     head_samples: int = 1000  # samples at most on which every head's own box is measured
 
@@ -263,7 +293,10 @@ AT_LEAST: dict[str, float] = {
 
 
 def configuration(overrides: Sequence[str]) -> Any:
-    """What `python pipeline.py <overrides>` would run with. Raises UserError and Hydra's errors on values that it would refuse."""
+    """What `python pipeline.py <overrides>` would run with.
+
+    Raises UserError and Hydra's errors on values that it would refuse.
+    """
     register()
     with initialize_config_dir(str(Path(__file__).parent.resolve()), version_base="1.3"):
         cfg: Any = compose("config", list(overrides))
@@ -296,9 +329,13 @@ def check(cfg: Config) -> None:
     if cfg.model.top_p is not None and not 0 < cfg.model.top_p <= 1:
         raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
     if cfg.model.use_flash_attn:
-        raise UserError("model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here")
+        raise UserError(
+            "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
+        )
     if cfg.data.save_attention == "none" and cfg.data.visualize_batch:
-        raise UserError("data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false")
+        raise UserError(
+            "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"
+        )
     conversation(cfg.model.conv_mode)
     if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
         raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")
@@ -310,5 +347,7 @@ def _check_study(config: StudyConfig) -> None:
         if not values or not all(math.isfinite(value) and value >= least for value in values):
             raise UserError(f"study.{key}={list(values)}: expected one number or more, each {least} or above")
     kernels = list(config.kernels)
-    if not kernels or not all(kernel is None or (isinstance(kernel, int) and kernel > 0 and kernel % 2) for kernel in kernels):
+    if not kernels or not all(
+        kernel is None or (isinstance(kernel, int) and kernel > 0 and kernel % 2) for kernel in kernels
+    ):
         raise UserError(f"study.kernels={kernels}: expected odd numbers of cells, or null for 4 sigma to each side")

@@ -40,11 +40,23 @@ class SmokeConfig:
 
 SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {  # language model, vision tower
     "1/8": (
-        {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 16, "num_attention_heads": 8, "vocab_size": 32064},
+        {
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 8,
+            "vocab_size": 32064,
+        },
         {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4},
     ),
     "7b": (
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32064},
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 32064,
+        },
         {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     ),
 }
@@ -106,5 +118,7 @@ def _peak(loaded: LoadedModel) -> str:
 
 if __name__ == "__main__":
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SmokeConfig), OmegaConf.from_cli(sys.argv[1:])))
+        options: Any = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(SmokeConfig), OmegaConf.from_cli(sys.argv[1:]))
+        )
         print(table((f"LLaVA, size {options.size}", "random weights"), smoke(options)))

@@ -43,4 +43,6 @@ def check_stations(ranges: Mapping[str, Sequence[Sequence[int]]], ids: Sequence[
     if sorted(i for name in ranges for i in positions(ranges, name)) != list(range(len(ids))):
         raise UserError(f"The stations {dict(ranges)} do not cover the {len(ids)} tokens of the prompt once each")
     if positions(ranges, "image") != [i for i, token in enumerate(ids) if token == image_token_id]:
-        raise UserError(f"The image station {ranges.get('image')} is not where the ids hold the image token {image_token_id}")
+        raise UserError(
+            f"The image station {ranges.get('image')} is not where the ids hold the image token {image_token_id}"
+        )

@@ -1,8 +1,9 @@
 """Prompt templates by the names that LLaVA users write in `conv_mode`.
 
-Each is the first turn of a conversation up to the point where the model would answer. `{system}` and `{query}` are filled
-in; everything else is literal, separators and missing spaces included, because the models were trained on exactly that.
-The few-shot templates of the original (`default`, `v0`) are left out: their example dialogue says nothing about the image.
+Each is the first turn of a conversation up to the point where the model would answer. `{system}` and `{query}` are
+filled in; everything else is literal, separators and missing spaces included, because the models were trained on
+exactly that. The few-shot templates of the original (`default`, `v0`) are left out: their example dialogue says nothing
+about the image.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ _CHATML = "A conversation between a user and an LLM-based AI assistant. The assi
 _VICUNA_FRAME = "{system} USER: <image>\n{query} ASSISTANT:"
 _V0_FRAME = "{system}###Human: <image>\n{query}###Assistant:"
 _LLAMA_2_FRAME = "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n<image>\n{query} [/INST]"
-_CHATML_FRAME = "<|im_start|>system\n{system}<|im_end|><|im_start|>user\n<image>\n{query}<|im_end|><|im_start|>assistant\n"
+_CHATML_FRAME = (
+    "<|im_start|>system\n{system}<|im_end|><|im_start|>user\n<image>\n{query}<|im_end|><|im_start|>assistant\n"
+)
 
 CONVERSATIONS: dict[str, Conversation] = {
     "referseg": Conversation(_ASSISTANT, "{system}\n<image>\n{query}", drop_space_tokens=True),
@@ -76,7 +79,9 @@ def conversation(conv_mode: str) -> Conversation:
         UserError: there is none; the message lists those that exist.
     """
     if conv_mode not in CONVERSATIONS:
-        raise UserError(f"No prompt template {conv_mode!r} (model.conv_mode); there are {', '.join(sorted(CONVERSATIONS))}")
+        raise UserError(
+            f"No prompt template {conv_mode!r} (model.conv_mode); there are {', '.join(sorted(CONVERSATIONS))}"
+        )
     return CONVERSATIONS[conv_mode]
 
 

@@ -12,8 +12,9 @@ from lab.base.errors import UserError
 class Grid:
     """Image tokens laid out as rows x cols, row-major, over a rectangle of the original image.
 
-    `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of the
-    original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it after a crop.
+    `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of
+    the original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it
+    after a crop.
     """
 
     start: int
@@ -29,22 +30,30 @@ class Grid:
 
     @classmethod
     def padded_square(cls, side: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
-        """The image centred in a square as large as its longer edge; an odd margin puts the spare pixel at the right or bottom."""
+        """The image centred in a square as large as its longer edge; an odd margin puts the spare pixel at the right or
+        bottom.
+        """
         width, height = image_size
         square = max(width, height)
         left, top = (square - width) // 2, (square - height) // 2
         return cls(start, side, side, (float(-left), float(-top), float(square - left), float(square - top)))
 
     @classmethod
-    def centre_crop(cls, side: int, image_size: tuple[int, int], resize_to: int, crop_to: int | None = None, start: int = 0) -> "Grid":
-        """The shorter edge resized to `resize_to` pixels, then a centred square of `crop_to` (default: the same) cut out."""
+    def centre_crop(
+        cls, side: int, image_size: tuple[int, int], resize_to: int, crop_to: int | None = None, start: int = 0
+    ) -> "Grid":
+        """The shorter edge resized to `resize_to` pixels, then a centred square of `crop_to` (default: the same) cut
+        out.
+        """
         width, height = image_size
         crop_to = crop_to or resize_to
         shorter = min(width, height)
         resized = [resize_to * edge // shorter for edge in (width, height)]
         left, top = ((edge - crop_to) // 2 for edge in resized)
         x_scale, y_scale = width / resized[0], height / resized[1]  # original pixels per resized pixel
-        return cls(start, side, side, (left * x_scale, top * y_scale, (left + crop_to) * x_scale, (top + crop_to) * y_scale))
+        return cls(
+            start, side, side, (left * x_scale, top * y_scale, (left + crop_to) * x_scale, (top + crop_to) * y_scale)
+        )
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Grid":
@@ -54,9 +63,13 @@ class Grid:
             x0, y0, x1, y1 = (float(edge) for edge in plain["extent_xyxy"])
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             expected = "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}"
-            raise UserError(f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}") from error
+            raise UserError(
+                f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}"
+            ) from error
         if start < 0 or rows < 1 or cols < 1 or not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
-            raise UserError(f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1")
+            raise UserError(
+                f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1"
+            )
         return cls(start, rows, cols, (x0, y0, x1, y1))
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,9 @@ Segment = tuple[str, str]  # station, text
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """How the placeholder `<image>` is written as ids: `count` times `token_id`, between marks if the checkpoint has them."""
+    """How the placeholder `<image>` is written as ids: `count` times `token_id`, between marks if the checkpoint has
+    them.
+    """
 
     token_id: int
     count: int
@@ -47,11 +49,13 @@ def build_prompt(
 ) -> Prompt:
     """The prompt of one query, tokenized as the original LLaVA does.
 
-    The text before and after `<image>` is tokenized apart, and the beginning-of-sequence token, if the tokenizer adds one, is
-    kept once. `drop_space_tokens` leaves stand-alone space tokens out; None does what the template does. Nothing is ever cut.
+    The text before and after `<image>` is tokenized apart, and the beginning-of-sequence token, if the tokenizer adds
+    one, is kept once. `drop_space_tokens` leaves stand-alone space tokens out; None does what the template does.
+    Nothing is ever cut.
 
     Raises:
-        UserError: unknown template, empty query, a query that holds an image token, a prompt longer than `context` tokens.
+        UserError: unknown template, empty query, a query that holds an image token, a prompt longer than `context`
+        tokens.
     """
     check_query(query)
     template = conversation(conv_mode)
@@ -84,9 +88,13 @@ def build_prompt(
 def check_query(query: str) -> None:
     """Raises UserError if the query is empty or contains the image placeholder."""
     if not isinstance(query, str) or not query.strip():
-        raise UserError("The query is empty; describe the object to look for, for example data.query='the bird on the branch'")
+        raise UserError(
+            "The query is empty; describe the object to look for, for example data.query='the bird on the branch'"
+        )
     if IMAGE_TOKEN in query:
-        raise UserError(f"The query {query!r} contains {IMAGE_TOKEN}; the prompt template places the image, leave it out")
+        raise UserError(
+            f"The query {query!r} contains {IMAGE_TOKEN}; the prompt template places the image, leave it out"
+        )
 
 
 def _segments(frame: str, system: str, query: str, *, marked: bool) -> tuple[list[Segment], list[Segment]]:
@@ -97,7 +105,9 @@ def _segments(frame: str, system: str, query: str, *, marked: bool) -> tuple[lis
     texts = {"system": system, "query": query}
 
     def pieces(part: str) -> list[Segment]:
-        parsed = [(("role", literal), (field, texts.get(field or "", ""))) for literal, field, _, _ in Formatter().parse(part)]
+        parsed = [
+            (("role", literal), (field, texts.get(field or "", ""))) for literal, field, _, _ in Formatter().parse(part)
+        ]
         return [(name, text) for pair in parsed for name, text in pair if name and text]
 
     return pieces(before), pieces(after)
@@ -108,7 +118,10 @@ def _tokenize(chunk: Sequence[Segment], tokenizer: Any) -> list[tuple[int, str]]
     text = "".join(part for _, part in chunk)
     stations = [station for station, part in chunk for _ in part]  # of every character
     encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    return [(token, _station(stations[a:b])) for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+    return [
+        (token, _station(stations[a:b]))
+        for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
 
 
 def _station(characters: Sequence[str]) -> str:
@@ -147,5 +160,7 @@ def pixel_values(image: Image.Image, processor: Any, geometry: ImageGeometry) ->
     """
     if not geometry.pad and max(image.size) > MAX_CROP_RATIO * min(image.size):
         width, height = image.size
-        raise UserError(f"The image is {width} x {height} pixels, too narrow to crop a square out of; set model.image_aspect_ratio=pad")
+        raise UserError(
+            f"The image is {width} x {height} pixels, too narrow to crop a square out of; set model.image_aspect_ratio=pad"
+        )
     return processor(image, return_tensors="pt")["pixel_values"]

@@ -32,7 +32,7 @@ def picturebook():
 @pytest.fixture(scope="module")
 def tensors():
     """Weights of a tiny LLaVA, by the original layout's names."""
-    from tests.tiny_llava import make_tensors
+    from tests.llava.tiny_llava import make_tensors
 
     return make_tensors()
 
@@ -40,7 +40,7 @@ def tensors():
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory, tensors):
     """The folder of its vision tower, which checkpoints of the original layout keep outside."""
-    from tests.tiny_llava import write_tower
+    from tests.llava.tiny_llava import write_tower
 
     return write_tower(tmp_path_factory.mktemp("towers") / "clip", tensors)
 
@@ -55,7 +55,7 @@ def collect_scenes(tmp_path_factory, picturebook):
         folder = tmp_path_factory.mktemp("scenes")
         data = make(folder / "data", n, seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+            patch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
             patch.chdir(PROJECT)
             paths = (f"data.data_file={data}", f"data.output_dir={folder}/out")
             run(configuration("stage=batch", "data.process_all=true", *paths, *overrides))

@@ -27,9 +27,9 @@ from analyze import (
 )
 from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ThresholdConfig
 from lab.base.errors import UserError
+from lab.bench import reference_rules
 from lab.records.record import Record
 from llava.grid import Grid
-from tests import reference_rules
 
 ROOT = Path(__file__).parents[1]
 PAPER_ENTROPY = EntropyConfig(center=1.0, weight="area", flat_is_focused=False)
@@ -130,7 +130,9 @@ def test_ranking_equals_the_literal_rules_to_the_last_bit(pattern, shape, dtype)
 
 @pytest.mark.parametrize("pattern", [blobs, noise, one_blob])
 def test_ranking_equals_the_literal_rules_on_a_full_size_record(pattern):
-    assert_as_the_rules(pattern(np.random.default_rng(7), 32, 32, 24).reshape(32, 32, 1, 576), torch.float32, min_keep=1)
+    assert_as_the_rules(
+        pattern(np.random.default_rng(7), 32, 32, 24).reshape(32, 32, 1, 576), torch.float32, min_keep=1
+    )
 
 
 def test_ranking_leaves_the_record_as_it_was():
@@ -203,7 +205,9 @@ def quarters(*corners: float) -> np.ndarray:
 
 
 def test_entropy_of_equal_places_is_the_logarithm_of_their_number():
-    entropy, components = spatial_entropy(np.stack([quarters(0.2), quarters(0.2, 0.2), quarters(*4 * [0.2])]), EntropyConfig())
+    entropy, components = spatial_entropy(
+        np.stack([quarters(0.2), quarters(0.2, 0.2), quarters(*4 * [0.2])]), EntropyConfig()
+    )
     assert_allclose(entropy, np.log([1, 2, 4]), atol=1e-6)
     assert_array_equal(components, [1, 2, 4])
 
@@ -211,7 +215,9 @@ def test_entropy_of_equal_places_is_the_logarithm_of_their_number():
 def test_entropy_weighs_places_by_mass_or_by_area():
     cells = quarters(0.3, 0.1)
     cells[1, 0] = 0.3  # the first place has two of three cells
-    mass, area = (spatial_entropy(cells[None], EntropyConfig(center=0, weight=weight))[0][0] for weight in ("mass", "area"))
+    mass, area = (
+        spatial_entropy(cells[None], EntropyConfig(center=0, weight=weight))[0][0] for weight in ("mass", "area")
+    )
     assert_allclose(mass, -(6 / 7 * math.log(6 / 7) + 1 / 7 * math.log(1 / 7)), rtol=1e-6)
     assert_allclose(area, -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)), rtol=1e-12)
 
@@ -284,8 +290,12 @@ def test_first_layers_and_bottom_row_heads_are_kept_out_until_allowed():
     record = Record(np.stack([quarters(0.6), quarters(0.6), bottom, quarters(0.3, 0.3)]).reshape(4, 1, 1, 64))
     everything = ThresholdConfig(method="none")
     assert [s.layer for s in rank_heads(record, LogicConfig(threshold=everything))] == [3]
-    assert [s.layer for s in rank_heads(record, LogicConfig(threshold=everything, filter=FilterConfig(min_layer=0)))] == [0, 1, 3]
-    assert [s.layer for s in rank_heads(record, LogicConfig(threshold=everything, filter=FilterConfig(bottom_row=None)))] == [2, 3]
+    assert [
+        s.layer for s in rank_heads(record, LogicConfig(threshold=everything, filter=FilterConfig(min_layer=0)))
+    ] == [0, 1, 3]
+    assert [
+        s.layer for s in rank_heads(record, LogicConfig(threshold=everything, filter=FilterConfig(bottom_row=None)))
+    ] == [2, 3]
 
 
 def test_too_few_heads_are_made_up_for_by_the_largest_sums():
@@ -293,7 +303,9 @@ def test_too_few_heads_are_made_up_for_by_the_largest_sums():
     record = Record(np.stack([quarters(weight) for weight in sums]).reshape(4, 1, 1, 64))
     ranked = rank_heads(record, LogicConfig(threshold=ThresholdConfig(min_keep=3)))
     assert {score.layer for score in ranked} == {1, 2, 3}
-    assert [math.isinf(score.spatial_entropy) for score in ranked] == sorted(math.isinf(score.spatial_entropy) for score in ranked)
+    assert [math.isinf(score.spatial_entropy) for score in ranked] == sorted(
+        math.isinf(score.spatial_entropy) for score in ranked
+    )
 
 
 def test_attention_sums_cover_all_grids_and_maps_only_the_first():
@@ -335,7 +347,10 @@ def test_a_list_of_heads_is_taken_whole_and_in_order():
 
 
 def test_preset_heads_are_the_models_first():
-    assert chosen_heads(RECORD, RANKING, LogicConfig(top_k=2, heads="preset"), [[1, 2], [3, 4], [0, 0]]) == [(1, 2), (3, 4)]
+    assert chosen_heads(RECORD, RANKING, LogicConfig(top_k=2, heads="preset"), [[1, 2], [3, 4], [0, 0]]) == [
+        (1, 2),
+        (3, 4),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -385,4 +400,9 @@ def test_more_localization_heads_than_were_ever_selected_are_refused(k):
 
 def test_importing_the_analysis_loads_neither_torch_nor_transformers():
     code = "import sys, analyze, bbox, lab.records; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.strip()
+        == "[]"
+    )

@@ -7,12 +7,23 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 import bbox
-from bbox import binarise, binarise_on_image, box_on_image, contrasted, heat_map, localize, mask_on_image, region, smooth, xywh
+from bbox import (
+    binarise,
+    binarise_on_image,
+    box_on_image,
+    contrasted,
+    heat_map,
+    localize,
+    mask_on_image,
+    region,
+    smooth,
+    xywh,
+)
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.base.errors import UserError
+from lab.bench import reference_rules
 from lab.records.record import Record
 from llava.grid import Grid
-from tests import reference_rules
 
 PAPER = LogicConfig(smoothing=SmoothingConfig(kernel=7), box=BoxConfig(region="largest_hull"))
 SHARP = SmoothingConfig(sigma=0)
@@ -155,7 +166,9 @@ def test_xywh_counts_both_edges():
 @pytest.mark.parametrize("method", ["mean_relu", "otsu", "quantile"])
 def test_a_flat_heat_map_has_an_empty_mask_and_no_box(method, box_region, resolution):
     record = Record(np.full((1, 1, 1, 16), 0.0625, np.float32), {"image_size": [30, 20]})
-    logic = LogicConfig(smoothing=SHARP, mask=MaskConfig(method=method, resolution=resolution), box=BoxConfig(region=box_region))
+    logic = LogicConfig(
+        smoothing=SHARP, mask=MaskConfig(method=method, resolution=resolution), box=BoxConfig(region=box_region)
+    )
     for heads in ([(0, 0)], []):
         found = localize(record, heads, logic)
         assert found.mask.shape == (20, 30)
@@ -213,14 +226,19 @@ def test_smoothing_below_zero_is_refused(settings):
 def otsu_by_trial(values: np.ndarray) -> np.ndarray:
     """The split of least variance within its two sides, by trying every value."""
     splits = np.unique(values)[:-1]
-    within = [values[values <= s].size * values[values <= s].var() + values[values > s].size * values[values > s].var() for s in splits]
+    within = [
+        values[values <= s].size * values[values <= s].var() + values[values > s].size * values[values > s].var()
+        for s in splits
+    ]
     return values > splits[int(np.argmin(within))]
 
 
 def test_otsu_splits_where_trying_every_value_does():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        values = np.concatenate([rng.normal(0, 1, rng.integers(2, 60)), rng.normal(rng.uniform(2, 6), 1, rng.integers(2, 60))])
+        values = np.concatenate(
+            [rng.normal(0, 1, rng.integers(2, 60)), rng.normal(rng.uniform(2, 6), 1, rng.integers(2, 60))]
+        )
         assert_array_equal(binarise(values, MaskConfig(method="otsu")), otsu_by_trial(values))
 
 
@@ -281,15 +299,21 @@ def test_all_cells_stay_by_default_in_an_array_of_their_own():
 
 
 def test_the_largest_region_counts_corners_as_connections_and_prefers_the_first():
-    assert_array_equal(region(cells("x..x", ".x.x", "...."), BoxConfig(region="largest")), cells("x...", ".x..", "...."))
-    assert_array_equal(region(cells("x..x", "x..x", "...x"), BoxConfig(region="largest")), cells("...x", "...x", "...x"))
+    assert_array_equal(
+        region(cells("x..x", ".x.x", "...."), BoxConfig(region="largest")), cells("x...", ".x..", "....")
+    )
+    assert_array_equal(
+        region(cells("x..x", "x..x", "...x"), BoxConfig(region="largest")), cells("...x", "...x", "...x")
+    )
 
 
 def test_the_largest_hull_may_belong_to_a_region_of_fewer_cells():
     mask = cells("x......", "x......", "x......", "xxxx...", ".......", "....xxx", "....xxx", "....xxx")
     assert_array_equal(region(mask, BoxConfig(region="largest")), mask & (np.arange(8) > 4)[:, None])
     hull = region(mask, BoxConfig(region="largest_hull"))
-    assert_array_equal(hull, cells("xx.....", "xxx....", "xxxx...", "xxxx...", ".......", ".......", ".......", "......."))
+    assert_array_equal(
+        hull, cells("xx.....", "xxx....", "xxxx...", "xxxx...", ".......", ".......", ".......", ".......")
+    )
 
 
 def test_the_largest_hull_is_the_one_of_the_largest_area():
@@ -297,7 +321,12 @@ def test_the_largest_hull_is_the_one_of_the_largest_area():
     assert_array_equal(region(mask, BoxConfig(region="largest_hull")), cells(*2 * ["........"], *3 * ["xxxx...."]))
 
 
-LINES = {"cell": cells("...", ".x.", "..."), "row": cells("...", "xxx"), "column": cells("x..", "x..", "x.."), "1x1": cells("x")}
+LINES = {
+    "cell": cells("...", ".x.", "..."),
+    "row": cells("...", "xxx"),
+    "column": cells("x..", "x..", "x.."),
+    "1x1": cells("x"),
+}
 
 
 @pytest.mark.parametrize("mask", LINES.values(), ids=LINES)
@@ -362,7 +391,8 @@ def test_what_the_generic_prompt_looks_at_too_is_taken_out_and_the_thing_remains
     thing[0, 1:3, 1:3], distraction[0, 5:7, 5:7] = 0.1, 0.12
     record = with_generic(thing + distraction, distraction * 1.5 + 0.001)
     plain, against = (
-        localize(record, [(0, 0)], LogicConfig(contrast=c, smoothing=SHARP, mask=MaskConfig("otsu"))) for c in ("none", method)
+        localize(record, [(0, 0)], LogicConfig(contrast=c, smoothing=SHARP, mask=MaskConfig("otsu")))
+        for c in ("none", method)
     )
     assert plain.box_xyxy == (10, 10, 69, 69)
     assert against.box_xyxy == (10, 10, 29, 29)

@@ -16,7 +16,7 @@ from lab.records.files import load_record, save_record
 from lab.stations import positions
 from llava.mm_utils import build_prompt
 from llava.model.builder import load_llava
-from tests import tiny_llava
+from tests.llava import tiny_llava
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 61, 3), dtype=np.uint8))
 
@@ -65,7 +65,9 @@ def left_padded(loaded) -> tuple[int, dict[str, torch.Tensor]]:
     pad = loaded.tokenizer.pad_token_id
     mask = torch.cat([torch.nn.functional.pad(inputs["attention_mask"], (gap, 0)), others["attention_mask"]])
     return gap, {
-        "input_ids": torch.cat([torch.nn.functional.pad(inputs["input_ids"], (gap, 0), value=pad), others["input_ids"]]),
+        "input_ids": torch.cat(
+            [torch.nn.functional.pad(inputs["input_ids"], (gap, 0), value=pad), others["input_ids"]]
+        ),
         "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
         "pixel_values": torch.cat([inputs["pixel_values"], others["pixel_values"]]),
@@ -83,7 +85,9 @@ def test_last_rows_of_a_left_padded_batch(folder, attention):
         loaded.model(**batch, use_cache=False)
     rows = torch.stack(rows)
     torch.testing.assert_close(rows, expected, rtol=0, atol=0 if attention == "eager" else 1e-5)
-    torch.testing.assert_close(rows[:, 0, :, :, gap:], alone, rtol=0, atol=1e-5)  # other positions in the batch, so other rounding
+    torch.testing.assert_close(
+        rows[:, 0, :, :, gap:], alone, rtol=0, atol=1e-5
+    )  # other positions in the batch, so other rounding
     assert rows[:, 0, :, :, :gap].max() == 0
 
 
@@ -102,7 +106,9 @@ def test_no_full_map_is_kept(single):
     _, inputs = build(single)
     with torch.inference_mode(), kept_rows(single.model) as rows:
         single.model(**inputs)
-    assert [row.untyped_storage().nbytes() for row in rows] == [4 * inputs["input_ids"].shape[1] * 4] * 3  # heads x keys x bytes
+    assert [row.untyped_storage().nbytes() for row in rows] == [
+        4 * inputs["input_ids"].shape[1] * 4
+    ] * 3  # heads x keys x bytes
 
 
 def reference_rows(folder, query="a bird") -> torch.Tensor:
@@ -142,8 +148,14 @@ def test_in_16_bits_fused_attention_is_closer_to_the_truth_than_eager(folder):
 def test_a_model_spread_over_devices_gives_the_same_record(folder, tmp_path, attention):
     """The last layers wait on the disk, so that accelerate's hooks move weights and inputs as they do between GPUs."""
     whole, spread = load_llava(folder, device="cpu"), load_llava(folder, device="cpu")
-    parts = dict.fromkeys(("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens"), "cpu")
-    parts |= {"model.language_model.layers.0": "cpu", "model.language_model.layers.1": "disk", "model.language_model.layers.2": "disk"}
+    parts = dict.fromkeys(
+        ("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens"), "cpu"
+    )
+    parts |= {
+        "model.language_model.layers.0": "cpu",
+        "model.language_model.layers.1": "disk",
+        "model.language_model.layers.2": "disk",
+    }
     parts |= dict.fromkeys(("model.language_model.norm", "model.language_model.rotary_emb", "lm_head"), "cpu")
     dispatch_model(spread.model, parts, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
     for loaded in (whole, spread):
@@ -171,10 +183,16 @@ def test_a_record_does_not_depend_on_what_is_asked_beside_it(folder, attention, 
     loaded = load_llava(folder, device="cpu")
     use_attention(loaded.model, attention)
     config = ModelConfig(conv_mode=conv_mode)
-    questions = [prepare(loaded, image, queries, config, image_file="x.png", generic=generic) for image, queries in ASKED]
+    questions = [
+        prepare(loaded, image, queries, config, image_file="x.png", generic=generic) for image, queries in ASKED
+    ]
     answers = ask(loaded, questions, config)
     records = [record for number in range(3) for record in answers.of(number)]
-    alone = [collect(loaded, image, query, config, image_file="x.png", generic=generic) for image, queries in ASKED for query in queries]
+    alone = [
+        collect(loaded, image, query, config, image_file="x.png", generic=generic)
+        for image, queries in ASKED
+        for query in queries
+    ]
     assert [record.meta for record in records] == [record.meta for record in alone]
     for together, single in zip(records, alone, strict=True):
         np.testing.assert_allclose(together.attn, single.attn, rtol=0, atol=1e-6)
@@ -270,7 +288,9 @@ def test_meta_and_the_way_to_disk_and_back(single, tmp_path):
         "conv_mode": "vicuna_v1", "grids": [{"start": 0, "rows": 4, "cols": 4, "extent_xyxy": [0.0, -15.0, 61.0, 46.0]}], "schema": 1,
     }  # fmt: skip
     assert {key: meta[key] for key in expected} == expected
-    assert positions(meta["stations"], "image") == [i for i, t in enumerate(build(single, conv_mode="vicuna_v1")[0].ids) if t == 420]
+    assert positions(meta["stations"], "image") == [
+        i for i, t in enumerate(build(single, conv_mode="vicuna_v1")[0].ids) if t == 420
+    ]
     assert set(meta["versions"]) == {"python", "torch", "transformers"}
 
 
@@ -307,5 +327,7 @@ def test_the_generic_prompts_attention_is_what_asking_it_gives(single, use_gener
     config = ModelConfig(conv_mode="vicuna_v1", use_generate=use_generate, max_new_tokens=2)
     record = collect(single, IMAGE, "a bird", config, generic=True)
     np.testing.assert_array_equal(record.attn, collect(single, IMAGE, "a bird", config).attn)
-    np.testing.assert_array_equal(record.generic, collect(single, IMAGE, GENERIC_QUERY, ModelConfig(conv_mode="vicuna_v1")).attn)
+    np.testing.assert_array_equal(
+        record.generic, collect(single, IMAGE, GENERIC_QUERY, ModelConfig(conv_mode="vicuna_v1")).attn
+    )
     assert collect(single, IMAGE, "a bird", config).generic is None

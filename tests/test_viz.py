@@ -1,4 +1,6 @@
-"""Figures: maps where the model saw them, one scale for all, text that fits in any script, and windows only where there are any."""
+"""Figures: maps where the model saw them, one scale for all, text that fits in any script, and windows only where there
+are any.
+"""
 
 import warnings
 from dataclasses import replace
@@ -11,7 +13,16 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 import viz
-from analyze import attention_sums, chord_elbow, components, passes_threshold, score_all, score_heads, scores_of, spatial_entropy
+from analyze import (
+    attention_sums,
+    chord_elbow,
+    components,
+    passes_threshold,
+    score_all,
+    score_heads,
+    scores_of,
+    spatial_entropy,
+)
 from bbox import localize
 from conf.schema import EntropyConfig
 from lab.figures import style
@@ -86,7 +97,10 @@ def test_all_maps_share_one_scale_which_the_colour_bar_tells():
 def test_titles_name_head_attention_sum_and_entropy():
     record = make_record((640, 360))
     score = scores_of(record, [(1, 2)], CFG.logic)[0]
-    assert viz.score_title(replace(score, layer=14, head=24, attn_sum=0.612, spatial_entropy=0.416)) == "L14 H24 · S 0.61 · H 0.42"
+    assert (
+        viz.score_title(replace(score, layer=14, head=24, attn_sum=0.612, spatial_entropy=0.416))
+        == "L14 H24 · S 0.61 · H 0.42"
+    )
     assert viz.score_title(replace(score, spatial_entropy=np.inf)).endswith("H ∞")
     titles = [axis.get_title() for axis in make_figures()["top3"].axes]
     assert {title.split(" · ")[0] for title in titles} >= {"L1 H0", "L1 H1", "L1 H2", "together, smoothed"}
@@ -111,7 +125,7 @@ def test_panels_and_titles_never_touch_and_stay_on_the_sheet(shape, k):
 
 def test_of_very_many_heads_the_first_are_shown_and_said_to_be():
     figure = make_figures(k=24)["top24"]
-    assert len(overlays(figure)) == viz.MOST_HEADS + 1
+    assert len(overlays(figure)) == viz.MAX_HEADS_SHOWN + 1
     assert "all 24 together, smoothed" in [axis.get_title() for axis in figure.axes]
 
 
@@ -120,7 +134,12 @@ def test_the_outline_of_a_mask_at_the_edge_runs_along_the_edge():
     result = localize(record, [(1, 0)], CFG.logic)
     result = replace(result, mask=np.ones_like(result.mask), box_xyxy=(0, 0, 639, 359))
     figure = viz.top_heads_figure(
-        Image.new("RGB", (640, 360)), "", record.maps[1, :1], scores_of(record, [(1, 0)], CFG.logic), result, record.grid
+        Image.new("RGB", (640, 360)),
+        "",
+        record.maps[1, :1],
+        scores_of(record, [(1, 0)], CFG.logic),
+        result,
+        record.grid,
     )
     (outline,) = [c for c in figure.axes[0].collections if len(c.get_paths())]
     corners = outline.get_paths()[0].vertices
@@ -131,7 +150,9 @@ def test_an_empty_mask_is_said_in_words():
     record = make_record((640, 360))
     record.attn[:] = 0
     figure = make_figures(record=record)["top3"]
-    assert [t.get_text() for axis in figure.axes if axis.get_legend() for t in axis.get_legend().get_texts()] == ["no mask, no box"]
+    assert [t.get_text() for axis in figure.axes if axis.get_legend() for t in axis.get_legend().get_texts()] == [
+        "no mask, no box"
+    ]
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1)])
@@ -193,7 +214,11 @@ def test_the_map_of_all_heads_marks_the_chosen_and_the_elbow():
     figure = make_figures(record=record)["heads"]
     sums, entropy, curve = figure.axes[:3]
     for axis in (sums, entropy):
-        assert {(p.get_x() + 0.5, p.get_y() + 0.5) for p in axis.patches} == {(0, 1), (1, 1), (2, 1)}  # x is the head, y the layer
+        assert {(p.get_x() + 0.5, p.get_y() + 0.5) for p in axis.patches} == {
+            (0, 1),
+            (1, 1),
+            (2, 1),
+        }  # x is the head, y the layer
     lines = {line.get_label(): line for line in curve.lines}
     elbow = chord_elbow(attention_sums(record))
     assert lines["elbow"].get_ydata() == pytest.approx([elbow])

@@ -5,8 +5,9 @@
         model.model(...)                    # no output layer is needed for it
     torch.stack(rows)                       # [layers, batch, heads, queries, columns]
 
-Two ways to run a layer. `eager` forms every weight and keeps a few, exactly those of `output_attentions=True`. `fused` runs the
-layer through scaled_dot_product_attention, which never forms them, and computes the wanted queries' weights beside it in float32.
+Two ways to run a layer. `eager` forms every weight and keeps a few, exactly those of `output_attentions=True`. `fused`
+runs the layer through scaled_dot_product_attention, which never forms them, and computes the wanted queries' weights
+beside it in float32.
 
 Letters in shape comments: B batch, H heads, K key-value heads, N wanted queries, S sequence, D width of a head.
 """
@@ -25,7 +26,10 @@ from transformers.masking_utils import sdpa_mask
 from lab.base.errors import UserError
 
 FUSED = "localization_fused"  # its name among transformers' attention implementations
-IMPLEMENTATIONS = {"eager": {"text_config": "eager", "vision_config": "eager"}, "fused": {"text_config": FUSED, "vision_config": "sdpa"}}
+IMPLEMENTATIONS = {
+    "eager": {"text_config": "eager", "vision_config": "eager"},
+    "fused": {"text_config": FUSED, "vision_config": "sdpa"},
+}
 UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may ask for that the fused rows do not know
 
 
@@ -33,8 +37,8 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may
 class Wanted:
     """Which weights to keep: of the queries at `positions`, on the keys in `columns`.
 
-    `prefix` tells the fused implementation that the first `prefix` positions see each other causally and nothing else, so that
-    its mask needs rows only for those behind it.
+    `prefix` tells the fused implementation that the first `prefix` positions see each other causally and nothing else,
+    so that its mask needs rows only for those behind it.
     """
 
     positions: Int[torch.Tensor, "batch queries"]
@@ -55,7 +59,9 @@ def attention_name(model: LlavaForConditionalGeneration) -> str:
     for name, parts in IMPLEMENTATIONS.items():
         if parts["text_config"] == implementation:
             return name
-    raise UserError(f"The language model runs {implementation} attention, which gives no weights; load it with eager attention")
+    raise UserError(
+        f"The language model runs {implementation} attention, which gives no weights; load it with eager attention"
+    )
 
 
 class _Enough(Exception):
@@ -85,10 +91,10 @@ def kept_rows(
 ) -> Iterator[list[Float[torch.Tensor, "batch heads queries columns"]]]:
     """Within the block, the first forward leaves the wanted weights here, layer by layer, each on its layer's device.
 
-    No full map outlives its layer. `wanted` None means the last position and all keys: the last prompt token if the batch is padded
-    on the left. `generate` reads the prompt in its first forward, so later ones change nothing. With eager attention the weights
-    are in the model's dtype, with fused attention in float32. `stop` leaves the block as soon as they are complete: nothing that
-    the last layer does after its attention can change them.
+    No full map outlives its layer. `wanted` None means the last position and all keys: the last prompt token if the
+    batch is padded on the left. `generate` reads the prompt in its first forward, so later ones change nothing. With
+    eager attention the weights are in the model's dtype, with fused attention in float32. `stop` leaves the block as
+    soon as they are complete: nothing that the last layer does after its attention can change them.
 
     Raises:
         UserError: the language model's attention is neither eager nor fused.
@@ -107,7 +113,9 @@ def kept_rows(
     hooks = []
     try:
         for module in modules:
-            hooks.append(module.register_forward_hook(keep_eager) if name == "eager" else module.register_forward_pre_hook(arm))
+            hooks.append(
+                module.register_forward_hook(keep_eager) if name == "eager" else module.register_forward_pre_hook(arm)
+            )
         yield kept.rows
     except _Enough:
         pass
@@ -142,19 +150,23 @@ def fused_attention(
 ) -> tuple[Float[torch.Tensor, "B Q H D"], None]:
     """transformers' interface for one layer; the weights that `kept_rows` wants are computed beside it.
 
-    `attention_mask` is True where a query sees a key, and None for plain causal attention. Behind a prefix (see `Wanted`) it has
-    rows only for the queries after it.
+    `attention_mask` is True where a query sees a key, and None for plain causal attention. Behind a prefix (see
+    `Wanted`) it has rows only for the queries after it.
     """
     unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
     if unknown:
-        raise UserError(f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager")
+        raise UserError(
+            f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager"
+        )
     kept: _Kept | None = vars(module).get("kept")
     if kept is not None:
         kept.add(wanted_weights(query, key, attention_mask, scaling or query.shape[-1] ** -0.5, kept.wanted))
     prefix = kept.wanted.prefix if kept and kept.wanted else 0
     if prefix == 0 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
-    head = sdpa_attention_forward(module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], None, dropout, scaling)[0]
+    head = sdpa_attention_forward(
+        module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], None, dropout, scaling
+    )[0]
     tail = sdpa_attention_forward(module, query[:, :, prefix:], key, value, attention_mask, dropout, scaling)[0]
     return torch.cat([head, tail], dim=1), None
 
@@ -177,7 +189,9 @@ def wanted_weights(
     else:
         seen = _at(mask, positions - (wanted.prefix if wanted else 0))
     scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-    return scores.softmax(-1)[..., wanted.columns if wanted else slice(None)].contiguous()  # the denominator counts every key
+    return scores.softmax(-1)[
+        ..., wanted.columns if wanted else slice(None)
+    ].contiguous()  # the denominator counts every key
 
 
 AttentionInterface.register(FUSED, fused_attention)

@@ -2,8 +2,9 @@
 
     [ system + image | expression 1 | expression 2 | ... | padding ]
 
-Every expression sees the prefix and itself but no other expression, at the positions that it would have alone; what the model
-makes of it is therefore what it would make of the single prompt. A row with one expression is the ordinary prompt.
+Every expression sees the prefix and itself but no other expression, at the positions that it would have alone; what the
+model makes of it is therefore what it would make of the single prompt. A row with one expression is the ordinary
+prompt.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,9 @@ class Packed:
         return {"input_ids": self.ids, "attention_mask": self.mask(first, attention, dtype), "position_ids": self.place}
 
     def mask(self, first: int, attention: str, dtype: torch.dtype) -> torch.Tensor:
-        """Which keys the queries from `first` on see, [batch, 1, queries, keys]: bool, or what eager attention adds to the scores."""
+        """Which keys the queries from `first` on see, [batch, 1, queries, keys]: bool, or what eager attention adds to
+        the scores.
+        """
         seen = _sees(self.part, first)
         if attention != "eager":
             return seen

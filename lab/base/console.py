@@ -32,7 +32,15 @@ NOISE = (
 
 
 FREE_TEXT = (  # keys whose values are not for Hydra to parse
-    *("data.image_file", "data.query", "data.attention_file", "data.attention_dir", "data.save_id", "data.data_file", "data.output_dir"),
+    *(
+        "data.image_file",
+        "data.query",
+        "data.attention_file",
+        "data.attention_dir",
+        "data.save_id",
+        "data.data_file",
+        "data.output_dir",
+    ),
     "study.find",
     *("model.name", "model.base", "model.cache_dir"),
 )
@@ -60,13 +68,16 @@ def one_line(error: Exception) -> str:
     lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = " ".join(kept)
-    return f"{text} (python pipeline.py --help lists the keys)" if "not in '" in text or "not in struct" in text else text
+    return (
+        f"{text} (python pipeline.py --help lists the keys)" if "not in '" in text or "not in struct" in text else text
+    )
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
 
-    Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the job to.
+    Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the
+    job to.
     """
     launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
     for argument in arguments:
@@ -75,11 +86,15 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
                 f"{argument}: keys cannot be added or removed; write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
             )
         if argument in ("-m", "--multirun") and not launcher:
-            raise UserError(f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local")
+            raise UserError(
+                f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local"
+            )
     if launcher and find_spec("submitit") is None:
         raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
     if launcher and not {"-m", "--multirun"} & set(arguments):
-        raise UserError("hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ...")
+        raise UserError(
+            "hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ..."
+        )
     return [_quoted(argument) for argument in arguments]
 
 
@@ -93,13 +108,19 @@ def _quoted(argument: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns two spaces apart, numbers to the right. If it would not fit a terminal of 80 columns, the first column is cut."""
+    """Columns two spaces apart, numbers to the right.
+
+    If it would not fit a terminal of 80 columns, the first column is cut.
+    """
     cells = [[str(c) for c in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     widths[0] = max(len(cells[0][0]), min(widths[0], TERMINAL - sum(widths[1:]) - 2 * len(widths[1:])))
     cells = [[_cut(row[0], widths[0]), *row[1:]] for row in cells]
     numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
-    lines = ["  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip() for row in cells]
+    lines = [
+        "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in cells
+    ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
@@ -125,7 +146,9 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], name: str, *, total: int | None = None, every: float = 15.0) -> Iterator[T]:
-    """Yields the items behind a bar with rate and time left; where there is no terminal, with a log line every `every` seconds."""
+    """Yields the items behind a bar with rate and time left; where there is no terminal, with a log line every `every`
+    seconds.
+    """
     count = total if total is not None else len(items) if isinstance(items, Sized) else None
     return _bar(items, name, count) if _on_a_terminal() else _log_lines(items, name, count, every)
 

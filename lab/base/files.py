@@ -29,8 +29,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         part.replace(path)
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise DiskFull(f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder") from error
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space") from error
+            raise DiskFull(
+                f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder"
+            ) from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space"
+        ) from error
     finally:
         with suppress(OSError):  # after success it is gone
             part.unlink()
@@ -42,7 +46,9 @@ def check_id(sample_id: Any) -> str:
     if not text.strip() or text != text.strip():
         raise UserError(f"id {sample_id!r} is empty or has spaces around it; expected a short name or a number")
     if any(sign in text for sign in '/\\:*?"<>|') or ".." in text or text.startswith("."):
-        raise UserError(f'id {sample_id!r} cannot be a file name; expected no / \\ : * ? " < > | and no ".." and no dot in front')
+        raise UserError(
+            f'id {sample_id!r} cannot be a file name; expected no / \\ : * ? " < > | and no ".." and no dot in front'
+        )
     if any(unicodedata.category(character).startswith("C") for character in text):
         raise UserError(f"id {sample_id!r} holds control characters; expected printable ones")
     if len(text.encode()) > MAX_ID_BYTES:

@@ -37,7 +37,9 @@ def open_image(path: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError on broken files
         if path.is_file() and path.stat().st_size == 0:
             raise UserError(f"The image {path} is empty (0 bytes)") from None
-        reason = "not an image, or of an unknown kind" if "identify" in str(error) else str(error) or type(error).__name__
+        reason = (
+            "not an image, or of an unknown kind" if "identify" in str(error) else str(error) or type(error).__name__
+        )
         raise UserError(f"The image {path} cannot be read: {' '.join(reason.split())}") from error
 
 

@@ -101,12 +101,17 @@ def leave(code: int) -> NoReturn:
 def refuse_many(stage: str) -> None:
     """Raises UserError if this is one process of many: only batch divides its work."""
     if _number_of_processes() > 1:
-        raise UserError(f"stage={stage} runs in one process: start it with python, without a launcher (only stage=batch runs in many)")
+        raise UserError(
+            f"stage={stage} runs in one process: start it with python, without a launcher (only stage=batch runs in many)"
+        )
 
 
 @contextmanager
 def only_run(folder: Path, run: Processes) -> Iterator[None]:
-    """Within the block, no other run may enter it for the same folder. Raises UserError in all processes if one is there already."""
+    """Within the block, no other run may enter it for the same folder.
+
+    Raises UserError in all processes if one is there already.
+    """
     lock = FileLock(folder / LOCK, timeout=0)
     taken = True
     try:

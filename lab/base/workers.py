@@ -3,8 +3,8 @@
     for path, outcome in in_workers(partial(analyze_file, logic=logic), paths, workers_of(cfg)):
         ...
 
-Only a few items are under way at any time, so that memory does not grow with their number. The workers come from a server process
-that has imported torch once and runs no threads: forking this one, whose libraries may, could hang.
+Only a few items are under way at any time, so that memory does not grow with their number. The workers come from a
+server process that has imported torch once and runs no threads: forking this one, whose libraries may, could hang.
 """
 
 import multiprocessing
@@ -41,11 +41,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_workers(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[Item, Result]]:
+def in_workers(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
+) -> Iterator[tuple[Item, Result]]:
     """Each item and what the function makes of it, in order; with one worker, in this process.
 
-    The function and its results must be fit to be pickled. An exception of the function is raised here, and ends the work.
-    Raises UserError if a worker is killed.
+    The function and its results must be fit to be pickled. An exception of the function is raised here, and ends the
+    work. Raises UserError if a worker is killed.
     """
     count = worker_count(workers, len(items))
     if count == 1:
@@ -66,8 +68,9 @@ def in_workers(function: Callable[[Item], Result], items: Sequence[Item], worker
 def done_elsewhere(function: Callable[[Item], Result], count: int) -> Iterator[Callable[[Item], Result]]:
     """The function, to be called from any thread: it runs in one of `count` worker processes, or with 0 in this one.
 
-    For threads that would hold each other up, as only one of a process's can run Python. The function, its argument and its
-    results must be fit to be pickled; the function is sent to each worker once. Raises UserError if a worker is killed.
+    For threads that would hold each other up, as only one of a process's can run Python. The function, its argument and
+    its results must be fit to be pickled; the function is sent to each worker once. Raises UserError if a worker is
+    killed.
     """
     if count == 0:
         yield function
@@ -114,7 +117,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "analyze", "lab.batch"])
+    context.set_forkserver_preload(["torch", "analyze", "lab.batch.run"])
     return context
 
 

@@ -8,17 +8,24 @@ from itertools import islice
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from collector import Answers, ask, ask_apart
+from collector import PendingRecords, ask, ask_one_by_one
 from conf.schema import ModelConfig
 from lab.attention.capture import attention_name
 from lab.base.errors import reason
-from lab.batch.rows import Prepared
+from lab.batch.rows import ReadyRow
 from llava.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
-CPU_TOKENS = {"eager": 1024, "fused": 2560}  # image tokens, about, of one forward on a CPU, where larger ones are not faster
-FIRST, MOST, FULL = 8, 64, 0.8  # images in the first forward on a GPU; in the largest; share of the memory that may be used
+CPU_TOKENS = {
+    "eager": 1024,
+    "fused": 2560,
+}  # image tokens, about, of one forward on a CPU, where larger ones are not faster
+FIRST, MOST, FULL = (
+    8,
+    64,
+    0.8,
+)  # images in the first forward on a GPU; in the largest; share of the memory that may be used
 
 
 def automatic_size(loaded: LoadedModel) -> int:
@@ -29,7 +36,7 @@ def automatic_size(loaded: LoadedModel) -> int:
     return 1 << min(fitting, FIRST).bit_length() - 1
 
 
-class Asking:
+class AdaptiveBatcher:
     """Asks prepared rows in batches of `size` images; `grows` lets the size double while memory is left.
 
     `apart` asks every prompt in a forward of its own.
@@ -42,7 +49,7 @@ class Asking:
         if self.grows:
             torch.cuda.reset_peak_memory_stats(loaded.device)  # loading may have taken more than a forward will
 
-    def answers(self, rows: Iterable[Prepared]) -> Iterator[tuple[Prepared, Answers | None, int]]:
+    def answers(self, rows: Iterable[ReadyRow]) -> Iterator[tuple[ReadyRow, PendingRecords | None, int]]:
         """Each row with its answers and its number among them; without answers if `failed` says why it has none."""
         remaining = iter(rows)
         while batch := list(islice(remaining, self.size)):
@@ -50,7 +57,7 @@ class Asking:
             if askable := [row for row in batch if row.question is not None]:
                 yield from self._asked(askable)
 
-    def _asked(self, batch: Sequence[Prepared]) -> Iterator[tuple[Prepared, Answers | None, int]]:
+    def _asked(self, batch: Sequence[ReadyRow]) -> Iterator[tuple[ReadyRow, PendingRecords | None, int]]:
         problem = None
         try:
             answers = self._forward(batch)
@@ -73,16 +80,20 @@ class Asking:
         for half in halves:
             yield from self._asked(half)
 
-    def _forward(self, batch: Sequence[Prepared]) -> Answers:
+    def _forward(self, batch: Sequence[ReadyRow]) -> PendingRecords:
         questions = [row.question for row in batch if row.question is not None]
-        return ask_apart(self.loaded, questions[0], self.config) if self.apart else ask(self.loaded, questions, self.config)
+        return (
+            ask_one_by_one(self.loaded, questions[0], self.config)
+            if self.apart
+            else ask(self.loaded, questions, self.config)
+        )
 
-    def _failed(self, row: Prepared, problem: Exception) -> Prepared:
+    def _failed(self, row: ReadyRow, problem: Exception) -> ReadyRow:
         if should_reduce_batch_size(problem):
             text = "out of memory, although it was asked alone: use a larger device, model.dtype=float16, or model.attention=fused"
         else:
             text = reason(problem)
-        return Prepared(failed=[*row.failed, *((sample, text) for sample in row.samples)])
+        return ReadyRow(failed=[*row.failed, *((sample, text) for sample in row.samples)])
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.loaded.device) if self.loaded.device.type == "cuda" else 0
@@ -98,7 +109,7 @@ class Asking:
         self.size, self.grows = (min(2 * self.size, MOST), 2 * self.size < MOST) if fits else (self.size, False)
 
 
-def _halves(batch: Sequence[Prepared]) -> list[list[Prepared]]:
+def _halves(batch: Sequence[ReadyRow]) -> list[list[ReadyRow]]:
     """The rows in two parts or, of one row, its expressions; none if nothing is left to part."""
     if len(batch) > 1:
         middle = len(batch) // 2
@@ -111,9 +122,13 @@ def _halves(batch: Sequence[Prepared]) -> list[list[Prepared]]:
     parts = (slice(None, middle), slice(middle, len(row.samples)))
     return [
         [
-            Prepared(
+            ReadyRow(
                 row.samples[part],
-                replace(question, queries=question.queries[part], prompts=(*question.prompts[: len(question.queries)][part], *generic)),
+                replace(
+                    question,
+                    queries=question.queries[part],
+                    prompts=(*question.prompts[: len(question.queries)][part], *generic),
+                ),
                 row.failed if part.start is None else [],
             )
         ]

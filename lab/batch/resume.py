@@ -1,4 +1,6 @@
-"""What a run does with a record, new or found: rank it and, if asked for, draw it; and which records of an earlier run will do."""
+"""What a run does with a record, new or found: rank it and, if asked for, draw it; and which records of an earlier run
+will do.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,13 +19,17 @@ from lab.stages.common import wants_generic
 from lab.stages.finish import finish
 
 
-def finish_records(cfg: Config, folder: Path, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, str | None]]:
+def finish_records(
+    cfg: Config, folder: Path, samples: Sequence[Sample], *, workers: int
+) -> Iterator[tuple[Sample, str | None]]:
     """The samples whose record is there and will do, each with None if it is finished or else why it could not be.
 
     They are read in worker processes. Raises DiskFull.
     """
     files = [sample for sample in samples if any((folder / f"{sample.id}{ending}").exists() for ending in ENDINGS)]
-    outcomes = in_workers(partial(_finished, cfg=cfg, folder=folder), files, min(workers, worker_count(None, len(files))))
+    outcomes = in_workers(
+        partial(_finished, cfg=cfg, folder=folder), files, min(workers, worker_count(None, len(files)))
+    )
     for sample, (there, error) in progress(outcomes, "resume", total=len(files)):
         if there:
             yield sample, error

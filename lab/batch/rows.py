@@ -1,7 +1,7 @@
 """From samples to questions: which expressions share an image, in which order they are asked, and images read ahead.
 
-Batches are planned before anything runs and from all samples, so that a batch, and so a record, does not depend on the number
-of processes.
+Batches are planned before anything runs and from all samples, so that a batch, and so a record, does not depend on the
+number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,30 +23,37 @@ Row = tuple[Sample, ...]  # samples of one image that are asked together
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class ReadyRow:
     """A row as a worker process hands it over: what can be asked, and why the rest cannot."""
 
     samples: Row = ()
     question: Question | None = None
     failed: list[tuple[Sample, str]] = field(default_factory=list)
 
-    def pin_memory(self) -> "Prepared":
+    def pin_memory(self) -> "ReadyRow":
         return replace(self, question=self.question.pin_memory()) if self.question else self
 
 
 def plan_rows(samples: Sequence[Sample], *, share_image: bool) -> list[Row]:
-    """Samples of one image together, if they may share it, and rows of similar length beside each other, the longest first.
+    """Samples of one image together, if they may share it, and rows of similar length beside each other, the longest
+    first.
 
     The longest first: if memory does not suffice, it shows at once.
     """
     groups: dict[Any, list[Sample]] = {}
     for number, sample in enumerate(samples):
         groups.setdefault(str(sample.image_file) if share_image else number, []).append(sample)
-    rows = [tuple(group[i : i + MOST_EXPRESSIONS]) for group in groups.values() for i in range(0, len(group), MOST_EXPRESSIONS)]
-    return sorted(rows, key=lambda row: -sum(len(sample.query) + 8 for sample in row))  # 8: the template's part; the sort is stable
+    rows = [
+        tuple(group[i : i + MOST_EXPRESSIONS])
+        for group in groups.values()
+        for i in range(0, len(group), MOST_EXPRESSIONS)
+    ]
+    return sorted(
+        rows, key=lambda row: -sum(len(sample.query) + 8 for sample in row)
+    )  # 8: the template's part; the sort is stable
 
 
-class Preparing(Dataset):
+class RowDataset(Dataset):
     """Rows as questions; an image that cannot be read or an expression that cannot be asked fails its own samples only."""
 
     def __init__(self, rows: Sequence[Row], loaded: LoadedModel, config: ModelConfig, *, generic: bool) -> None:
@@ -56,19 +63,21 @@ class Preparing(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Prepared:
+    def __getitem__(self, number: int) -> ReadyRow:
         failed: list[tuple[Sample, str]] = []
         asked = [(sample, prompt) for sample in self.rows[number] if (prompt := self._prompt(sample, failed))]
         if not asked:
-            return Prepared(failed=failed)
+            return ReadyRow(failed=failed)
         samples, prompts = zip(*asked, strict=True)
         try:
             image, image_file = open_image(samples[0].image_file), str(samples[0].image_file)
             queries = [sample.query for sample in samples]
-            question = prepare(self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic, prompts=prompts)
+            question = prepare(
+                self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic, prompts=prompts
+            )
         except Exception as error:  # one image must not end the others' run
-            return Prepared(failed=failed + [(sample, reason(error)) for sample in samples])
-        return Prepared(samples, question, failed)
+            return ReadyRow(failed=failed + [(sample, reason(error)) for sample in samples])
+        return ReadyRow(samples, question, failed)
 
     def _prompt(self, sample: Sample, failed: list[tuple[Sample, str]]) -> Prompt | None:
         try:
@@ -78,6 +87,8 @@ class Preparing(Dataset):
             return None
 
 
-def feed(rows: Preparing, *, workers: int, pin: bool) -> Iterator[Prepared]:
+def feed(rows: RowDataset, *, workers: int, pin: bool) -> Iterator[ReadyRow]:
     """The rows in order, prepared in so many worker processes (0: in this one), up to two ahead of the caller in each."""
-    yield from DataLoader(rows, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)
+    yield from DataLoader(
+        rows, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None
+    )

@@ -3,9 +3,9 @@
     python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
     accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
 
-Images are read ahead in worker processes, expressions on one image are asked together, and records are written while the model
-goes on, by a thread or, beside a GPU, by processes; `summary.json` tells how long it waited for them. Batches are planned from all
-samples before anything runs, so that a record does not depend on the number of processes.
+Images are read ahead in worker processes, expressions on one image are asked together, and records are written while
+the model goes on, by a thread or, beside a GPU, by processes; `summary.json` tells how long it waited for them. Batches
+are planned from all samples before anything runs, so that a record does not depend on the number of processes.
 """
 
 import logging
@@ -30,9 +30,9 @@ from lab.stages.common import wants_generic
 from lab.stages.finish import finish
 
 if TYPE_CHECKING:
-    from collector import Answers
-    from lab.batch.batcher import Asking
-    from lab.batch.rows import Prepared, Row
+    from collector import PendingRecords
+    from lab.batch.batcher import AdaptiveBatcher
+    from lab.batch.rows import ReadyRow, Row
     from lab.records.record import Record
     from llava.model.loaded import LoadedModel
 
@@ -70,20 +70,28 @@ class Outcome:
         self.errors.append({"id": sample.id, "line": sample.line, "error": why})
 
 
-def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
-    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into `outcome`."""
-    from lab.batch.batcher import Asking, automatic_size
-    from lab.batch.rows import Preparing, feed
+def collect_rows(
+    cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome
+) -> None:
+    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into
+    `outcome`.
+    """
+    from lab.batch.batcher import AdaptiveBatcher, automatic_size
+    from lab.batch.rows import RowDataset, feed
 
     size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
     apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
-    asking = Asking(loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart)
+    asking = AdaptiveBatcher(
+        loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart
+    )
     accelerated = loaded.device.type != "cpu"
     if not accelerated:
         keep_freed_memory()
     mine = max(1, cores() // run.local_world)
     workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
-    waiting = Waiting(feed(Preparing(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated))
+    waiting = Waiting(
+        feed(RowDataset(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated)
+    )
     threads, elsewhere = writers(cfg, mine, accelerated=accelerated)
     with (
         done_elsewhere(partial(write_row, cfg=cfg, folder=folder), elsewhere) as write,
@@ -96,15 +104,15 @@ def collect_rows(cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequen
 
 
 class Waiting:
-    """Prepared rows, and the seconds that were spent waiting for them."""
+    """ReadyRow rows, and the seconds that were spent waiting for them."""
 
-    def __init__(self, rows: "Iterator[Prepared]") -> None:
+    def __init__(self, rows: "Iterator[ReadyRow]") -> None:
         self.rows, self.seconds = rows, 0.0
 
     def __iter__(self) -> "Waiting":
         return self
 
-    def __next__(self) -> "Prepared":
+    def __next__(self) -> "ReadyRow":
         began = time.perf_counter()
         try:
             return next(self.rows)
@@ -113,7 +121,8 @@ class Waiting:
 
 
 def writers(cfg: Config, cores: int, *, accelerated: bool) -> tuple[int, int]:
-    """How many threads hand answers over, and how many processes rank and write them; with 0 processes the threads do it.
+    """How many threads hand answers over, and how many processes rank and write them; with 0 processes the threads do
+    it.
 
     A GPU can answer more in a second than one process can rank and write; a CPU cannot.
     """
@@ -124,7 +133,9 @@ def writers(cfg: Config, cores: int, *, accelerated: bool) -> tuple[int, int]:
     return max(1, processes), processes
 
 
-def _answered(asking: "Asking", prepared: "Iterator[Prepared]", write: "Write", writer: Writer, outcome: Outcome) -> Iterator[Sample]:
+def _answered(
+    asking: "AdaptiveBatcher", prepared: "Iterator[ReadyRow]", write: "Write", writer: Writer, outcome: Outcome
+) -> Iterator[Sample]:
     """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
     for row, answers, number in asking.answers(prepared):
         for sample, why in row.failed:
@@ -135,9 +146,11 @@ def _answered(asking: "Asking", prepared: "Iterator[Prepared]", write: "Write", 
             yield from row.samples
 
 
-def _hand_over(write: "Write", samples: "Row", answers: "Answers", number: int, outcome: Outcome) -> None:
+def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number: int, outcome: Outcome) -> None:
     """Waits for the answers of one row and has them written; runs in a writer's thread. Raises DiskFull."""
-    for sample, problem in zip(samples, write((samples, answers.of(number))), strict=False):  # it ends early if the disk is full
+    for sample, problem in zip(
+        samples, write((samples, answers.of(number))), strict=False
+    ):  # it ends early if the disk is full
         if isinstance(problem, DiskFull):
             raise problem
         if problem is None:
@@ -147,7 +160,10 @@ def _hand_over(write: "Write", samples: "Row", answers: "Answers", number: int, 
 
 
 def write_row(written: "Written", cfg: Config, folder: Path) -> "Problems":
-    """Ranks the records of some samples and writes their files; for each sample None, or why it failed. A full disk ends the list."""
+    """Ranks the records of some samples and writes their files; for each sample None, or why it failed.
+
+    A full disk ends the list.
+    """
     problems: Problems = []
     for sample, record in zip(*written, strict=True):
         try:

@@ -1,13 +1,13 @@
-"""What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention, record_format.
+"""What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention,
+record_format.
 
-    kept = as_stored(record, cfg)                # what the file will hold; rank and draw this, so that a later reading finds the same
-    path = write_record(folder, "bird", kept, cfg)
-    find_record(folder, "bird")                  # bird.pkl or bird.pkl.gz
-    serves(load_record(path), cfg)               # whether an earlier run's record holds all that this run wants of it
-    tell_disk_use(disk_use((32, 32), 576, "float16", cfg, samples=1000), folder)
+    kept = as_stored(record, cfg)                # what the file will hold; rank and draw this, so that a later reading
+    finds the same path = write_record(folder, "bird", kept, cfg) find_record(folder, "bird")                  #
+    bird.pkl or bird.pkl.gz serves(load_record(path), cfg)               # whether an earlier run's record holds all
+    that this run wants of it tell_disk_use(disk_use((32, 32), 576, "float16", cfg, samples=1000), folder)
 
-float16 holds every bfloat16 weight from 2^-14 up exactly, as it has more digits and no weight exceeds 1; smaller weights are off
-by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themselves.
+float16 holds every bfloat16 weight from 2^-14 up exactly, as it has more digits and no weight exceeds 1; smaller
+weights are off by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themselves.
 """
 
 import logging
@@ -22,7 +22,7 @@ from analyze import Head, attention_sums, chosen_heads, measure_heads, rank_head
 from conf.schema import Config, DataConfig
 from lab.base.chunks import cast
 from lab.records.record import Record, head_index
-from lab.records.subset import Partial, settings_of
+from lab.records.subset import HeadSubset, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
-BYTES_OF_SCORES = 16  # per head: the four scores of a Partial, two bytes more or less
+BYTES_OF_SCORES = 16  # per head: the four scores of a HeadSubset, two bytes more or less
 
 
 BYTES_BESIDE = 2500  # of a file: meta and how things are spelled
@@ -46,13 +46,17 @@ BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
 def stored_dtype(dtype: str, data: DataConfig) -> str:
-    """The precision that records of a model of `dtype` are stored in: `data.save_dtype` or, without it, 16 bits as 16, else float32."""
+    """The precision that records of a model of `dtype` are stored in: `data.save_dtype` or, without it, 16 bits as 16,
+    else float32.
+    """
     return data.save_dtype or ("float32" if dtype == "float32" else "float16")
 
 
 def at_precision(record: Record, data: DataConfig) -> Record:
     """The record with its weights, and its precision, as its file will hold them."""
-    dtype = stored_dtype(str(record.meta.get("dtype") or record.dtype), data)  # fused attention gives float32 whatever the model's
+    dtype = stored_dtype(
+        str(record.meta.get("dtype") or record.dtype), data
+    )  # fused attention gives float32 whatever the model's
     if dtype == record.dtype:
         return record
     import torch
@@ -60,51 +64,68 @@ def at_precision(record: Record, data: DataConfig) -> Record:
     def rounded(weights: np.ndarray) -> np.ndarray:
         return cast(cast(torch.from_numpy(weights), getattr(torch, dtype)), torch.float32).numpy()
 
-    return replace(record, attn=rounded(record.attn), generic=None if record.generic is None else rounded(record.generic), dtype=dtype)
+    return replace(
+        record,
+        attn=rounded(record.attn),
+        generic=None if record.generic is None else rounded(record.generic),
+        dtype=dtype,
+    )
 
 
 def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
     """The record with the maps of these heads only, and the scores of all heads by `cfg.logic.entropy`."""
     shape = record.num_layers, record.num_heads
     sums = attention_sums(record).astype(np.float32)  # loses nothing: they are values of the record's precision
-    entropy, components, bottom_row = (c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), cfg.logic.entropy))
-    partial = Partial(tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(cfg.logic.entropy))
+    entropy, components, bottom_row = (
+        c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), cfg.logic.entropy)
+    )
+    subset = HeadSubset(
+        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(cfg.logic.entropy)
+    )
 
     def only(weights: np.ndarray) -> np.ndarray:
         kept = np.zeros_like(weights)
         kept[head_index(heads)] = weights[head_index(heads)]
         return kept
 
-    return replace(record, attn=only(record.attn), generic=None if record.generic is None else only(record.generic), partial=partial)
+    return replace(
+        record,
+        attn=only(record.attn),
+        generic=None if record.generic is None else only(record.generic),
+        subset=subset,
+    )
 
 
 def as_stored(record: Record, cfg: Config) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
     record = at_precision(record, cfg.data)
-    if cfg.data.save_attention == "all" or record.partial is not None:
+    if cfg.data.save_attention == "all" or record.subset is not None:
         return record
     return with_maps_of(record, wanted_heads(record, cfg), cfg)
 
 
 def wanted_heads(record: Record, cfg: Config) -> list[Head]:
-    """The heads whose maps the configuration keeps of a record: those that make the heat map, or with save_attention=none, none."""
+    """The heads whose maps the configuration keeps of a record: those that make the heat map, or with
+    save_attention=none, none.
+    """
     if cfg.data.save_attention == "none":
         return []
     return chosen_heads(record, rank_heads(record, cfg.logic), cfg.logic, cfg.model.localization_heads)
 
 
 def serves(record: Record, cfg: Config) -> bool:
-    """Whether a stored record holds all that the configuration would keep of the sample, so that it need not be collected again.
+    """Whether a stored record holds all that the configuration would keep of the sample, so that it need not be
+    collected again.
 
     More than that is fine: a full record serves every `save_attention`.
     """
     if cfg.data.save_dtype == "float32" and record.dtype != "float32":
         return False
-    if record.partial is None:
+    if record.subset is None:
         return True
-    if cfg.data.save_attention == "all" or record.partial.entropy != settings_of(cfg.logic.entropy):
+    if cfg.data.save_attention == "all" or record.subset.entropy != settings_of(cfg.logic.entropy):
         return False
-    return set(wanted_heads(record, cfg)) <= set(record.partial.heads)
+    return set(wanted_heads(record, cfg)) <= set(record.subset.heads)
 
 
 # how much room
@@ -130,7 +151,9 @@ class DiskUse:
         return f"{self.records:,} records of {most}{each}: {total}; rankings: at most {size(self.records * self.ranking_bytes)}"
 
 
-def disk_use(shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, samples: int, generic: bool = False) -> DiskUse:
+def disk_use(
+    shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, samples: int, generic: bool = False
+) -> DiskUse:
     """What `samples` records of a model take.
 
     Args:
@@ -140,11 +163,17 @@ def disk_use(shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, sa
         generic: whether the records hold the generic prompt's attention too.
     """
     every = shape[0] * shape[1]
-    fixed = len(cfg.logic.heads) if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset" else cfg.logic.top_k
+    fixed = (
+        len(cfg.logic.heads)
+        if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset"
+        else cfg.logic.top_k
+    )
     kept = {"all": every, "selected": fixed, "none": 0}[cfg.data.save_attention]
     weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, cfg.data)]) * (2 if generic else 1)
     scores = 0 if cfg.data.save_attention == "all" else every * BYTES_OF_SCORES
-    return DiskUse(samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz")
+    return DiskUse(
+        samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz"
+    )
 
 
 def tell_disk_use(use: DiskUse, folder: Path) -> bool:
@@ -153,10 +182,14 @@ def tell_disk_use(use: DiskUse, folder: Path) -> bool:
     free = shutil.disk_usage(there).free
     print(f"{use}; {size(free)} free in {folder}")
     if use.records * use.record_bytes > free and not use.compressed:
-        log.warning("that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another data.output_dir")
+        log.warning(
+            "that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another data.output_dir"
+        )
         return False
     if use.most > free:
-        log.warning("that may not fit: the run stops when the disk is full, and the same command continues where it stopped")
+        log.warning(
+            "that may not fit: the run stops when the disk is full, and the same command continues where it stopped"
+        )
     return use.most <= free
 
 

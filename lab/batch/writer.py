@@ -15,8 +15,8 @@ class Writer:
 
     Without threads `put` itself runs them: windows can be opened from the main thread only.
 
-    A UserError in a task is one that ends the run (a full disk): it is raised by the next `put`, or at the end of the block,
-    and the tasks still waiting are dropped.
+    A UserError in a task is one that ends the run (a full disk): it is raised by the next `put`, or at the end of the
+    block, and the tasks still waiting are dropped.
 
         with Writer(threads=2, ahead=16) as writer:
             writer.put(lambda: save_record(path, record))

@@ -1,8 +1,8 @@
 """Prints how fast this machine collects and ranks, as a table and as JSON.
 
-python -m lab.bench                                        # ranking and commands, then collecting at sizes picturebook and 1/8
-python -m lab.bench --size 7b --batch 1 8 auto --limit     # a GPU: LLaVA-1.5-7B's shapes, random weights
-python -m lab.bench --size 1/8 --images 8 --json bench.json
+python -m lab.bench                                        # ranking and commands, then collecting at sizes picturebook
+and 1/8 python -m lab.bench --size 7b --batch 1 8 auto --limit     # a GPU: LLaVA-1.5-7B's shapes, random weights python
+-m lab.bench --size 1/8 --images 8 --json bench.json
 """
 
 import argparse
@@ -40,14 +40,20 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench", description="How fast this machine collects and ranks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.bench", description="How fast this machine collects and ranks."
+    )
     choices = (RANKING, PICTUREBOOK, *SIZES)
-    parser.add_argument("--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured")
+    parser.add_argument(
+        "--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured"
+    )
     parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
     batches = "images in one forward, or auto (default: 1 auto)"
     parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
-    parser.add_argument("--limit", action="store_true", help="also measure the rate of matrix products, and the share that is reached")
+    parser.add_argument(
+        "--limit", action="store_true", help="also measure the rate of matrix products, and the share that is reached"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--json", help="file for the numbers")
     return parser.parse_args()
@@ -74,7 +80,10 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
         forward = min(sum(one.seconds[part] for part in ("tower", "LM", "capture")) for one in fused)
         limit = ways["fused"].run(ceiling.limit, forward, images[0]) if options.limit else {}
     print(f"{size}: {about['model']}")
-    print(table(("way, images x expressions", "samples/s", "x stock", "peak, MB", "x stock", "RSS, MB"), _rows(found)), end="\n\n")
+    print(
+        table(("way, images x expressions", "samples/s", "x stock", "peak, MB", "x stock", "RSS, MB"), _rows(found)),
+        end="\n\n",
+    )
     print(table(("ms per sample", *PARTS, "waited"), _part_rows(found)), end="\n\n")
     if limit:
         print(", ".join(f"{name}: {value:.3g}" for name, value in limit.items()), end="\n\n")
@@ -95,7 +104,10 @@ def _rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[objec
 
 
 def _part_rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[object, ...]]:
-    return [(case.name, *(f"{1000 * one.seconds.get(part, 0):.1f}" for part in (*PARTS, "waited"))) for case, one in found.items()]
+    return [
+        (case.name, *(f"{1000 * one.seconds.get(part, 0):.1f}" for part in (*PARTS, "waited")))
+        for case, one in found.items()
+    ]
 
 
 def _seconds(seconds: float) -> str:

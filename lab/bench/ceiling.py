@@ -21,7 +21,9 @@ def about(loaded: LoadedModel, _cfg: Any) -> dict[str, str]:
 
 
 def limit(loaded: LoadedModel, _cfg: Any, seconds: float, image: Path) -> dict[str, float]:
-    """The rate of plain matrix products in the model's own shapes, and its share that a forward of fused attention in `seconds` reaches."""
+    """The rate of plain matrix products in the model's own shapes, and its share that a forward of fused attention in
+    `seconds` reaches.
+    """
     use_attention(loaded.model, "fused")
     question = prepare(loaded, open_image(image), collecting.EXPRESSIONS[:1])
     with FlopCounterMode(display=False) as counter:

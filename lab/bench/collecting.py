@@ -1,8 +1,8 @@
 """Collecting records in every way, on one model: how many samples a second, how much memory, and where the time goes.
 
-`stock` is how the published code works, written plainly, but with the model loaded once: one sample at a time, every layer's full
-map kept by `output_attentions=True`, all of them stacked, the last row cut out, ranked by loops, pickled. `eager` and `fused` run
-`stage=batch`'s own code.
+`stock` is how the published code works, written plainly, but with the model loaded once: one sample at a time, every
+layer's full map kept by `output_attentions=True`, all of them stacked, the last row cut out, ranked by loops, pickled.
+`eager` and `fused` run `stage=batch`'s own code.
 """
 
 import pickle
@@ -18,20 +18,20 @@ import torch
 from PIL import Image
 
 import collector
-import lab.attention
-import lab.batch
-import lab.feed
-import lab.resume
-from collector import Answers, prepare
+import lab.attention.capture
+import lab.batch.rows
+import lab.batch.run
+import lab.stages.finish
+from collector import PendingRecords, prepare
 from lab.attention.capture import use_attention
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.base.images import open_image
+from lab.bench import reference_rules
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
 from lab.picturebook.make import samples as drawn_scenes
 from llava.model.loaded import LoadedModel
-from tests import reference_rules
 
 EXPRESSIONS = (
     "the man in the blue shirt on the left",
@@ -76,7 +76,12 @@ class Measured:
 
 def cases(batches: Sequence[int | None] = (1, None)) -> list[Case]:
     """stock, eager and fused; so many images in one forward; one and seven expressions on an image."""
-    ours = [Case(attention, batch, n) for attention in ("eager", "fused") for batch in batches for n in (1, len(EXPRESSIONS))]
+    ours = [
+        Case(attention, batch, n)
+        for attention in ("eager", "fused")
+        for batch in batches
+        for n in (1, len(EXPRESSIONS))
+    ]
     return [Case("stock", 1, 1), Case("stock", 1, len(EXPRESSIONS)), *ours]
 
 
@@ -95,7 +100,9 @@ def asked(images: list[Path], expressions: int) -> list[Sample]:
 
 
 def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> float:
-    """Collects, ranks and writes a record for every expression on every image; the seconds that the model stood still meanwhile."""
+    """Collects, ranks and writes a record for every expression on every image; the seconds that the model stood still
+    meanwhile.
+    """
     samples = asked(case.images(images), case.expressions)
     use_attention(loaded.model, "eager" if case.attention == "stock" else case.attention)
     if case.attention == "stock":
@@ -103,9 +110,11 @@ def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], fold
             stock(loaded, sample, folder / f"{sample.id}.pkl")
         return 0.0
     cfg.data.batch_size = case.batch
-    rows = lab.feed.plan_rows(samples, share_image=True)
-    outcome = lab.batch.Outcome()
-    lab.batch.collect_rows(cfg, loaded, folder, rows, lab.batch.Processes(rank=1, world=2), outcome)  # not the main one: no progress bar
+    rows = lab.batch.rows.plan_rows(samples, share_image=True)
+    outcome = lab.batch.run.Outcome()
+    lab.batch.run.collect_rows(
+        cfg, loaded, folder, rows, lab.batch.run.Processes(rank=1, world=2), outcome
+    )  # not the main one: no progress bar
     if outcome.errors:
         raise UserError(f"{case.name}: {outcome.errors[0]['error']}")
     return sum(outcome.waited.values())
@@ -117,7 +126,12 @@ def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
     packed = pack([question.prompts]).to(loaded.device)
     with torch.inference_mode():
         pixels = question.pixels.to(loaded.device, loaded.dtype)
-        output = loaded.model(input_ids=packed.ids, attention_mask=torch.ones_like(packed.ids), pixel_values=pixels, output_attentions=True)
+        output = loaded.model(
+            input_ids=packed.ids,
+            attention_mask=torch.ones_like(packed.ids),
+            pixel_values=pixels,
+            output_attentions=True,
+        )
         maps = torch.stack([attention[0] for attention in output.attentions])  # [layers, heads, queries, keys]
         attn = maps[:, :, -1:, packed.columns].cpu()
     reference_rules.ranking(attn)
@@ -131,7 +145,9 @@ def warm(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: 
 
 
 def seconds(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> tuple[float, float]:
-    """How long one run takes, until its last file is written, and how much of that the model waited for images and writers."""
+    """How long one run takes, until its last file is written, and how much of that the model waited for images and
+    writers.
+    """
     began = time.perf_counter()
     waited = run_case(loaded, cfg, case, images, folder)
     synchronize(loaded.device)
@@ -160,18 +176,20 @@ def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, floa
     device = loaded.device
     with ExitStack() as stack:
         for name, place, attribute in (
-            ("decode", lab.feed, "prepare"),
-            ("decode", lab.feed, "open_image"),
-            ("decode", lab.feed, "make_prompt"),
-            ("capture", lab.attention, "wanted_weights"),
-            ("capture", lab.attention, "_picked"),
+            ("decode", lab.batch.rows, "prepare"),
+            ("decode", lab.batch.rows, "open_image"),
+            ("decode", lab.batch.rows, "make_prompt"),
+            ("capture", lab.attention.capture, "wanted_weights"),
+            ("capture", lab.attention.capture, "_picked"),
             ("capture", collector, "_stacked"),
-            ("copy", Answers, "of"),
-            ("analyze", lab.resume, "rank_heads"),
-            ("write", lab.batch, "write_record"),
-            ("write", lab.resume, "write_ranking"),
+            ("copy", PendingRecords, "of"),
+            ("analyze", lab.stages.finish, "rank_heads"),
+            ("write", lab.batch.run, "write_record"),
+            ("write", lab.stages.finish, "write_ranking"),
         ):
-            stack.enter_context(mock.patch.object(place, attribute, _timed(getattr(place, attribute), name, took, device)))
+            stack.enter_context(
+                mock.patch.object(place, attribute, _timed(getattr(place, attribute), name, took, device))
+            )
         stack.enter_context(_timed_module(loaded.model.model.vision_tower, "tower", took, device))
         stack.enter_context(_timed_module(loaded.model.model.language_model, "LM", took, device))
         run()

@@ -1,7 +1,7 @@
 """A process of its own for each way to collect, with its own copy of the model.
 
-They take turns, so that whatever slows the machine for a while slows all of them, and what one leaves in memory hides nothing of
-another's.
+They take turns, so that whatever slows the machine for a while slows all of them, and what one leaves in memory hides
+nothing of another's.
 """
 
 import multiprocessing
@@ -41,12 +41,16 @@ class Lane:
         try:
             return self._pool.submit(_run, function, tuple(self._overrides), arguments).result()
         except BrokenProcessPool as error:
-            raise UserError("the process that measures was killed, perhaps for want of memory: choose a smaller --size") from error
+            raise UserError(
+                "the process that measures was killed, perhaps for want of memory: choose a smaller --size"
+            ) from error
 
     def __enter__(self) -> "Lane":
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -54,11 +58,18 @@ class Lane:
 def open_lanes(overrides: list[str]) -> Iterator[dict[str, Lane]]:
     """A lane for each way: stock, eager, fused."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(Lane(overrides)) for name in dict.fromkeys(case.attention for case in collecting.cases())}
+        yield {
+            name: stack.enter_context(Lane(overrides))
+            for name in dict.fromkeys(case.attention for case in collecting.cases())
+        }
 
 
-def measure(lanes: dict[str, Lane], cases: list[Case], images: list[Path], folder: Path, repeats: int) -> Iterator[tuple[Case, Measured]]:
-    """Every case: the medians of `repeats` rounds in which each case runs once, then its memory and its parts in a run for each."""
+def measure(
+    lanes: dict[str, Lane], cases: list[Case], images: list[Path], folder: Path, repeats: int
+) -> Iterator[tuple[Case, Measured]]:
+    """Every case: the medians of `repeats` rounds in which each case runs once, then its memory and its parts in a run
+    for each.
+    """
 
     def each(function: Callable[..., Result]) -> list[Result]:
         return [lanes[case.attention].run(function, case, images, folder) for case in cases]

@@ -31,10 +31,11 @@ def describe(device: torch.device) -> str:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, int]:
-    """How many bytes a run takes at most, above what was in use before: those of tensors on the device, and those of the process.
+    """How many bytes a run takes at most, above what was in use before: those of tensors on the device, and those of
+    the process.
 
-    The former as torch counts them; on a CPU in a run of their own, under torch's profiler. The latter is resident memory, which
-    also holds what the C library keeps for later and depends on where it finds room.
+    The former as torch counts them; on a CPU in a run of their own, under torch's profiler. The latter is resident
+    memory, which also holds what the C library keeps for later and depends on where it finds room.
     """
     run()
     gc.collect()
@@ -71,8 +72,12 @@ def _status(key: str) -> int:
     raise KeyError(key)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, shapes: list[tuple[int, int, int]], seconds: float = 0.5) -> float:
-    """Floating point operations per second of plain matrix products [m, k] x [k, n], the ceiling of a model made of them."""
+def matmul_rate(
+    device: torch.device, dtype: torch.dtype, shapes: list[tuple[int, int, int]], seconds: float = 0.5
+) -> float:
+    """Floating point operations per second of plain matrix products [m, k] x [k, n], the ceiling of a model made of
+    them.
+    """
     operations = took = 0.0
     for m, k, n in shapes:
         a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)

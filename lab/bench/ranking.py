@@ -20,10 +20,10 @@ from bbox import localize
 from conf.schema import configuration
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
+from lab.bench import reference_rules
 from lab.records.files import save_record
 from lab.records.record import Record
 from llava.grid import Grid
-from tests import reference_rules
 
 LAYERS, HEADS, SIDE = 32, 32, 24  # LLaVA-1.5-7B
 
@@ -81,12 +81,16 @@ def measure() -> dict[str, float]:
         "the same by the literal rules, in loops": median_seconds(lambda: reference_rules.ranking(tensor), 3),
     }
     with tempfile.TemporaryDirectory() as folder:
-        numbers["draw and save the figure of three heads"] = median_seconds(draw(sample, Path(folder) / "figure.png"), 10)
+        numbers["draw and save the figure of three heads"] = median_seconds(
+            draw(sample, Path(folder) / "figure.png"), 10
+        )
         path = Path(folder) / "record.pkl"
         save_record(path, sample)
         out = f"data.output_dir={folder}"
         numbers["python pipeline.py stage=analyze, one record, start-up included"] = median_seconds(
             command("stage=analyze", f"data.attention_file={path}", out), 3
         )
-        numbers["python pipeline.py stage=pipeline (make demo after install)"] = median_seconds(command("stage=pipeline", out), 3)
+        numbers["python pipeline.py stage=pipeline (make demo after install)"] = median_seconds(
+            command("stage=pipeline", out), 3
+        )
     return numbers

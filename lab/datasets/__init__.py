@@ -1,6 +1,7 @@
 """Samples with ground truth, from every data set this tool reads. One sample is one expression about one image.
 
-python -m lab.datasets convert --help     # RefCOCO, RefCOCO+, RefCOCOg, ReasonSeg -> a JSONL file that stage=batch reads
+python -m lab.datasets convert --help     # RefCOCO, RefCOCO+, RefCOCOg, ReasonSeg -> a JSONL file that stage=batch
+reads
 
 for sample in read_jsonl(Path("refcoco_val.jsonl")):
     truth = read_truth(sample)            # box, mask, area; checked against the image

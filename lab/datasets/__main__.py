@@ -42,15 +42,25 @@ def make_parser() -> argparse.ArgumentParser:
     about = "Reads a data set, checks its boxes and masks against the images, and writes one JSON line per expression."
     parser = _Parser(prog="python -m lab.datasets", description="Data sets with ground truth.")
     commands = parser.add_subparsers(required=True, metavar="convert")
-    convert = commands.add_parser("convert", help="write a JSONL file that stage=batch reads", description=about, epilog=EXAMPLES)
+    convert = commands.add_parser(
+        "convert", help="write a JSONL file that stage=batch reads", description=about, epilog=EXAMPLES
+    )
     formats = convert.add_subparsers(required=True, metavar="FORMAT")
     for name, (read, source, options) in FORMATS.items():
         one = formats.add_parser(name, help=source, description=f"{about}\nSOURCE is a {source}.")
         one.add_argument("source", type=Path, metavar="SOURCE", help=source)
-        one.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSONL file to write; the paths in it are relative to it")
+        one.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="JSONL file to write; the paths in it are relative to it",
+        )
         for option, settings in options.items():
             one.add_argument(option, **settings)
-        one.add_argument("--final-period", action="store_true", help="end every expression in a full stop, as the paper's prompts do")
+        one.add_argument(
+            "--final-period", action="store_true", help="end every expression in a full stop, as the paper's prompts do"
+        )
         one.set_defaults(read=read)
     return parser
 
@@ -80,7 +90,9 @@ def summary(samples: Sequence[Sample]) -> str:
 
 
 def _refcoco(options: argparse.Namespace) -> Iterable[Sample]:
-    return read_refcoco(options.source, options.images, split=options.split, split_by=options.split_by, text=options.text)
+    return read_refcoco(
+        options.source, options.images, split=options.split, split_by=options.split_by, text=options.text
+    )
 
 
 def _hub(options: argparse.Namespace) -> Iterable[Sample]:
@@ -104,16 +116,29 @@ def _jsonl(options: argparse.Namespace) -> Iterable[Sample]:
         yield replace(sample, image_size=size)
 
 
-SPLIT: dict[str, Any] = {"required": True, "metavar": "NAME", "help": "train, val, test, testA, testB: what the data set has"}
+SPLIT: dict[str, Any] = {
+    "required": True,
+    "metavar": "NAME",
+    "help": "train, val, test, testA, testB: what the data set has",
+}
 FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, dict[str, dict[str, Any]]]] = {
     "refcoco": (
         _refcoco,
         "folder of RefCOCO, RefCOCO+ or RefCOCOg as distributed: refs(unc).p, instances.json",
         {
-            "--images": {"type": Path, "required": True, "metavar": "DIR", "help": "folder of COCO's train2014 pictures"},
+            "--images": {
+                "type": Path,
+                "required": True,
+                "metavar": "DIR",
+                "help": "folder of COCO's train2014 pictures",
+            },
             "--split": SPLIT,
             "--split-by": {"default": "unc", "metavar": "WHO", "help": "unc, google or umd: which refs file (unc)"},
-            "--text": {"choices": TEXTS, "default": "sent", "help": "the cleaned expression, or as it was typed (sent)"},
+            "--text": {
+                "choices": TEXTS,
+                "default": "sent",
+                "help": "the cleaned expression, or as it was typed (sent)",
+            },
         },
     ),
     "hub": (
@@ -122,7 +147,10 @@ FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, 
         {
             "--images": {"type": Path, "metavar": "DIR", "help": "where the pictures go (images, beside --out)"},
             "--split": SPLIT,
-            "--split-by": {"metavar": "WHO", "help": "unc, google or umd, where a split mixes two: val of RefCOCO and of RefCOCOg"},
+            "--split-by": {
+                "metavar": "WHO",
+                "help": "unc, google or umd, where a split mixes two: val of RefCOCO and of RefCOCOg",
+            },
         },
     ),
     "reasonseg": (_reasonseg, "folder of ReasonSeg: val/*.json beside val/*.jpg", {"--split": SPLIT}),

@@ -1,7 +1,9 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside: lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on the hub.
+"""RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside: lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on
+the hub.
 
-A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w, h],
-`segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample per expression.
+A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w,
+h], `segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample
+per expression.
 
 Some of its splits put two divisions of the same refs into one, in this order, so that a split_by must be chosen:
 
@@ -49,10 +51,11 @@ ROWS_AT_A_TIME = 32
 
 
 def read_hub(folder: Path, images: Path, *, split: str, split_by: str | None = None) -> Iterator[Sample]:
-    """Yields one sample per expression, id `<question_id>_<number of the expression>`; writes each picture into `images`, once.
+    """Yields one sample per expression, id `<question_id>_<number of the expression>`; writes each picture into
+    `images`, once.
 
-    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). Raises UserError if pyarrow or a file is missing, a row is
-    malformed, or the split mixes two divisions and `split_by` does not say which is meant.
+    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). Raises UserError if pyarrow or a file is
+    missing, a row is malformed, or the split mixes two divisions and `split_by` does not say which is meant.
     """
     files = _open(folder, split)
     total = sum(file.metadata.num_rows for file in files)
@@ -74,7 +77,9 @@ def _wanted(split: str, total: int, split_by: str | None) -> range:
     if split_by is None and len(parts) < 2:
         return range(total)
     if not parts:
-        raise UserError(f"{split} has {total} rows, not those of a published file, so {split_by}'s cannot be told; leave split_by out")
+        raise UserError(
+            f"{split} has {total} rows, not those of a published file, so {split_by}'s cannot be told; leave split_by out"
+        )
     mixed = " and ".join(f"{len(rows)} refs of {name}" for name, rows in parts.items())
     raise UserError(f"{split} holds {mixed}; set split_by to {' or '.join(parts)}")
 
@@ -88,7 +93,9 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
     paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
     if not paths:
         names = ", ".join(path.name for path in found[:5]) or "none at all"
-        raise UserError(f"{folder} has no Parquet files of split {split!r}, such as {split}-00000-of-00001.parquet; it has {names}")
+        raise UserError(
+            f"{folder} has no Parquet files of split {split!r}, such as {split}-00000-of-00001.parquet; it has {names}"
+        )
     try:
         return [ParquetFile(path) for path in paths]
     except (OSError, ValueError) as error:
@@ -151,4 +158,7 @@ def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int,
 
 
 def _expressions(row: Mapping[str, Any], truth: Sample) -> list[Sample]:
-    return [replace(truth, id=check_id(f"{row['question_id']}_{n}"), query=str(text)) for n, text in enumerate(row["answer"])]
+    return [
+        replace(truth, id=check_id(f"{row['question_id']}_{n}"), query=str(text))
+        for n, text in enumerate(row["answer"])
+    ]

@@ -45,8 +45,8 @@ KEYS = (
 def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
     """The samples of a file; with `final_period` every expression ends in a full stop. Images and masks are not opened.
 
-    Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot name a file,
-    or has an impossible box or mask.
+    Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot
+    name a file, or has an impossible box or mask.
     """
     samples: dict[str, Sample] = {}
     for number, line in enumerate(_read_lines(path), start=1):
@@ -85,7 +85,9 @@ def _row(line: str) -> dict[str, Any]:
 
 
 def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> Sample:
-    sample_id, query, image = (_first(row, names) for names in (("id", "question_id"), ("prompt",), ("image_path", "image")))
+    sample_id, query, image = (
+        _first(row, names) for names in (("id", "question_id"), ("prompt",), ("image_path", "image"))
+    )
     if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
         raise UserError(f"id must be a text or a whole number, not {sample_id!r}")
     if not isinstance(query, str) or not query.strip():
@@ -127,7 +129,9 @@ def _box(row: dict[str, Any]) -> Box | None:
     if kind not in FORMATS:
         raise UserError(f"bbox_format {kind!r}: choose from {', '.join(FORMATS)}")
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-        raise UserError(f"bbox {box!r} is malformed; expected [x, y, width, height], or [x0, y0, x1, y1] with bbox_format: xyxy")
+        raise UserError(
+            f"bbox {box!r} is malformed; expected [x, y, width, height], or [x0, y0, x1, y1] with bbox_format: xyxy"
+        )
     return check_box(box if kind == "xyxy" else (box[0], box[1], box[0] + box[2], box[1] + box[3]))
 
 

@@ -1,7 +1,7 @@
 """ReasonSeg (LISA): a folder of `<name>.json` beside `<name>.jpg`, in `train`, `val` and `test`.
 
-`text` is a list of expressions, `is_sentence` says whether they are sentences or phrases, `shapes` are polygons labelled `target`, or
-`ignore` (counted neither way); `flag` means nothing. One sample per expression.
+`text` is a list of expressions, `is_sentence` says whether they are sentences or phrases, `shapes` are polygons
+labelled `target`, or `ignore` (counted neither way); `flag` means nothing. One sample per expression.
 """
 
 import json
@@ -23,14 +23,18 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def read_reasonseg(folder: Path, *, split: str) -> Iterator[Sample]:
-    """Yields one sample per expression, id `<name>_<number>`: the mask of its target, what to ignore, and the box around the target.
+    """Yields one sample per expression, id `<name>_<number>`: the mask of its target, what to ignore, and the box
+    around the target.
 
-    `folder` holds the split's folder, or is it. Raises UserError if the folder, an image or a key is missing, or nothing is the target.
+    `folder` holds the split's folder, or is it. Raises UserError if the folder, an image or a key is missing, or
+    nothing is the target.
     """
     folder = folder / split if (folder / split).is_dir() else folder
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise UserError(f"{folder} holds no ReasonSeg annotations; expected <name>.json beside <name>.jpg, in a folder named {split}")
+        raise UserError(
+            f"{folder} holds no ReasonSeg annotations; expected <name>.json beside <name>.jpg, in a folder named {split}"
+        )
     for path in progress(paths, f"ReasonSeg {split}"):
         try:
             samples = _read(path, split)
@@ -43,14 +47,17 @@ def read_reasonseg(folder: Path, *, split: str) -> Iterator[Sample]:
 
 def _read(path: Path, split: str) -> list[Sample]:
     content = _load(path)
-    image = next((path.with_suffix(ending) for ending in ENDINGS if path.with_suffix(ending).exists()), path.with_suffix(".jpg"))
+    image = next(
+        (path.with_suffix(ending) for ending in ENDINGS if path.with_suffix(ending).exists()), path.with_suffix(".jpg")
+    )
     size = header_size(image)
     target, ignore = masks(content["shapes"], size)
     box, extra = mask_box(target), {"is_sentence": bool(content["is_sentence"])}
     sources = rle.encode(target), rle.encode(ignore) if ignore.any() else None
     texts = [content["text"]] if isinstance(content["text"], str) else content["text"]
     return [
-        Sample(check_id(f"{path.stem}_{number}"), str(text), image, box, *sources, split, size, extra) for number, text in enumerate(texts)
+        Sample(check_id(f"{path.stem}_{number}"), str(text), image, box, *sources, split, size, extra)
+        for number, text in enumerate(texts)
     ]
 
 
@@ -63,7 +70,9 @@ def _load(path: Path) -> dict[str, Any]:
     return json.loads(text)
 
 
-def masks(shapes: list[dict[str, Any]], image_size: tuple[int, int]) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+def masks(
+    shapes: list[dict[str, Any]], image_size: tuple[int, int]
+) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """What is the target and what is ignored: the smaller shape lies on the larger, outlines included.
 
     So do the authors draw them, with OpenCV; about 0.2 % of the pixels, all on outlines, come out differently here.
@@ -79,5 +88,7 @@ def masks(shapes: list[dict[str, Any]], image_size: tuple[int, int]) -> tuple[Bo
 def _draw(points: list[list[float]], image_size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     canvas, corners = Image.new("1", image_size), [(int(x), int(y)) for x, y in points]
     ImageDraw.Draw(canvas).polygon(corners, fill=1)
-    ImageDraw.Draw(canvas).line([*corners, corners[0]], fill=1)  # OpenCV's fill includes the outline, Pillow's not all of it
+    ImageDraw.Draw(canvas).line(
+        [*corners, corners[0]], fill=1
+    )  # OpenCV's fill includes the outline, Pillow's not all of it
     return np.asarray(canvas)

@@ -34,7 +34,9 @@ def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     height, width = rle_size(rle)
     counts = text_to_counts(rle["counts"]) if isinstance(rle["counts"], str | bytes) else _whole_numbers(rle["counts"])
     if (counts < 0).any() or counts.sum() != height * width:
-        raise UserError(f"RLE counts add up to {counts.sum()}; expected run lengths of {height} x {width} = {height * width} pixels")
+        raise UserError(
+            f"RLE counts add up to {counts.sum()}; expected run lengths of {height} x {width} = {height * width} pixels"
+        )
     return _fill(counts).reshape(width, height).T  # [W, H] -> [H, W]
 
 
@@ -46,7 +48,9 @@ def rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width). Raises UserError unless `rle` has the keys of an RLE."""
     size = _whole_numbers(rle.get("size"))
     if size.shape != (2,) or (size < 1).any() or not isinstance(rle.get("counts"), str | bytes | list | tuple):
-        raise UserError(f'RLE with keys {sorted(map(str, rle))}; expected {{"size": [height, width], "counts": text or run lengths}}')
+        raise UserError(
+            f'RLE with keys {sorted(map(str, rle))}; expected {{"size": [height, width], "counts": text or run lengths}}'
+        )
     return int(size[0]), int(size[1])
 
 
@@ -65,8 +69,8 @@ def _numbers(values: Any) -> np.ndarray:
     return np.zeros(0)
 
 
-# Compressed counts: the difference to the last but one run length, five bits a character, the lowest first. A character is
-# 48 + bits, + 32 if more follow; the highest bit of the last is the sign.
+# Compressed counts: the difference to the last but one run length, five bits a character, the lowest first. A character
+# is 48 + bits, + 32 if more follow; the highest bit of the last is the sign.
 
 
 def counts_to_text(counts: Int[np.ndarray, " n"]) -> str:
@@ -82,7 +86,10 @@ def counts_to_text(counts: Int[np.ndarray, " n"]) -> str:
 
 def text_to_counts(text: str | bytes) -> Int[np.ndarray, " n"]:
     """The inverse of `counts_to_text`. Raises UserError on characters that no compressed counts have."""
-    digits = np.frombuffer(text.encode("ascii", "replace") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    digits = (
+        np.frombuffer(text.encode("ascii", "replace") if isinstance(text, str) else text, np.uint8).astype(np.int64)
+        - 48
+    )
     if not digits.size or (digits < 0).any() or (digits > 63).any() or digits[-1] >= 32:
         raise UserError(f"RLE counts {str(text[:20])!r}... are damaged; expected COCO's compressed text, whole")
     starts = np.flatnonzero(np.concatenate([[True], digits[:-1] < 32]))
@@ -115,7 +122,9 @@ def check_polygon(polygon: Any) -> Sequence[float]:
     """The polygon, if it is at least three points of sensible numbers. Raises UserError otherwise."""
     array = _numbers(polygon)
     if array.size < 6 or array.size % 2 or not (np.abs(array) < FARTHEST).all():  # also refuses NaN
-        raise UserError(f"polygon {str(polygon)[:60]} is malformed; expected [x0, y0, x1, y1, x2, y2, ...], three points or more")
+        raise UserError(
+            f"polygon {str(polygon)[:60]} is malformed; expected [x0, y0, x1, y1, x2, y2, ...], three points or more"
+        )
     return polygon
 
 
@@ -131,13 +140,17 @@ def _toggled(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Bool[
 
 
 def _outline(corners: Int[np.ndarray, "n 2"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """x and y of every point of the closed outline: each edge in unit steps along its longer direction, both ends included."""
+    """x and y of every point of the closed outline: each edge in unit steps along its longer direction, both ends
+    included.
+    """
     start, end = corners, np.roll(corners, -1, axis=0)
     steps = np.abs(end - start)  # [n, 2]
     flat = steps[:, 0] >= steps[:, 1]
     major = np.where(flat, 0, 1)
     edge = np.arange(len(corners))
-    flip = (start > end)[edge, major]  # such an edge is followed from its end, so that rounding does not depend on the direction
+    flip = (start > end)[
+        edge, major
+    ]  # such an edge is followed from its end, so that rounding does not depend on the direction
     low, high = np.where(flip[:, None], end, start), np.where(flip[:, None], start, end)
     count = steps.max(axis=1) + 1
     slope = (high - low)[edge, 1 - major] / np.maximum(steps[edge, major], 1)

@@ -25,9 +25,9 @@ EXIF_ORIENTATION = 0x0112
 class Sample:
     """One expression about one image, with what is known of the truth.
 
-    `box_xyxy` is in pixels, edges exclusive. `mask_source` is an image file (anything but 0 is the object), a COCO RLE (compressed or
-    not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same forms, is what no metric counts. `image_size` is
-    (width, height). `line` is where a data file has the sample.
+    `box_xyxy` is in pixels, edges exclusive. `mask_source` is an image file (anything but 0 is the object), a COCO RLE
+    (compressed or not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same forms, is what no metric
+    counts. `image_size` is (width, height). `line` is where a data file has the sample.
     """
 
     id: str
@@ -57,13 +57,16 @@ class Truth:
 def read_truth(sample: Sample, image_size: tuple[int, int] | None = None) -> Truth:
     """The sample's box and mask; the box around the mask if it has no box.
 
-    `image_size` is (width, height) if known; otherwise the image's header is read. Raises UserError, beginning with the sample's id,
-    if there is no truth, the box leaves the image, or a mask is damaged, empty or of another size than the image.
+    `image_size` is (width, height) if known; otherwise the image's header is read. Raises UserError, beginning with the
+    sample's id, if there is no truth, the box leaves the image, or a mask is damaged, empty or of another size than the
+    image.
     """
     size = image_size or sample_size(sample)
     try:
         check_truth(sample, size)
-        mask, ignore = (None if source is None else read_mask(source, size) for source in (sample.mask_source, sample.ignore_source))
+        mask, ignore = (
+            None if source is None else read_mask(source, size) for source in (sample.mask_source, sample.ignore_source)
+        )
         if mask is not None and not mask.any():
             raise UserError("its mask is empty; expected one pixel or more")
         box = sample.box_xyxy or mask_box(mask)
@@ -93,16 +96,21 @@ def with_period(text: str) -> str:
 
 def check_box(box_xyxy: Sequence[Any]) -> Box:
     """The box as floats. Raises UserError unless it is four finite numbers that enclose an area."""
-    if len(box_xyxy) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box_xyxy):
+    if len(box_xyxy) != 4 or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box_xyxy
+    ):
         raise UserError(f"box {list(box_xyxy)} is malformed; expected four numbers")
     x0, y0, x1, y1 = map(float, box_xyxy)
     if x1 <= x0 or y1 <= y0:
-        raise UserError(f"box is {x1 - x0:g} wide and {y1 - y0:g} high; expected more than 0 (xywh, or bbox_format: xyxy)")
+        raise UserError(
+            f"box is {x1 - x0:g} wide and {y1 - y0:g} high; expected more than 0 (xywh, or bbox_format: xyxy)"
+        )
     return x0, y0, x1, y1
 
 
 def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
-    """Raises UserError unless box and masks fit an image of (width, height); without a size, what can be seen without it.
+    """Raises UserError unless box and masks fit an image of (width, height); without a size, what can be seen without
+    it.
 
     Masks are not decoded: of an image file only the header is read.
     """
@@ -111,7 +119,9 @@ def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
         x0, y0, x1, y1 = sample.box_xyxy
         if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
             box = f"box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
-            raise UserError(f"{box} leaves the image of {width} x {height} pixels" if image_size else f"{box} leaves the image")
+            raise UserError(
+                f"{box} leaves the image of {width} x {height} pixels" if image_size else f"{box} leaves the image"
+            )
     if image_size is not None:
         if sample.image_size and sample.image_size != image_size:
             said = " x ".join(map(str, sample.image_size))
@@ -128,7 +138,9 @@ def _check_mask_size(source: MaskSource, image_size: tuple[int, int]) -> None:
     elif isinstance(source, Mapping):
         size = rle.rle_size(source)[::-1]
     if size != image_size:
-        raise UserError(f"mask is {size[0]} x {size[1]}, its image {image_size[0]} x {image_size[1]}; expected the same size")
+        raise UserError(
+            f"mask is {size[0]} x {size[1]}, its image {image_size[0]} x {image_size[1]}; expected the same size"
+        )
 
 
 def check_source(source: Any) -> Mapping[str, Any] | Sequence[Sequence[float]]:
@@ -137,7 +149,9 @@ def check_source(source: Any) -> Mapping[str, Any] | Sequence[Sequence[float]]:
         rle.rle_size(source)
         return source
     if not isinstance(source, list) or not source:
-        raise UserError(f"segmentation {str(source)[:60]} is malformed; expected polygons [[x0, y0, ...], ...] or {{size, counts}}")
+        raise UserError(
+            f"segmentation {str(source)[:60]} is malformed; expected polygons [[x0, y0, ...], ...] or {{size, counts}}"
+        )
     return [rle.check_polygon(polygon) for polygon in source]
 
 

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyze import Head, HeadTable
-from lab.figures.style import BOX_COLOUR, EDGE, HEAT, INK, canvas, caption, caption_height, mark_heads, place, write_caption
+from lab.figures.style import (
+    BOX_COLOUR,
+    EDGE,
+    HEAT,
+    INK,
+    canvas,
+    caption,
+    caption_height,
+    mark_heads,
+    place,
+    write_caption,
+)
 
 FEW_PLACES = HEAT.reversed()  # low entropy is what is looked for: it gets the dark end
 NO_ENTROPY = "#d9d9d9"
@@ -19,7 +30,8 @@ WIDTH, MAP, MARGIN = 13.3, 3.5, 0.15  # inches
 
 
 def heads_figure(table: HeadTable, threshold: float | None, chosen: Sequence[Head], query: str) -> Figure:
-    """Attention sum and spatial entropy of every head, layer by head, and the sorted sums with the elbow that the threshold is.
+    """Attention sum and spatial entropy of every head, layer by head, and the sorted sums with the elbow that the
+    threshold is.
 
     Args:
         table: every head's entropy (also of those that do not pass), and which pass the threshold.
@@ -30,7 +42,9 @@ def heads_figure(table: HeadTable, threshold: float | None, chosen: Sequence[Hea
     top = caption_height(lines) + 0.42
     figure = canvas(WIDTH, top + MAP + 0.75)
     write_caption(figure, lines, MARGIN)
-    left, middle, right = (place(figure, x, top, width, MAP) for x, width in ((0.6, 3.85), (5.2, 3.85), (9.95, WIDTH - 9.95 - MARGIN)))
+    left, middle, right = (
+        place(figure, x, top, width, MAP) for x, width in ((0.6, 3.85), (5.2, 3.85), (9.95, WIDTH - 9.95 - MARGIN))
+    )
 
     sums = head_map(figure, left, table.attn_sum, highest=float(table.attn_sum.max()))
     if threshold is not None:
@@ -56,7 +70,15 @@ def head_map(
     """A layer x head map from zero to `highest`, with a labelled colour bar, which is returned."""
     highest = max(1.0, float(values.max())) if highest is None else highest
     shape = "auto" if max(values.shape) > 4 * min(values.shape) else "equal"
-    picture = axis.imshow(values, cmap=colours, alpha=opacity, vmin=0, vmax=highest or 1.0, aspect=shape, interpolation="nearest")  # type: ignore[arg-type]
+    picture = axis.imshow(
+        values,
+        cmap=colours,
+        alpha=opacity,
+        vmin=0,
+        vmax=highest or 1.0,
+        aspect=shape,  # type: ignore[arg-type]
+        interpolation="nearest",
+    )
     axis.set_anchor("NW")
     for side, name in ((axis.xaxis, "head"), (axis.yaxis, "layer")):
         side.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 5, 8, 10]))
@@ -81,7 +103,9 @@ def _entropy_map(figure: Figure, axis: Axes, table: HeadTable) -> None:
     axis.set_xlabel("head\npale: below the threshold; grey: nothing stands out", fontsize=10.5, color=INK)
 
 
-def _sum_curve(axis: Axes, sums: Float[np.ndarray, "layers heads"], threshold: float | None, chosen: Sequence[Head]) -> None:
+def _sum_curve(
+    axis: Axes, sums: Float[np.ndarray, "layers heads"], threshold: float | None, chosen: Sequence[Head]
+) -> None:
     """The sorted sums; the elbow is where they lie farthest from the straight line between the ends."""
     order = np.argsort(sums, axis=None, kind="stable")
     heights, ranks = sums.ravel()[order], np.arange(1, sums.size + 1)
@@ -93,7 +117,16 @@ def _sum_curve(axis: Axes, sums: Float[np.ndarray, "layers heads"], threshold: f
         ends = [0, -1]
         axis.plot(ranks[ends], heights[ends], color=EDGE, linewidth=1.2, linestyle="--", label="chord")
         axis.axhline(threshold, color=BOX_COLOUR, linewidth=1.2, label=f"threshold {threshold:.3f}")
-        axis.plot(ranks[elbow], heights[elbow], "o", color="white", markeredgecolor=INK, markeredgewidth=2, markersize=9, label="elbow")
+        axis.plot(
+            ranks[elbow],
+            heights[elbow],
+            "o",
+            color="white",
+            markeredgecolor=INK,
+            markeredgewidth=2,
+            markersize=9,
+            label="elbow",
+        )
     rank_of = np.empty(sums.size, int)
     rank_of[order] = ranks
     at = [rank_of[layer * sums.shape[1] + head] for layer, head in chosen]
@@ -108,7 +141,9 @@ def _sum_curve(axis: Axes, sums: Float[np.ndarray, "layers heads"], threshold: f
         label="chosen heads",
     )
     sags = np.median(heights) < (heights[0] + heights[-1]) / 2
-    axis.legend(loc="upper left" if sags else "lower right", frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4)
+    axis.legend(
+        loc="upper left" if sags else "lower right", frameon=False, fontsize=11, labelcolor=INK, handlelength=1.4
+    )
     axis.set_title(f"S, sorted: {kept} of {sums.size} heads pass", loc="left", fontsize=12, color=INK)
     axis.set_xlabel("heads, by attention sum", fontsize=12, color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

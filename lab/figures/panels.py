@@ -1,4 +1,7 @@
-"""A picture, and things over it in the right place: maps, mask, box. Coordinates are pixels of the picture, edges exclusive."""
+"""A picture, and things over it in the right place: maps, mask, box.
+
+Coordinates are pixels of the picture, edges exclusive.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +23,14 @@ from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
 TALLEST, WIDEST = 1 / 3, 5.0  # width by height; a picture beyond is stretched, or it could not be seen at all
-PLACE_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, for colour-blind readers
+PLACE_COLOURS = (
+    "#d55e00",
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # Okabe and Ito's, for colour-blind readers
 MOST_SHARES = 6  # numbers on one map; the rest of the places are small
 CASED: dict[str, Any] = {"path_effects": [withStroke(linewidth=3.8, foreground="black")]}
 
@@ -61,7 +71,12 @@ class Picture:
         """The picture fills the axes; what is drawn outside it is cut off."""
         width, height = self.size
         axis.imshow(
-            self.pale if pale else self.colour, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), interpolation="antialiased"
+            self.pale if pale else self.colour,
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            extent=(0, width, height, 0),
+            interpolation="antialiased",
         )
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect=width / height / self.shape)
         for spine in axis.spines.values():
@@ -70,17 +85,32 @@ class Picture:
             axis.set_title("stretched to be seen", loc="right", fontsize=11, color=INK, pad=4)
 
 
-def overlay(axis: Axes, picture: Picture, attention: Float[np.ndarray, "rows cols"], grid: Grid, norm: Normalize) -> None:
+def overlay(
+    axis: Axes, picture: Picture, attention: Float[np.ndarray, "rows cols"], grid: Grid, norm: Normalize
+) -> None:
     """Attention over a pale picture, a square of one colour for each cell, wherever padding or crop put the grid."""
     picture.draw(axis, pale=True)
     x0, y0, x1, y1 = grid.extent_xyxy
     opacity = _opacity(np.asarray(norm(attention)))
-    axis.imshow(attention, cmap=HEAT, norm=norm, alpha=opacity, extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2)
+    axis.imshow(
+        attention,
+        cmap=HEAT,
+        norm=norm,
+        alpha=opacity,
+        extent=(x0, x1, y1, y0),
+        aspect="auto",
+        interpolation="nearest",
+        zorder=2,
+    )
     keep_frame(axis, picture, grid)
 
 
 def draw_components(
-    axis: Axes, picture: Picture, labels: Int[np.ndarray, "rows cols"], shares: Float[np.ndarray, " components"], grid: Grid
+    axis: Axes,
+    picture: Picture,
+    labels: Int[np.ndarray, "rows cols"],
+    shares: Float[np.ndarray, " components"],
+    grid: Grid,
 ) -> None:
     """Each place in a colour of its own, the largest with their shares in %; cells of no place are left out."""
     picture.draw(axis, pale=True)
@@ -109,10 +139,19 @@ def _label_place(axis: Axes, picture: Picture, place: Bool[np.ndarray, "rows col
         return
     rightward = width - right > left
     share = axis.annotate(
-        text, (right if rightward else left, y), (3 if rightward else -3, 0), textcoords="offset points", fontsize=10, fontweight="bold"
+        text,
+        (right if rightward else left, y),
+        (3 if rightward else -3, 0),
+        textcoords="offset points",
+        fontsize=10,
+        fontweight="bold",
     )
     share.set(
-        ha="left" if rightward else "right", va="center", color=INK, zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")]
+        ha="left" if rightward else "right",
+        va="center",
+        color=INK,
+        zorder=4,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
 
 
@@ -121,27 +160,66 @@ def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
     width, height = picture.size
     x0, y0, x1, y1 = grid.extent_xyxy
     if x0 > 0 or y0 > 0 or x1 < width or y1 < height:
-        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=1, linestyle="--", zorder=3))
+        axis.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=1, linestyle="--", zorder=3)
+        )
     axis.set(xlim=(0, width), ylim=(height, 0), aspect=width / height / picture.shape)
 
 
 def draw_result(axis: Axes, result: Localization) -> None:
     """Outline of the mask, frame of the box, and a key to both; nothing but words where there is none."""
-    anchor: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.15, "borderpad": 0.2, "frameon": False}
+    anchor: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (0, 1),
+        "borderaxespad": 0.15,
+        "borderpad": 0.2,
+        "frameon": False,
+    }
     if not result.mask.any() or result.box_xyxy is None:
-        axis.legend(handles=[Line2D([], [], linestyle="", label="no mask, no box")], handlelength=0, handletextpad=0, fontsize=11, **anchor)
+        axis.legend(
+            handles=[Line2D([], [], linestyle="", label="no mask, no box")],
+            handlelength=0,
+            handletextpad=0,
+            fontsize=11,
+            **anchor,
+        )
         return
     _outline(axis, result.mask)
     x0, y0, x1, y1 = result.box_xyxy
     for colour, line in (("white", 4.4), (BOX_COLOUR, 2.6)):
-        axis.add_patch(Rectangle((x0, y0), x1 - x0 + 1, y1 - y0 + 1, fill=False, edgecolor=colour, linewidth=line, zorder=4, clip_on=False))
-    key = [Line2D([], [], color=MASK_COLOUR, lw=1.9, label="mask", **CASED), Line2D([], [], color=BOX_COLOUR, lw=2.6, label="box")]
-    axis.legend(handles=key, ncols=2, handlelength=1.4, columnspacing=1.2, handletextpad=0.5, fontsize=11, labelcolor=INK, **anchor)
+        axis.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0 + 1,
+                y1 - y0 + 1,
+                fill=False,
+                edgecolor=colour,
+                linewidth=line,
+                zorder=4,
+                clip_on=False,
+            )
+        )
+    key = [
+        Line2D([], [], color=MASK_COLOUR, lw=1.9, label="mask", **CASED),
+        Line2D([], [], color=BOX_COLOUR, lw=2.6, label="box"),
+    ]
+    axis.legend(
+        handles=key,
+        ncols=2,
+        handlelength=1.4,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        fontsize=11,
+        labelcolor=INK,
+        **anchor,
+    )
 
 
 def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"]) -> None:
     step = -(-max(mask.shape) // LONGEST_SIDE)
-    padded = np.pad(mask[::step, ::step], 1).astype(np.float32)  # background all round: the outline of a mask at the edge closes
+    padded = np.pad(mask[::step, ::step], 1).astype(
+        np.float32
+    )  # background all round: the outline of a mask at the edge closes
     x, y = ((np.arange(count) - 0.5) * step for count in padded.shape[::-1])
     contour = axis.contour(x, y, padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.9, zorder=3)
     contour.set(**CASED)

@@ -13,16 +13,29 @@ from lab.figures.style import BOX_COLOUR, INK, canvas, mark_heads
 
 
 def selection_figure(
-    frequency: Float[np.ndarray, "layers heads"], std: Float[np.ndarray, "layers heads"], ranked: Sequence[Head], top_k: int, title: str
+    frequency: Float[np.ndarray, "layers heads"],
+    std: Float[np.ndarray, "layers heads"],
+    ranked: Sequence[Head],
+    top_k: int,
+    title: str,
 ) -> Figure:
-    """How often each head is selected: the whole model as a map, and the most frequent heads as bars with their deviation.
+    """How often each head is selected: the whole model as a map, and the most frequent heads as bars with their
+    deviation.
 
     Args:
         frequency: share of the samples, 0 to 1. std: its standard deviation over the trials.
         ranked: the heads, most frequent first; the first `top_k` are marked in both parts.
     """
     figure = canvas(11, 5.2)
-    figure.text(0.02, 0.965, title if len(title) <= 84 else f"…{title[-83:]}", va="top", fontsize=15, color=INK, parse_math=False)
+    figure.text(
+        0.02,
+        0.965,
+        title if len(title) <= 84 else f"…{title[-83:]}",
+        va="top",
+        fontsize=15,
+        color=INK,
+        parse_math=False,
+    )
     axis = figure.add_axes((0.055, 0.12, 0.47, 0.76))
     head_map(figure, axis, 100 * frequency, "selected in % of samples")
     mark_heads(axis, ranked[:top_k])
@@ -32,11 +45,23 @@ def selection_figure(
 
 
 def _selection_bars(
-    axis: Axes, heads: Sequence[Head], percent: Float[np.ndarray, "layers heads"], deviation: Float[np.ndarray, "layers heads"], top_k: int
+    axis: Axes,
+    heads: Sequence[Head],
+    percent: Float[np.ndarray, "layers heads"],
+    deviation: Float[np.ndarray, "layers heads"],
+    top_k: int,
 ) -> None:
     lengths, errors = ([values[head] for head in heads] for values in (percent, deviation))
     colours = [BOX_COLOUR if rank < top_k else "#b5b5b5" for rank in range(len(heads))]
-    axis.barh(range(len(heads)), lengths, xerr=errors if any(errors) else None, color=colours, ecolor=INK, capsize=2.5, height=0.72)
+    axis.barh(
+        range(len(heads)),
+        lengths,
+        xerr=errors if any(errors) else None,
+        color=colours,
+        ecolor=INK,
+        capsize=2.5,
+        height=0.72,
+    )
     longest = max((length + error for length, error in zip(lengths, errors, strict=True)), default=1.0)
     for rank, (length, error) in enumerate(zip(lengths, errors, strict=True)):
         axis.text(length + error + 0.02 * longest, rank, f"{length:.1f}", va="center", fontsize=11, color=INK)

@@ -1,4 +1,6 @@
-"""Where the parts of a figure go: caption on top, a large picture at the left, small panels around it, a colour bar at the right."""
+"""Where the parts of a figure go: caption on top, a large picture at the left, small panels around it, a colour bar at
+the right.
+"""
 
 import math
 
@@ -7,7 +9,11 @@ from matplotlib.figure import Figure
 
 from lab.figures.style import canvas, caption, caption_height, place, write_caption
 
-WIDEST, NARROWEST, TYPICAL = 12.3, 2.1, 2.65  # inches: all cells together, on a slide of 13.3; one cell, for its title; a square cell
+WIDEST, NARROWEST, TYPICAL = (
+    12.3,
+    2.1,
+    2.65,
+)  # inches: all cells together, on a slide of 13.3; one cell, for its title; a square cell
 SLIDE = 16 / 9
 MOST_COLUMNS = 6
 TITLE, GAP, MARGIN, BAR = 0.3, 0.12, 0.15, 0.95  # inches
@@ -44,7 +50,9 @@ def sheet(query: str, panels: int, shape: float, *, large: bool = True) -> tuple
 
 
 def _rows_and_columns(cells: int, shape: float, least: int) -> tuple[int, int]:
-    """The grid for so many cells, at least `least` each way, that is near to a slide's shape and leaves few cells empty."""
+    """The grid for so many cells, at least `least` each way, that is near to a slide's shape and leaves few cells
+    empty.
+    """
 
     def cost(rows: int, columns: int) -> float:
         return abs(math.log(columns * shape / rows / SLIDE)) + 8 * (1 - cells / (rows * columns))

@@ -22,7 +22,9 @@ from analyze import Head
 
 log = logging.getLogger(__name__)
 
-HEAT = ListedColormap(colormaps["inferno_r"](np.linspace(0.03, 0.92, 256)))  # more is darker, so that grey print keeps the order
+HEAT = ListedColormap(
+    colormaps["inferno_r"](np.linspace(0.03, 0.92, 256))
+)  # more is darker, so that grey print keeps the order
 BOX_COLOUR, MASK_COLOUR = "#0072b2", "#ffc400"  # blue, cased in white; yellow, cased in black
 INK, EDGE = "#222222", "#999999"
 CAPTION_POINTS, CAPTION_LINES = 15, 3
@@ -39,21 +41,27 @@ def canvas(width: float, height: float) -> Figure:
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes at a place in inches from the upper left corner."""
     whole_width, whole_height = figure.get_size_inches()
-    return figure.add_axes((left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height))
+    return figure.add_axes(
+        (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    )
 
 
 def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
     """A frame around each head on a layer x head map."""
     for layer, head in heads:
         for colour, line in (("white", 3.8), (BOX_COLOUR, 2.2)):
-            axis.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False))
+            axis.add_patch(
+                Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False)
+            )
 
 
 # text
 
 
 def caption(text: str, inches: float) -> list[str]:
-    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`; longer text ends in an ellipsis."""
+    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`; longer text ends in an
+    ellipsis.
+    """
     quoted = f"“{printable(text).strip()}”"
     start = quoted[:400]  # long enough to tell how wide its characters are
     per_line = max(8, math.floor(0.95 * inches * len(start) / max(0.01, _width(start))))
@@ -77,7 +85,9 @@ def caption_height(lines: Sequence[str]) -> float:
 
 
 def printable(text: str) -> str:
-    """The text without what cannot be seen: control characters, marks that override the writing direction, halves of characters."""
+    """The text without what cannot be seen: control characters, marks that override the writing direction, halves of
+    characters.
+    """
     return "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "" for c in text)
 
 
@@ -111,7 +121,9 @@ def font_families(text: str) -> list[str]:
 
 @cache  # said once
 def _tell_of_missing_fonts() -> None:
-    log.warning("no font on this machine has all characters of the expression: figures show boxes for them; install one that has")
+    log.warning(
+        "no font on this machine has all characters of the expression: figures show boxes for them; install one that has"
+    )
 
 
 @cache

@@ -20,19 +20,24 @@ EXPECTED = f"expected a {NAME} as stage=select writes it"
 def read_heads(path: Path) -> dict[str, Any]:
     """A file of stage=select as {file, model, shape, heads}.
 
-    heads: [[layer, head], ...], zero-based, the one selected most often first. shape: [layers, heads] of the model, model: its name;
-    both None if the file was counted from rankings alone. Raises UserError if there is no such file or it is malformed.
+    heads: [[layer, head], ...], zero-based, the one selected most often first. shape: [layers, heads] of the model,
+    model: its name; both None if the file was counted from rankings alone. Raises UserError if there is no such file or
+    it is malformed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"logic.heads={path}: no such file; expected null, preset, [[layer, head], ...] or a {NAME}") from None
+        raise UserError(
+            f"logic.heads={path}: no such file; expected null, preset, [[layer, head], ...] or a {NAME}"
+        ) from None
     except OSError as error:
         raise UserError(f"logic.heads={path}: cannot be read ({error.strerror or error}); {EXPECTED}") from None
     except ValueError as error:  # not UTF-8, not JSON, or empty
         raise UserError(f"logic.heads={path}: not JSON ({error}); {EXPECTED}") from None
     try:
-        shape = [_whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
+        shape = (
+            [_whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
+        )
         heads = [[_whole(row["layer"]), _whole(row["head"])] for row in content["heads"]]
         model = content.get("model")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -49,7 +54,8 @@ def _whole(number: Any) -> int:
 
 
 def with_heads_of_file(cfg: Config) -> Config:
-    """The configuration with the first `top_k` heads of the file in place of `logic.heads=path`; unchanged if that names no file.
+    """The configuration with the first `top_k` heads of the file in place of `logic.heads=path`; unchanged if that
+    names no file.
 
     stage=select ranks every sample, so that it may write the very file that `logic.heads` names.
     """
@@ -65,7 +71,9 @@ def with_heads_of_file(cfg: Config) -> Config:
 
 
 def warn_of_another_model(cfg: Config, name: str) -> None:
-    """Says so if the heads of the file were found in another model than `name`: of the same shape, but not the same heads."""
+    """Says so if the heads of the file were found in another model than `name`: of the same shape, but not the same
+    heads.
+    """
     heads = cfg.logic.heads
     if isinstance(heads, Mapping) and heads.get("model") and not same_model(heads["model"], name):
         log.warning("the heads of %s were found in %s, and this is %s", heads["file"], heads["model"], name)

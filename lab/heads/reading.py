@@ -24,7 +24,7 @@ from lab.records.record import Record
 Result = TypeVar("Result")
 
 
-MOST_LAYERS = MOST_HEADS = 1024  # no model has more; bounds what a wrong ranking can ask for
+MAX_LAYERS = MAX_HEADS_OF_LAYER = 1024  # no model has more; bounds what a wrong ranking can ask for
 
 
 # the best heads of each sample
@@ -58,26 +58,35 @@ def passes_on_average(files: Sequence[Path], cfg: Config) -> Bool[np.ndarray, "l
 
 
 def _no_heads(samples: int, top_n: int) -> Int[np.ndarray, "samples top_n 2"]:
-    return np.full((samples, min(top_n, MOST_LAYERS * MOST_HEADS), 2), -1, np.int16)
+    return np.full((samples, min(top_n, MAX_LAYERS * MAX_HEADS_OF_LAYER), 2), -1, np.int16)
 
 
 class ModelOfRecords:
-    """Reads records, a few at a time, and keeps what they say of their model, so that a folder of two models is refused."""
+    """Reads records, a few at a time, and keeps what they say of their model, so that a folder of two models is
+    refused.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.shape: tuple[int, int] | None = None
         self._named_by = self._shaped_by = Path()
 
-    def read(self, function: Callable[[Record], Result], files: Sequence[Path], title: str, workers: int | None = None) -> Iterator[Result]:
-        """What the function makes of the records, behind a progress bar. Raises UserError naming two files of different models."""
+    def read(
+        self, function: Callable[[Record], Result], files: Sequence[Path], title: str, workers: int | None = None
+    ) -> Iterator[Result]:
+        """What the function makes of the records, behind a progress bar.
+
+        Raises UserError naming two files of different models.
+        """
         read = in_workers(partial(_of_record, function=function), files, workers)
         for path, (result, name, shape) in progress(read, title, total=len(files)):
             self.compare(path, name, shape)
             yield result
 
     def compare(self, path: Path, name: Any, shape: tuple[int, int]) -> None:
-        """Raises UserError naming two files if the record's model, by name and by (layers, heads), is not that of those before it."""
+        """Raises UserError naming two files if the record's model, by name and by (layers, heads), is not that of those
+        before it.
+        """
         if self.shape is None:
             self.shape, self._shaped_by = shape, path
         if self.name is None and name is not None:
@@ -85,7 +94,9 @@ class ModelOfRecords:
         hint = "set data.attention_dir to a folder of one model"
         if shape != self.shape:
             (layers, heads), (others, their_heads) = self.shape, shape
-            raise UserError(f"{self._shaped_by} has {layers} layers x {heads} heads, {path} {others} x {their_heads}: {hint}")
+            raise UserError(
+                f"{self._shaped_by} has {layers} layers x {heads} heads, {path} {others} x {their_heads}: {hint}"
+            )
         if name is not None and not same_model(str(name), self.name or ""):
             raise UserError(f"{self._named_by} is of model {self.name}, {path} of {name}: {hint}")
 
@@ -96,7 +107,8 @@ def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result
 
 
 def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = ()) -> Picks:
-    """The first heads of saved rankings. `records` may name a record of the same model, to tell what the rankings do not: its shape.
+    """The first heads of saved rankings. `records` may name a record of the same model, to tell what the rankings do
+    not: its shape.
 
     Raises UserError naming the file if one is no ranking or is of another model than the record.
     """
@@ -104,7 +116,7 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
     for _ in model.read(attention_sums, records, "model"):
         pass
     heads = _no_heads(len(files), top_n)
-    limits = model.shape or (MOST_LAYERS, MOST_HEADS)
+    limits = model.shape or (MAX_LAYERS, MAX_HEADS_OF_LAYER)
     for row, path in zip(heads, progress(files, "select"), strict=True):
         best = _best_of_ranking(path, len(row), limits)
         row[: len(best)] = np.reshape(best, (-1, 2))
@@ -122,5 +134,7 @@ def _best_of_ranking(path: Path, top_n: int, limits: tuple[int, int]) -> list[He
         raise UserError(f"{path}: not a ranking ({type(error).__name__}: {error}); {expected}") from None
     wrong = [head for head in best if not (0 <= head[0] < limits[0] and 0 <= head[1] < limits[1])]
     if wrong or len(set(best)) < len(best):
-        raise UserError(f"{path}: {f'{wrong[0]} is not a head of this model' if wrong else 'a head is there twice'}; {expected}")
+        raise UserError(
+            f"{path}: {f'{wrong[0]} is not a head of this model' if wrong else 'a head is there twice'}; {expected}"
+        )
     return best

@@ -14,10 +14,11 @@ from lab.measure.metrics import Prediction, _encloses
 
 
 def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Predictions as COCO's results: {id, image_id, category_id, bbox [x, y, width, height], segmentation (RLE), score}.
+    """Predictions as COCO's results: {id, image_id, category_id, bbox [x, y, width, height], segmentation (RLE),
+    score}.
 
-    `image_ids` maps a sample's id to its image's; without, every sample counts as an image of its own. A prediction without a box gets the
-    one around its mask; if nothing encloses an area, it is left out.
+    `image_ids` maps a sample's id to its image's; without, every sample counts as an image of its own. A prediction
+    without a box gets the one around its mask; if nothing encloses an area, it is left out.
     """
     rows: list[dict[str, Any]] = []
     for one in found:
@@ -26,7 +27,13 @@ def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] |
             continue
         x0, y0, x1, y1 = map(float, box)
         image_id = one.id if image_ids is None else image_ids[one.id]
-        row = {"id": one.id, "image_id": image_id, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": float(one.score)}
+        row = {
+            "id": one.id,
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "score": float(one.score),
+        }
         rows.append(row if one.mask is None else {**row, "segmentation": rle.encode(one.mask)})
     return rows
 

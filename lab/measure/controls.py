@@ -21,7 +21,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from analyze import Head, HeadScore, chosen_heads, fixed_heads, most_selected, rank_heads, rank_table, score_all, selection_frequency
+from analyze import (
+    Head,
+    HeadScore,
+    chosen_heads,
+    fixed_heads,
+    most_selected,
+    rank_heads,
+    rank_table,
+    score_all,
+    selection_frequency,
+)
 from bbox import Localization, binarise, box_on_image, head_maps, localize, region, smooth
 from conf.schema import Config, LogicConfig
 from lab.base.console import progress
@@ -58,7 +68,9 @@ class Overview:
     sums: Float[np.ndarray, "layers heads"]  # attention sums, added up
     selected: Int[np.ndarray, "layers heads"]  # how often each head is among the top_n by both criteria
     by_entropy: Int[np.ndarray, "layers heads"]  # the same by entropy alone
-    head_iou: Float[np.ndarray, "layers heads"]  # IoU of each head's own box, added up; NaN if records keep some heads' maps only
+    head_iou: Float[
+        np.ndarray, "layers heads"
+    ]  # IoU of each head's own box, added up; NaN if records keep some heads' maps only
     samples: int = 0
 
     @classmethod
@@ -76,7 +88,12 @@ def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
             f"no sample of {len(samples)} has a record in {folder} ({other} others are there): collect them with data.process_all=true"
         )
     if other or len(files) < len(samples):
-        log.warning("%d of %d samples have no record; %d records belong to no sample", len(samples) - len(files), len(samples), other)
+        log.warning(
+            "%d of %d samples have no record; %d records belong to no sample",
+            len(samples) - len(files),
+            len(samples),
+            other,
+        )
     return files
 
 
@@ -95,7 +112,7 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
         view.sums += every.attn_sum
         view.selected += selection_frequency([rank_table(every.only(every.passes), cfg.logic)], top_n, shape)
         view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), cfg.logic)], top_n, shape)
-        if record.partial is None or "oracle" in cfg.evaluate.controls:
+        if record.subset is None or "oracle" in cfg.evaluate.controls:
             view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
         else:
             view.head_iou[:] = np.nan
@@ -143,7 +160,9 @@ def make_pickers(view: Overview, cfg: Config) -> dict[str, Picker | None]:
         log.warning("no random control: logic.heads fixes no heads whose layers they could share")
     elif "random" in cfg.evaluate.controls:
         rng = np.random.default_rng(cfg.seed)
-        constant["random"] = {f"random {i}": same_layers(fixed or [], view.shape[1], rng) for i in range(cfg.evaluate.draws)}
+        constant["random"] = {
+            f"random {i}": same_layers(fixed or [], view.shape[1], rng) for i in range(cfg.evaluate.draws)
+        }
     for control in cfg.evaluate.controls:
         if control == "greedy":
             rows["picked per sample"] = lambda record, ranking: [(s.layer, s.head) for s in ranking[:k]]
@@ -201,16 +220,22 @@ def measure(
 
 
 def _predict(sample_id: str, record: Record, heads: Sequence[Head], cfg: Config) -> Prediction:
-    return prediction(sample_id, localize(record, heads, cfg.logic), record.grid, inclusive=cfg.metrics.box == "inclusive")
+    return prediction(
+        sample_id, localize(record, heads, cfg.logic), record.grid, inclusive=cfg.metrics.box == "inclusive"
+    )
 
 
 def prediction(sample_id: str, found: Localization, grid: Grid, *, inclusive: bool = False) -> Prediction:
-    """What was found, as the metrics want it: its box with exclusive edges unless `inclusive`, its point the centre of the highest cell."""
+    """What was found, as the metrics want it: its box with exclusive edges unless `inclusive`, its point the centre of
+    the highest cell.
+    """
     point = highest_point(found.heat, grid) if found.heads else None
     return Prediction(sample_id, metric_box(found.box_xyxy, inclusive=inclusive), found.mask, point)
 
 
-def metric_box(box_xyxy: tuple[int, int, int, int] | None, *, inclusive: bool) -> tuple[float, float, float, float] | None:
+def metric_box(
+    box_xyxy: tuple[int, int, int, int] | None, *, inclusive: bool
+) -> tuple[float, float, float, float] | None:
     """A box of pixels, both edges inclusive, in the convention of `metrics.box`."""
     if box_xyxy is None or not inclusive:
         return None if box_xyxy is None else exclusive(box_xyxy)

@@ -52,20 +52,26 @@ def summarize(
     seed: int = 0,
     level: float = 0.95,
 ) -> list[Estimate]:
-    """Every figure over all samples, each split and each size of object, with the interval of `level` from `resamples` resamples.
+    """Every figure over all samples, each split and each size of object, with the interval of `level` from `resamples`
+    resamples.
 
-    `Acc@t` and `box IoU` (mean) of boxes, `cIoU` (sum of intersections over sum of unions) and `mIoU` (mean) of masks, `pointing`.
-    A figure appears where at least one sample of the group counts. Raises UserError if there is no sample.
+    `Acc@t` and `box IoU` (mean) of boxes, `cIoU` (sum of intersections over sum of unions) and `mIoU` (mean) of masks,
+    `pointing`. A figure appears where at least one sample of the group counts. Raises UserError if there is no sample.
     """
     if not scores:
         raise UserError("no sample was scored; expected one or more")
     figures = ratios(*columns(scores), thresholds=thresholds)
-    names, sums = np.array(list(figures)), np.array(list(figures.values()))  # [figures, numerator and denominator, samples]
+    names, sums = (
+        np.array(list(figures)),
+        np.array(list(figures.values())),
+    )  # [figures, numerator and denominator, samples]
     rows = []
     for group, inside in _groups(scores).items():
         counted = (sums[:, 1, inside] > 0).sum(axis=1)
         some = counted > 0
-        values, low, high = bootstrap(*sums[some][:, :, inside].swapaxes(0, 1), resamples=resamples, seed=seed, level=level)
+        values, low, high = bootstrap(
+            *sums[some][:, :, inside].swapaxes(0, 1), resamples=resamples, seed=seed, level=level
+        )
         numbers = (names[some], values, low, high, counted[some])
         rows += [Estimate(group, *row) for row in zip(*(column.tolist() for column in numbers), strict=True)]
     return rows
@@ -80,12 +86,15 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> list[Difference]:
-    """Every figure of two runs over the same samples in the same order, grouped as in `summarize`, with the interval of its difference.
+    """Every figure of two runs over the same samples in the same order, grouped as in `summarize`, with the interval of
+    its difference.
 
     Raises UserError if there is no sample or the ids differ.
     """
     if not first or [one.id for one in first] != [one.id for one in second]:
-        raise UserError(f"{len(first)} and {len(second)} samples cannot be compared in pairs; expected the same ids in the same order")
+        raise UserError(
+            f"{len(first)} and {len(second)} samples cannot be compared in pairs; expected the same ids in the same order"
+        )
     figures = [ratios(*columns(scores), thresholds=thresholds) for scores in (first, second)]
     names = np.array(list(figures[0]))
     one, other = (np.array(list(run.values())) for run in figures)  # [figures, numerator and denominator, samples]
@@ -93,14 +102,19 @@ def compare(
     for group, inside in _groups(first).items():
         counted = (one[:, 1, inside] > 0).sum(axis=1)
         some = (counted > 0) & (other[:, 1, inside] > 0).any(axis=1)
-        values, low, high = paired_bootstrap(one[some][..., inside], other[some][..., inside], resamples=resamples, seed=seed, level=level)
+        values, low, high = paired_bootstrap(
+            one[some][..., inside], other[some][..., inside], resamples=resamples, seed=seed, level=level
+        )
         numbers = (names[some], *values, values[1] - values[0], low, high, counted[some])
         rows += [Difference(group, *row) for row in zip(*(column.tolist() for column in numbers), strict=True)]
     return rows
 
 
 def columns(scores: Sequence[Score]) -> Float[np.ndarray, "4 samples"]:
-    """IoU of the boxes, intersection and union of the masks, and whether the point is right; NaN where nothing was measured."""
+    """IoU of the boxes, intersection and union of the masks, and whether the point is right;
+
+    NaN where nothing was measured.
+    """
     parts = [(one.box_iou, one.intersection, one.union, one.pointed) for one in scores]
     return np.array([[np.nan if part is None else part for part in row] for row in parts], float).reshape(-1, 4).T
 
@@ -113,7 +127,9 @@ def ratios(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name of each figure -> each sample's part in its numerator and in its denominator; 0 and 0 where it does not count."""
+    """Name of each figure -> each sample's part in its numerator and in its denominator; 0 and 0 where it does not
+    count.
+    """
 
     def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.nan_to_num(values), (~np.isnan(values)).astype(float)
@@ -145,8 +161,9 @@ def bootstrap(
 ) -> tuple[Float[np.ndarray, " figures"], Float[np.ndarray, " figures"], Float[np.ndarray, " figures"]]:
     """sum(numerators) / sum(denominators), and the lower and upper end of its percentile interval.
 
-    Samples, one or more, are drawn anew with replacement, the same for every figure, which makes it one matrix product; the same interval
-    as scipy.stats.bootstrap's, which would draw for each figure. Samples that share an image are drawn as if they did not.
+    Samples, one or more, are drawn anew with replacement, the same for every figure, which makes it one matrix product;
+    the same interval as scipy.stats.bootstrap's, which would draw for each figure. Samples that share an image are
+    drawn as if they did not.
     """
     ratios = _resampled(numerators, denominators, resamples, seed)
     low, high = np.nanquantile(ratios[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -163,17 +180,22 @@ def paired_bootstrap(
 ) -> tuple[Float[np.ndarray, "2 figures"], Float[np.ndarray, " figures"], Float[np.ndarray, " figures"]]:
     """The figures of two runs over the same samples, and the lower and upper end of the interval of second - first.
 
-    Axis 1 holds numerators and denominators. A draw takes a sample in both runs or in neither, so what makes it easy or hard for both
-    cancels: the interval is narrower than two intervals side by side suggest.
+    Axis 1 holds numerators and denominators. A draw takes a sample in both runs or in neither, so what makes it easy or
+    hard for both cancels: the interval is narrower than two intervals side by side suggest.
     """
     numerators, denominators = np.concatenate([first, second]).swapaxes(0, 1)
-    one, other = np.split(_resampled(numerators, denominators, resamples, seed), 2, axis=1)  # [1 + resamples, figures] each
+    one, other = np.split(
+        _resampled(numerators, denominators, resamples, seed), 2, axis=1
+    )  # [1 + resamples, figures] each
     low, high = np.nanquantile((other - one)[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.stack([one[0], other[0]]), low, high
 
 
 def _resampled(
-    numerators: Float[np.ndarray, "figures samples"], denominators: Float[np.ndarray, "figures samples"], resamples: int, seed: int
+    numerators: Float[np.ndarray, "figures samples"],
+    denominators: Float[np.ndarray, "figures samples"],
+    resamples: int,
+    seed: int,
 ) -> Float[np.ndarray, "draws figures"]:
     """The ratio of sums over all samples, then over each resample; NaN where nothing was counted."""
     samples = numerators.shape[1]
@@ -183,7 +205,9 @@ def _resampled(
     step = max(1, CHUNK // samples)
     for count in [min(step, resamples - done) for done in range(0, resamples, step)]:
         draws = rng.integers(samples, size=(count, samples)) + samples * np.arange(count)[:, None]
-        times = np.bincount(draws.ravel(), minlength=count * samples).reshape(count, samples)  # how often each sample was drawn
+        times = np.bincount(draws.ravel(), minlength=count * samples).reshape(
+            count, samples
+        )  # how often each sample was drawn
         sums.append(times @ parts)
     above, below = np.split(np.concatenate(sums), 2, axis=1)  # [1 + resamples, figures] each
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

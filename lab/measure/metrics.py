@@ -1,11 +1,13 @@
-"""How good boxes, masks and points are: pure functions over arrays, one score per sample, and figures with their uncertainty.
+"""How good boxes, masks and points are: pure functions over arrays, one score per sample, and figures with their
+uncertainty.
 
     scores = [score(read_truth(sample), predictions.get(sample.id)) for sample in samples]
     for row in summarize(scores):
         print(row.group, row.metric, row.value, row.low, row.high, row.n)
     misses(scores)                          # [(id, what is wrong with its prediction), ...]
 
-Boxes are xyxy in pixels, continuous, edges exclusive: an image of width 10 reaches from 0 to 10. Masks are bool [height, width].
+Boxes are xyxy in pixels, continuous, edges exclusive: an image of width 10 reaches from 0 to 10. Masks are bool
+[height, width].
 A prediction that is missing or degenerate is a miss: it counts in every figure, with an IoU of 0.
 """
 
@@ -52,7 +54,9 @@ class Score:
 # Overlap
 
 
-def box_iou(a: Float[np.ndarray, "*batch 4"], b: Float[np.ndarray, "*batch 4"], *, inclusive: bool = False) -> Float[np.ndarray, "*batch"]:
+def box_iou(
+    a: Float[np.ndarray, "*batch 4"], b: Float[np.ndarray, "*batch 4"], *, inclusive: bool = False
+) -> Float[np.ndarray, "*batch"]:
     """Intersection over union of xyxy boxes, broadcast against each other; 0 for an empty, inverted or NaN box.
 
     `inclusive`: the older convention, in which x1 and y1 are the last pixels inside, so that a box is x1 - x0 + 1 wide.
@@ -64,7 +68,9 @@ def box_iou(a: Float[np.ndarray, "*batch 4"], b: Float[np.ndarray, "*batch 4"], 
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
 
 
-def _area(low: Float[np.ndarray, "*batch 2"], high: Float[np.ndarray, "*batch 2"], inclusive: bool) -> Float[np.ndarray, "*batch"]:
+def _area(
+    low: Float[np.ndarray, "*batch 2"], high: Float[np.ndarray, "*batch 2"], inclusive: bool
+) -> Float[np.ndarray, "*batch"]:
     return np.prod(np.maximum(high - low + inclusive, 0.0), axis=-1)
 
 
@@ -94,7 +100,9 @@ def mask_iou(found: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) -> f
     return intersection / max(union, 1)
 
 
-def point_in_box(point_xy: Float[np.ndarray, "*batch 2"], box_xyxy: Float[np.ndarray, "*batch 4"]) -> Bool[np.ndarray, "*batch"]:
+def point_in_box(
+    point_xy: Float[np.ndarray, "*batch 2"], box_xyxy: Float[np.ndarray, "*batch 4"]
+) -> Bool[np.ndarray, "*batch"]:
     """Whether points lie in boxes, edges exclusive."""
     point, box = np.asarray(point_xy, float), np.asarray(box_xyxy, float)
     return np.all((box[..., :2] <= point) & (point < box[..., 2:]), axis=-1)
@@ -114,7 +122,9 @@ def size_name(area: float) -> str:
 # One sample
 
 
-def score(truth: Truth, found: Prediction | None, *, measures: Sequence[str] = MEASURES, inclusive: bool = False) -> Score:
+def score(
+    truth: Truth, found: Prediction | None, *, measures: Sequence[str] = MEASURES, inclusive: bool = False
+) -> Score:
     """Measures what was found for a sample; `measures` names what a prediction should have: box, mask, point.
 
     A mask counts only if the truth has one; a point is on the object if it is in its mask or, without one, in its box.
@@ -145,7 +155,9 @@ def _score_mask(truth: Truth, mask: Bool[np.ndarray, "h w"] | None) -> tuple[tup
     if truth.mask is None:
         return (None, None), None
     found = np.zeros_like(truth.mask) if mask is None else mask
-    return mask_overlap(found, truth.mask, truth.ignore), None if found.any() else "no mask" if mask is None else "empty mask"
+    return mask_overlap(
+        found, truth.mask, truth.ignore
+    ), None if found.any() else "no mask" if mask is None else "empty mask"
 
 
 def _score_point(truth: Truth, point: tuple[float, float] | None) -> tuple[bool, str | None]:

@@ -3,9 +3,9 @@
 Arrays in the work folder, for N scenes with Q questions of at most T tokens:
 
     pixels.npy     uint8 [N, IMAGE_SIZE, IMAGE_SIZE, 3]   padded to a centred square and resized, as the processor does
-    labels.npy     uint8 [N, GRID * GRID, 4]              what covers each patch: kind, colour, pattern, size; 0 = background
-    questions.npy  int16 [N, Q, T]                        newline, expression, answer, end of text; -1 = padding
-    spans.npy      uint8 [N, Q, 2]                        tokens before the answer; tokens in all
+    labels.npy     uint8 [N, GRID * GRID, 4]              what covers each patch: kind, colour, pattern, size; 0 =
+    background questions.npy  int16 [N, Q, T]                        newline, expression, answer, end of text; -1 =
+    padding spans.npy      uint8 [N, Q, 2]                        tokens before the answer; tokens in all
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,10 @@ def draw(folder: Path, scenes: int, questions: int, workers: int, first_seed: in
     for name, (dtype, shape) in shapes.items():
         open_memmap(folder / f"{name}.npy", "w+", dtype=dtype, shape=shape).flush()
     jobs = [(folder, first_seed, start, min(start + CHUNK, scenes)) for start in range(0, scenes, CHUNK)]
-    with get_context("spawn").Pool(workers) as pool, tqdm(total=scenes, desc="draw", unit="scene", mininterval=5) as bar:
+    with (
+        get_context("spawn").Pool(workers) as pool,
+        tqdm(total=scenes, desc="draw", unit="scene", mininterval=5) as bar,
+    ):
         for drawn in pool.imap_unordered(_draw_chunk, jobs):
             bar.update(drawn)
     done.write_text(f"{scenes} {questions}")
@@ -55,7 +58,9 @@ def draw(folder: Path, scenes: int, questions: int, workers: int, first_seed: in
 
 def _draw_chunk(job: tuple[Path, int, int, int]) -> int:
     folder, first_seed, start, stop = job
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pixels", "labels", "questions", "spans")}
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pixels", "labels", "questions", "spans")
+    }
     for index in range(start, stop):
         scene = make_scene(first_seed + index)
         image, owner = render(scene)
@@ -79,10 +84,14 @@ def patch_labels(scene: Scene, owner: np.ndarray) -> np.ndarray:
     square = np.full((side, side), -1, dtype=np.int8)
     top, left = (side - owner.shape[0]) // 2, (side - owner.shape[1]) // 2
     square[top : top + owner.shape[0], left : left + owner.shape[1]] = owner
-    small = np.asarray(Image.fromarray(square.astype(np.uint8)).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)).astype(np.int8)
+    small = np.asarray(
+        Image.fromarray(square.astype(np.uint8)).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
+    ).astype(np.int8)
     patches = small.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     coverage = (patches[:, :, None] == np.arange(len(scene.things))).mean(1)  # [patches, things]
-    table = np.array([[values.index(getattr(t, name)) + 1 for name, values in LABELS.items()] for t in scene.things], dtype=np.uint8)
+    table = np.array(
+        [[values.index(getattr(t, name)) + 1 for name, values in LABELS.items()] for t in scene.things], dtype=np.uint8
+    )
     return np.where(coverage.max(1, keepdims=True) >= 0.4, table[coverage.argmax(1)], 0).astype(np.uint8)
 
 

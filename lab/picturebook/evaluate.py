@@ -3,8 +3,8 @@
     python -m lab.picturebook.evaluate n=500 seed=7
 
 Heads are found by selection alone on `find_n` scenes of seed `find_seed`; truth is used only to score them on the `n`
-scenes of `seed`. Prints the tables of the model card and writes every figure to `out`. A head points right if its highest
-cell's centre lies in the true box; Acc@0.5 is the share of boxes with an IoU of 0.5 or more.
+scenes of `seed`. Prints the tables of the model card and writes every figure to `out`. A head points right if its
+highest cell's centre lies in the true box; Acc@0.5 is the share of boxes with an IoU of 0.5 or more.
 """
 
 import json
@@ -107,19 +107,27 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     finding, scored = collected(config.find_n, config.find_seed, "find"), collected(config.n, config.seed, "score")
     layers, heads = scored[0].record.num_layers, scored[0].record.num_heads
     pointing = [
-        [np.mean([s.points_inside(s.record.maps[layer, head]) for s in scored]) for head in range(heads)] for layer in range(layers)
+        [np.mean([s.points_inside(s.record.maps[layer, head]) for s in scored]) for head in range(heads)]
+        for layer in range(layers)
     ]
     return {
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "answers": _answers(scored) if config.answers else None,
-        "variants": {name: evaluate_variant(finding, scored, configuration(overrides), config) for name, overrides in VARIANTS.items()},
+        "variants": {
+            name: evaluate_variant(finding, scored, configuration(overrides), config)
+            for name, overrides in VARIANTS.items()
+        },
         "pointing_per_head": np.round(pointing, 3).tolist(),
         "box_share": float(np.mean([_share(s) for s in scored])),
     }
 
 
-def evaluate_variant(finding: list[Scored], scored: list[Scored], cfg: Config, config: EvaluateConfig) -> dict[str, Any]:
-    """The heads that one set of rules finds, and how well they do alone, together, and against random heads of their layers."""
+def evaluate_variant(
+    finding: list[Scored], scored: list[Scored], cfg: Config, config: EvaluateConfig
+) -> dict[str, Any]:
+    """The heads that one set of rules finds, and how well they do alone, together, and against random heads of their
+    layers.
+    """
     shape = finding[0].record.num_layers, finding[0].record.num_heads
     counts = selection_frequency([rank_heads(s.record, cfg.logic) for s in finding], config.top_n, shape)
     heads = most_selected(counts, config.top_k)
@@ -158,10 +166,13 @@ def report(result: dict[str, Any]) -> str:
     parts = []
     if result["answers"]:
         said = result["answers"]
-        parts.append(markdown(("answers", "right, %"), [(k.replace("_", " "), f"{100 * v:.1f}") for k, v in said.items()]))
+        parts.append(
+            markdown(("answers", "right, %"), [(k.replace("_", " "), f"{100 * v:.1f}") for k, v in said.items()])
+        )
     for name, found in result["variants"].items():
         rows = [
-            (f"L{h[0]} H{h[1]}", n, *_percent(alone)) for h, n, alone in zip(found["heads"], found["selected"], found["alone"], strict=True)
+            (f"L{h[0]} H{h[1]}", n, *_percent(alone))
+            for h, n, alone in zip(found["heads"], found["selected"], found["alone"], strict=True)
         ]
         rows.append(("**these together**", "", *_percent(found["together"])))
         rows.append(("random heads of the same layers", "", *_percent(found["random"])))
@@ -180,7 +191,9 @@ def _percent(numbers: dict[str, Any]) -> tuple[str, str]:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.from_cli(sys.argv[1:])))
+        options: Any = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.from_cli(sys.argv[1:]))
+        )
         outcome = evaluate(options)
         target = Path(options.out)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,18 @@ from lab.picturebook.things import BARK, COLOURS, LEAF, SUPERSAMPLING, sprite_si
 from lab.picturebook.world import SIZES, Scene, Thing, mask_box_xyxy, paint
 
 
-def thing(kind: str, colour: str, pattern: str, size: str, share: float, x: int, y: int, longer_side: int, *, flip: bool = False) -> Thing:
+def thing(
+    kind: str,
+    colour: str,
+    pattern: str,
+    size: str,
+    share: float,
+    x: int,
+    y: int,
+    longer_side: int,
+    *,
+    flip: bool = False,
+) -> Thing:
     """A thing whose upper left corner is (x, y); `share` picks its length within its size class, 0 to 1."""
     low, high = SIZES[size]
     w, h = sprite_size(kind, round((low + share * (high - low)) * longer_side))
@@ -64,7 +75,10 @@ BEHIND: dict[str, list[Stroke]] = {
     "bird": [
         ("line", (-10, 404, 150, 372, 330, 350, 372, 336), BARK, 16),
         ("line", (96, 384, 60, 430, 52, 452), BARK, 8),
-        *(("ellipse", (x - 17, y - 9, x + 17, y + 9), LEAF, 0) for x, y in ((40, 448), (70, 446), (366, 322), (384, 342), (30, 380))),
+        *(
+            ("ellipse", (x - 17, y - 9, x + 17, y + 9), LEAF, 0)
+            for x, y in ((40, 448), (70, 446), (366, 322), (384, 342), (30, 380))
+        ),
     ]
 }
 BEFORE: dict[str, list[Stroke]] = {
@@ -111,7 +125,9 @@ def draw_examples(out: Path) -> None:
     lines = []
     for sample_id, name, query, index in QUERIES:
         x0, y0, x1, y1 = mask_box_xyxy(owners[name] == index)
-        lines.append({"id": sample_id, "prompt": query, "image_path": f"images/{name}.png", "bbox": [x0, y0, x1 - x0, y1 - y0]})
+        lines.append(
+            {"id": sample_id, "prompt": query, "image_path": f"images/{name}.png", "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        )
     (out / "localization_data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -69,7 +69,10 @@ def referents(scene: Scene, description: Description) -> tuple[int, ...] | None:
     margin = 0.08 * scene.longer_side
 
     if description.place is not None:
-        axis, sign = (0 if description.place in ("left", "right") else 1), (1 if description.place in ("left", "top") else -1)
+        axis, sign = (
+            (0 if description.place in ("left", "right") else 1),
+            (1 if description.place in ("left", "top") else -1),
+        )
         found.sort(key=lambda i: sign * scene.things[i].centre[axis])
         if not found:
             return None
@@ -131,7 +134,9 @@ def _clear_place(scene: Scene, thing: Thing) -> str | None:
     return "top" if y < 0 else "bottom"
 
 
-def describe(scene: Scene, rng: np.random.Generator, *, category: str | None = None, asides: float = 0.12) -> Expression | None:
+def describe(
+    scene: Scene, rng: np.random.Generator, *, category: str | None = None, asides: float = 0.12
+) -> Expression | None:
     """A random unambiguous expression about a random thing, or None when the category does not fit the scene.
 
     Args:
@@ -227,5 +232,25 @@ def lexicon() -> list[str]:
     """Every word that an expression or an answer can hold, sorted; the tokenizer has one piece for each."""
     words = {*KINDS, *(plural(k) for k in KINDS), *COLOURS, *PATTERNS, *SIZES, *PLACES, "middle"}
     words.update(" ".join((*RELATIONS, *ASIDES)).split())
-    words.update(["the", "a", "an", "thing", "one", "that", "is", "and", "on", "at", "in", "to", "of", "under", "with", "near", "wearing"])
+    words.update(
+        [
+            "the",
+            "a",
+            "an",
+            "thing",
+            "one",
+            "that",
+            "is",
+            "and",
+            "on",
+            "at",
+            "in",
+            "to",
+            "of",
+            "under",
+            "with",
+            "near",
+            "wearing",
+        ]
+    )
     return sorted(words)

@@ -19,7 +19,10 @@ from lab.base.images import open_image
 from lab.base.paths import PROJECT
 from lab.stages.common import load_model
 
-FIGURES = {"readme_cat.png": ("cat.png", "a cat on the floor"), "readme_dog.png": ("dog.png", "a small dog wearing a collar")}
+FIGURES = {
+    "readme_cat.png": ("cat.png", "a cat on the floor"),
+    "readme_dog.png": ("dog.png", "a small dog wearing a collar"),
+}
 
 
 def draw_figures(out: Path) -> list[Path]:

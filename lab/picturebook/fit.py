@@ -1,4 +1,6 @@
-"""One training loop for both stages: warm-up and cosine, Muon and AdamW, checkpoints to resume from, a log of JSON lines."""
+"""One training loop for both stages: warm-up and cosine, Muon and AdamW, checkpoints to resume from, a log of JSON
+lines.
+"""
 
 import json
 import math
@@ -80,7 +82,10 @@ def fit(
         partial.replace(checkpoint)
 
     began = time.time()
-    with (folder / f"{name}.log.jsonl").open("a") as log, tqdm(range(start, config.steps), desc=name, mininterval=10) as bar:
+    with (
+        (folder / f"{name}.log.jsonl").open("a") as log,
+        tqdm(range(start, config.steps), desc=name, mininterval=10) as bar,
+    ):
         for step in bar:
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
@@ -97,7 +102,11 @@ def fit(
                 numbers |= check() if check else {}
             if step % 20 == 0 or (step + 1) % check_every == 0 or last:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()}, refresh=False)
-                entry = {"step": step + 1, "seconds": round(time.time() - began, 1), **{k: round(v, 4) for k, v in numbers.items()}}
+                entry = {
+                    "step": step + 1,
+                    "seconds": round(time.time() - began, 1),
+                    **{k: round(v, 4) for k, v in numbers.items()},
+                }
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
             if (step + 1) % config.checkpoint_every == 0 or last:

@@ -45,7 +45,9 @@ def pack(
     kept_share: float = 1.0,
     blind_share: float = 0.0,
 ) -> Packed:
-    """Lays out questions int16 [B, Q, T] with spans uint8 [B, Q, 2] (tokens before the answer; in all) behind their images."""
+    """Lays out questions int16 [B, Q, T] with spans uint8 [B, Q, 2] (tokens before the answer; in all) behind their
+    images.
+    """
     batch, questions, _ = ids.shape
     spans = spans.astype(int)
     kept_count = max(1, round(num_image_tokens * kept_share))
@@ -94,10 +96,14 @@ def pack(
     )
 
 
-def cpu_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_) -> tuple[Tensor, None]:
+def cpu_attention(
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_
+) -> tuple[Tensor, None]:
     """Attention outside of autocast: on CPUs the fused kernel is twice as fast in float32 as in bfloat16, both ways."""
     with torch.autocast("cpu", enabled=False):
-        out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attention_mask.float(), scale=scaling)
+        out = F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), attention_mask.float(), scale=scaling
+        )
     return out.transpose(1, 2), None  # [B, H, S, D] -> [B, S, H, D]
 
 

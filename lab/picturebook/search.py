@@ -1,13 +1,15 @@
-"""Which rules turn the heads of the shipped model into the best boxes: every combination, on scenes that are used for nothing else.
+"""Which rules turn the heads of the shipped model into the best boxes: every combination, on scenes that are used for
+nothing else.
 
-    python -m lab.picturebook.make out=runs/choose n=1000 seed=30
-    python pipeline.py stage=batch data.data_file=runs/choose/picturebook.jsonl data.process_all=true data.save_generic=true \
+    python -m lab.picturebook.make out=runs/choose n=1000 seed=30 python pipeline.py stage=batch
+    data.data_file=runs/choose/picturebook.jsonl data.process_all=true data.save_generic=true \
         data.output_dir=runs/choose
-    python -m lab.picturebook.search data_file=runs/choose/picturebook.jsonl records=runs/choose/examples-models-picturebook
+    python -m lab.picturebook.search data_file=runs/choose/picturebook.jsonl
+    records=runs/choose/examples-models-picturebook
 
-The heads are found without labels, by the shipped model's rules; labels choose between the rules that make the box. Prints the best
-combinations and, for each setting, the best that can be had with it. What wins is conf/logic/best.yaml; how good it is, other scenes tell
-(seed 31, in the model card).
+The heads are found without labels, by the shipped model's rules; labels choose between the rules that make the box.
+Prints the best combinations and, for each setting, the best that can be had with it. What wins is conf/logic/best.yaml;
+how good it is, other scenes tell (seed 31, in the model card).
 """
 
 import logging
@@ -63,11 +65,15 @@ def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarra
     heads = find_heads(parts, cfg).fixed("both", max(CHOICES["heads"]), logic)
     seen = [(sample, parts.files[sample.id]) for sample in parts.scored if sample.id in parts.files]
     scored = in_workers(partial(ious, heads=heads, smoothing=logic.smoothing), seen)
-    hits = np.array([row >= 0.5 for _, row in progress(scored, "search", total=len(seen))], float).T  # [combinations, samples]
+    hits = np.array(
+        [row >= 0.5 for _, row in progress(scored, "search", total=len(seen))], float
+    ).T  # [combinations, samples]
     return list(product(*CHOICES.values())), np.stack(bootstrap(hits, np.ones_like(hits)), axis=1)
 
 
-def ious(item: tuple[Sample, Path], heads: Sequence[Head], smoothing: SmoothingConfig) -> Float[np.ndarray, " combinations"]:
+def ious(
+    item: tuple[Sample, Path], heads: Sequence[Head], smoothing: SmoothingConfig
+) -> Float[np.ndarray, " combinations"]:
     """IoU of one scene's true box with the box of every combination of CHOICES, in their order."""
     record = load_record(item[1])
     size = record.image_size or (1, 1)
@@ -91,7 +97,10 @@ def report(combinations: list[tuple[Any, ...]], estimates: Float[np.ndarray, "co
     for column, (name, values) in enumerate(CHOICES.items()):
         firsts = [next(i for i in order if combinations[i][column] == value) for value in values]
         parts.append(
-            markdown((f"best with {name}", "Acc@0.5, %"), [(_names(combinations[i])[column], _cell(estimates[i])) for i in firsts])
+            markdown(
+                (f"best with {name}", "Acc@0.5, %"),
+                [(_names(combinations[i])[column], _cell(estimates[i])) for i in firsts],
+            )
         )
     return "\n\n".join(parts)
 
@@ -109,5 +118,7 @@ def _cell(estimate: Float[np.ndarray, " 3"]) -> str:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.from_cli(sys.argv[1:])))
+        options: Any = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.from_cli(sys.argv[1:]))
+        )
         print(report(*search(options), options.best))

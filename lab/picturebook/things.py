@@ -61,7 +61,9 @@ class Pen:
         glint = radius * 0.4
         self.detail("ellipse", (x - glint, y - 2 * glint, x + glint, y), WHITE)
 
-    def _draw(self, shape: str, points: Sequence[float], rgb: Sequence[int], mask: int, style: dict[str, float]) -> None:
+    def _draw(
+        self, shape: str, points: Sequence[float], rgb: Sequence[int], mask: int, style: dict[str, float]
+    ) -> None:
         xy = [p * self.size for p in points]
         for draw, fill in ((self._image, (*rgb, 255)), (self._mask, mask)):
             if shape == "ellipse":
@@ -135,7 +137,14 @@ def fish(pen: Pen) -> None:
 
 def tree(pen: Pen) -> None:
     pen.detail("polygon", (0.44, 0.55, 0.56, 0.55, 0.62, 0.99, 0.38, 0.99), BARK)
-    for x, y, r in ((0.30, 0.46, 0.22), (0.70, 0.46, 0.22), (0.36, 0.28, 0.20), (0.64, 0.28, 0.20), (0.50, 0.20, 0.19), (0.50, 0.46, 0.24)):
+    for x, y, r in (
+        (0.30, 0.46, 0.22),
+        (0.70, 0.46, 0.22),
+        (0.36, 0.28, 0.20),
+        (0.64, 0.28, 0.20),
+        (0.50, 0.20, 0.19),
+        (0.50, 0.46, 0.24),
+    ):
         pen.body("ellipse", (x - r, y - r, x + r, y + r))
     pen.body("pie", (0.34, 0.34, 0.82, 0.66), shade=0.82, start=10, end=150)
 
@@ -226,7 +235,8 @@ def umbrella(pen: Pen) -> None:
 
 
 KINDS: dict[str, Callable[[Pen], None]] = {
-    f.__name__: f for f in (bird, cat, dog, fish, tree, house, car, boat, ball, flower, apple, mushroom, butterfly, umbrella)
+    f.__name__: f
+    for f in (bird, cat, dog, fish, tree, house, car, boat, ball, flower, apple, mushroom, butterfly, umbrella)
 }
 
 
@@ -247,7 +257,9 @@ def pattern_mask(pattern: str, size: int, period: float) -> Image.Image:
     return mask
 
 
-def sprite(kind: str, colour: str, pattern: str, longest: int, period: float, *, flip: bool = False, shade: float = 1.0) -> Image.Image:
+def sprite(
+    kind: str, colour: str, pattern: str, longest: int, period: float, *, flip: bool = False, shade: float = 1.0
+) -> Image.Image:
     """One thing, cut out tightly.
 
     Args:

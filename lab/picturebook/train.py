@@ -87,7 +87,9 @@ def train_tower(model, config: TrainConfig, work: Path, device: torch.device) ->
     @torch.inference_mode()
     def check() -> dict[str, float]:
         parts = [slice(i, i + 50) for i in range(len(pixels) - config.held_out, len(pixels), 50)]
-        numbers = [tower_loss(labelled, *(torch.from_numpy(a[p]).to(device) for a in (pixels, labels)))[1] for p in parts]
+        numbers = [
+            tower_loss(labelled, *(torch.from_numpy(a[p]).to(device) for a in (pixels, labels)))[1] for p in parts
+        ]
         return {f"held_out_{k}": float(np.mean([n[k] for n in numbers])) for k in numbers[0]}
 
     fit(labelled, loss, config.tower, work, "tower", check)
@@ -118,7 +120,9 @@ def train_language(model, config: TrainConfig, work: Path, device: torch.device)
     model.model.vision_tower.requires_grad_(False)
     model.set_attn_implementation({"text_config": CPU_ATTENTION if device.type == "cpu" else "sdpa"})
 
-    def batch_loss(index: np.ndarray, rng: np.random.Generator, kept: float = 1.0, blind: float = 0.0, silent: float = 0.0):
+    def batch_loss(
+        index: np.ndarray, rng: np.random.Generator, kept: float = 1.0, blind: float = 0.0, silent: float = 0.0
+    ):
         chosen = np.stack([rng.choice(ids.shape[1], cfg.questions, replace=False) for _ in index])
         questions = ids[index[:, None], chosen], spans[index[:, None], chosen]
         packed = pack(*questions, prefix, GRID * GRID, rng, kept_share=kept, blind_share=blind)

@@ -8,7 +8,8 @@ from PIL import Image
 from lab.picturebook.backgrounds import BACKGROUNDS
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
 
-# longest side of a thing as a share of the picture's longer side; on a 16-cell grid: 3 to 3.6, 4.6 to 5.6, 7 to 8.8 cells
+# longest side of a thing as a share of the picture's longer side; on a 16-cell grid: 3 to 3.6, 4.6 to 5.6, 7 to 8.8
+# cells
 SIZES: dict[str, tuple[float, float]] = {"small": (0.19, 0.225), "medium": (0.29, 0.35), "large": (0.44, 0.55)}
 PATTERN_PERIOD = 0.062  # share of the picture's longer side
 MAX_THINGS = 7
@@ -133,7 +134,9 @@ def paint(image: Image.Image, owner: np.ndarray, index: int, thing: Thing, longe
     """Draws one thing into `image` and writes `index` into `owner` wherever it covers a pixel by half or more."""
     x0, y0, x1, y1 = thing.box_xyxy
     period = PATTERN_PERIOD * longer_side
-    drawn = sprite(thing.kind, thing.colour, thing.pattern, max(x1 - x0, y1 - y0), period, flip=thing.flip, shade=thing.shade)
+    drawn = sprite(
+        thing.kind, thing.colour, thing.pattern, max(x1 - x0, y1 - y0), period, flip=thing.flip, shade=thing.shade
+    )
     image.paste(drawn, (x0, y0), drawn)
     region = owner[y0 : y0 + drawn.height, x0 : x0 + drawn.width]
     alpha = np.asarray(drawn.getchannel("A"))[: region.shape[0], : region.shape[1]]

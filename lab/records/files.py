@@ -15,7 +15,7 @@ from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.records.pickles import damaged, dump_plain, load_plain, rebuild
 from lab.records.record import Record, head_index
-from lab.records.subset import Partial
+from lab.records.subset import HeadSubset
 from llava.grid import _whole
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def check_record(record: Record, where: str) -> None:
-    """Raises UserError, beginning with `where`, unless the weights and the geometry can be those of an attention record."""
+    """Raises UserError, beginning with `where`, unless the weights and the geometry can be those of an attention
+    record.
+    """
     attn = record.attn
     expected = "expected [layers, heads, 1, image tokens]"
     if attn.ndim != 4 or attn.shape[2] != 1:
@@ -35,27 +37,33 @@ def check_record(record: Record, where: str) -> None:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if record.generic is not None and record.generic.shape != attn.shape:
-        raise UserError(f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}")
+        raise UserError(
+            f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}"
+        )
     for weights in (attn, record.generic):
         if weights is None:
             continue
         _check_weights(_kept(record, weights), where)
-        if record.partial is None and not weights.any():
+        if record.subset is None and not weights.any():
             zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
             raise UserError(f"{where}: {zero}")
 
 
 def _kept(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> Float32[np.ndarray, "*heads 1 vis"]:
     """What of `attn` or `generic` is really there."""
-    return weights if record.partial is None else weights[head_index(record.partial.heads)]
+    return weights if record.subset is None else weights[head_index(record.subset.heads)]
 
 
 def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
     lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
     if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
-        raise UserError(f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)")
+        raise UserError(
+            f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)"
+        )
     if lowest < 0:
-        raise UserError(f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1")
+        raise UserError(
+            f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1"
+        )
 
 
 def _check_geometry(record: Record) -> None:
@@ -91,7 +99,9 @@ def load_record(path: str | Path) -> Record:
     content = load_plain(path)
     parts = content if isinstance(content, Mapping) else {"attn": content}
     if "attn" not in parts:
-        raise UserError(f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor")
+        raise UserError(
+            f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor"
+        )
     arrays = (torch.Tensor, np.ndarray)
     attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
     for part, kinds in ((attn, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
@@ -100,7 +110,7 @@ def load_record(path: str | Path) -> Record:
     try:
         record = Record.from_tensor(attn, meta, generic)
         if parts.get("partial") is not None:
-            record = _spread(record, Partial.from_dict(parts["partial"], str(path)))
+            record = _spread(record, HeadSubset.from_dict(parts["partial"], str(path)))
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except Exception as error:  # a hostile file can spoil a tensor's attributes
@@ -109,17 +119,21 @@ def load_record(path: str | Path) -> Record:
     return record
 
 
-def _spread(kept: Record, partial: Partial) -> Record:
+def _spread(kept: Record, subset: HeadSubset) -> Record:
     """[kept heads, 1, image tokens] put in their places among all heads; pages of memory that stay zero cost nothing."""
 
     def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
-        if rows.ndim != 3 or len(rows) != len(partial.heads):
-            raise UserError(f"attention has shape {list(rows.shape)}; expected [{len(partial.heads)} heads, 1, image tokens]")
-        spread = np.zeros((*partial.shape, *rows.shape[1:]), np.float32)
-        spread[head_index(partial.heads)] = rows
+        if rows.ndim != 3 or len(rows) != len(subset.heads):
+            raise UserError(
+                f"attention has shape {list(rows.shape)}; expected [{len(subset.heads)} heads, 1, image tokens]"
+            )
+        spread = np.zeros((*subset.shape, *rows.shape[1:]), np.float32)
+        spread[head_index(subset.heads)] = rows
         return spread
 
-    return replace(kept, attn=dense(kept.attn), generic=None if kept.generic is None else dense(kept.generic), partial=partial)
+    return replace(
+        kept, attn=dense(kept.attn), generic=None if kept.generic is None else dense(kept.generic), subset=subset
+    )
 
 
 # Writing
@@ -128,18 +142,18 @@ def _spread(kept: Record, partial: Partial) -> Record:
 def save_record(path: str | Path, record: Record) -> None:
     """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
 
-    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is written as it is:
-    lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
+    A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is
+    written as it is: lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
 
-    Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the file
-    could not be read back), or if the file cannot be written.
+    Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the
+    file could not be read back), or if the file cannot be written.
     """
     check_record(record, str(path))
     content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
     if record.generic is not None:
         content["generic"] = _file_tensor(record, record.generic)
-    if record.partial is not None:
-        content["partial"] = record.partial.to_dict()
+    if record.subset is not None:
+        content["partial"] = record.subset.to_dict()
     data = dump_plain(content)
     rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)

@@ -11,14 +11,19 @@ from lab.records.record import Record
 ENDINGS = (".pkl", ".pkl.gz")
 
 
-SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")  # name, whether it is a ranking, whether it is compressed
+SAMPLE_FILE = re.compile(
+    r"([^.].*?)(_analysis)?\.pkl(\.gz)?"
+)  # name, whether it is a ranking, whether it is compressed
 
 
 # where
 
 
 def find_record(folder: Path, name: str) -> Path | None:
-    """The record of a sample in a folder, whichever of the two endings it has. Raises UserError if it is there with both."""
+    """The record of a sample in a folder, whichever of the two endings it has.
+
+    Raises UserError if it is there with both.
+    """
     found = [path for ending in ENDINGS if (path := folder / f"{name}{ending}").exists()]
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1].name} are the same sample: delete one")
@@ -31,7 +36,9 @@ def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror or error}; set data.attention_dir, or run stage=batch") from None
+        raise UserError(
+            f"cannot read the folder {folder}: {error.strerror or error}; set data.attention_dir, or run stage=batch"
+        ) from None
     for path in paths:
         if match := SAMPLE_FILE.fullmatch(path.name):
             kind = listed["analyses" if match[2] else "records"]

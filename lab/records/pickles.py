@@ -38,14 +38,19 @@ class _SteadyPickler(pickle.Pickler):
 
 
 def dump_plain(content: Any) -> bytes:
-    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand; equal content gives equal bytes."""
+    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand; equal content gives
+    equal bytes.
+    """
     buffer = io.BytesIO()
     _SteadyPickler(buffer, protocol=4).dump(content)
     return buffer.getvalue()
 
 
 def load_plain(path: str | Path) -> Any:
-    """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed. Raises UserError as `load_record`."""
+    """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed.
+
+    Raises UserError as `load_record`.
+    """
     return rebuild(_read_bytes(Path(path)), str(path))
 
 
@@ -53,11 +58,15 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it") from error
+        raise UserError(
+            f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it"
+        ) from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder; expected a record file, .pkl or .pkl.gz") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file"
+        ) from error
     try:
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except Exception as error:
@@ -66,7 +75,9 @@ def _read_bytes(path: Path) -> bytes:
 
 def damaged(where: str, error: Exception) -> UserError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again")
+    return UserError(
+        f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again"
+    )
 
 
 def _refused(where: str, name: str, holds: str) -> UserError:
@@ -88,11 +99,16 @@ def rebuild(data: bytes, where: str) -> Any:
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """Resolves no name outside `rebuilders`, so a pickle can call nothing but those; `load` raises UserError naming what it refuses."""
+    """Resolves no name outside `rebuilders`, so a pickle can call nothing but those;
+
+    `load` raises UserError naming what it refuses.
+    """
 
     holds = "a record holds only tensors, arrays and plain containers"
 
-    def __init__(self, data: bytes, where: str, rebuilders: Rebuilders, *, encoding: str = "ASCII", errors: str = "strict") -> None:
+    def __init__(
+        self, data: bytes, where: str, rebuilders: Rebuilders, *, encoding: str = "ASCII", errors: str = "strict"
+    ) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding, errors=errors)  # of what Python 2 called str
         self.where, self.rebuilders = where, rebuilders
 
@@ -106,7 +122,11 @@ class SafeUnpickler(pickle.Unpickler):
 def plain_rebuilders() -> Rebuilders:
     """What a pickled array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
     array: Any = np.zeros(1)
-    containers = {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray, complex)}
+    containers = {
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (set, frozenset, bytearray, complex)
+    }
     return {
         **containers,
         ("collections", "OrderedDict"): OrderedDict,
@@ -141,7 +161,9 @@ def _dtypes() -> Rebuilders:
 
 
 def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: function(*args)  # a pickle may set attributes on what it is given: let that be ours, for one load
+    return lambda *args: function(
+        *args
+    )  # a pickle may set attributes on what it is given: let that be ours, for one load
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -152,7 +174,9 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _torch_load(data: bytes) -> Any:
-    """torch.load of tensors, storages and plain containers only; also in place of torch's own way to rebuild a storage, which trusts it."""
+    """torch.load of tensors, storages and plain containers only; also in place of torch's own way to rebuild a storage,
+    which trusts it.
+    """
     import torch
 
     with warnings.catch_warnings():

@@ -1,16 +1,16 @@
 """Records on disk: the attention of one sample, read without trusting the file and written whole or not at all.
 
     record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
-    record.attn                                         # [layers, heads, 1, image tokens]
-    record.maps                                         # [layers, heads, rows, cols] of the record's first grid
-    record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if the record keeps the maps of these heads only
-    save_record("copy.pkl.gz", record)
+    record.attn                                         # [layers, heads, 1, image tokens] record.maps
+    # [layers, heads, rows, cols] of the record's first grid record.maps_of([(14, 24), (14, 13)])                # [2,
+    rows, cols], also if the record keeps the maps of these heads only save_record("copy.pkl.gz", record)
 
-What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked too, generic: the
-same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their settings (lab/partial.py), and
-attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
+What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked
+too, generic: the same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their
+settings (lab/partial.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
 
-Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records does.
+Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records
+does.
 """
 
 import math
@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from lab.base.chunks import cast
 from lab.base.errors import UserError
-from lab.records.subset import Partial
+from lab.records.subset import HeadSubset
 from llava.grid import Grid
 
 if TYPE_CHECKING:
@@ -37,19 +37,19 @@ PRECISIONS = ("float16", "bfloat16", "float32")
 class Record:
     """The attention of one sample's last prompt token.
 
-    `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1. `dtype` names
-    the precision that they were computed and are stored in (float16, bfloat16, float32); widening to float32 changes no value.
-    `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
-    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected.
-    `partial` tells of a record that keeps the maps of some heads only which these are; the others are zero in `attn` and `generic`,
-    and whatever needs one of them raises UserError.
+    `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1.
+    `dtype` names the precision that they were computed and are stored in (float16, bfloat16, float32); widening to
+    float32 changes no value. `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
+    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected. `partial`
+    tells of a record that keeps the maps of some heads only which these are; the others are zero in `attn` and
+    `generic`, and whatever needs one of them raises UserError.
     """
 
     attn: Float32[np.ndarray, "layers heads 1 vis"]
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
-    partial: Partial | None = None
+    subset: HeadSubset | None = None
 
     @classmethod
     def from_tensor(
@@ -58,12 +58,17 @@ class Record:
         meta: Mapping[str, Any] | None = None,
         generic: "torch.Tensor | np.ndarray | None" = None,
     ) -> "Record":
-        """From tensors or arrays in any of the known precisions; float64 is narrowed to float32. Raises UserError on others."""
+        """From tensors or arrays in any of the known precisions; float64 is narrowed to float32.
+
+        Raises UserError on others.
+        """
         attn, dtype = _widened(weights)
         return cls(attn, dict(meta or {}), dtype, None if generic is None else _widened(generic)[0])
 
     def tensor(self) -> "torch.Tensor":
-        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s memory."""
+        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s
+        memory.
+        """
         import torch
 
         self._need_all()
@@ -89,13 +94,17 @@ class Record:
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """The grids of meta["grids"]; without them, one square grid stretched over the image (over unit cells if its size is unknown)."""
+        """The grids of meta["grids"]; without them, one square grid stretched over the image (over unit cells if its
+        size is unknown).
+        """
         if self.meta.get("grids"):
             return tuple(Grid.from_dict(plain) for plain in self.meta["grids"])
         vis = self.attn.shape[-1]
         side = math.isqrt(vis)
         if side * side != vis:
-            raise UserError(f"{vis} image tokens are no square grid and meta has no grids; expected side x side tokens or meta['grids']")
+            raise UserError(
+                f"{vis} image tokens are no square grid and meta has no grids; expected side x side tokens or meta['grids']"
+            )
         return (Grid.stretched(side, side, self.image_size or (side, side)),)
 
     @property
@@ -105,16 +114,22 @@ class Record:
 
     @property
     def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        """Every head's weights on the first grid; a view of `attn`. Raises UserError if the record keeps those of some heads only."""
+        """Every head's weights on the first grid; a view of `attn`.
+
+        Raises UserError if the record keeps those of some heads only.
+        """
         self._need_all()
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
     def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
-        """The weights of some (layer, head) on the first grid. Raises UserError naming a head whose map the record does not keep."""
-        if self.partial is not None:
-            self.partial.need(heads)
-        return replace(self, partial=None).maps[head_index(heads)]
+        """The weights of some (layer, head) on the first grid.
+
+        Raises UserError naming a head whose map the record does not keep.
+        """
+        if self.subset is not None:
+            self.subset.need(heads)
+        return replace(self, subset=None).maps[head_index(heads)]
 
     def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The same of the generic prompt. Raises UserError if the record does not hold it."""
@@ -124,8 +139,8 @@ class Record:
         return replace(self, attn=self.generic).maps_of(heads)
 
     def _need_all(self) -> None:
-        if self.partial is not None:
-            self.partial.refuse("but all are needed")
+        if self.subset is not None:
+            self.subset.refuse("but all are needed")
 
 
 def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:

@@ -1,7 +1,7 @@
 """Records that keep the maps of some heads only, or of none: what they have in place of the others.
 
-The scores of every head are there, without regard to a threshold, so that rankings can be made again, also by another threshold or
-filter. What a map alone can tell, such as its spatial entropy by other rules, cannot be had again.
+The scores of every head are there, without regard to a threshold, so that rankings can be made again, also by another
+threshold or filter. What a map alone can tell, such as its spatial entropy by other rules, cannot be had again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 
 from lab.base.errors import UserError
 
-SCHEMA = 1  # of what a file holds of a Partial
-MOST_HEADS = 2**20  # layers x heads; bounds what a wrong file can ask for
+SCHEMA = 1  # of what a file holds of a HeadSubset
+MAX_HEADS_OF_MODEL = 2**20  # layers x heads; bounds what a wrong file can ask for
 
 SCORES = ("attn_sum", "spatial_entropy", "num_components", "bottom_row_max")
 
 
 @dataclass(frozen=True, eq=False)
-class Partial:
+class HeadSubset:
     """Whose maps a record keeps, and the scores of every head of the sample, as `analyze.score_heads` measures them."""
 
     heads: tuple[tuple[int, int], ...]  # (layer, head), zero-based: those whose maps are kept
@@ -52,7 +52,9 @@ class Partial:
         for key, value in settings.items():
             if self.entropy.get(key) != value:
                 measured = f"measured with logic.entropy.{key}={self.entropy.get(key)}, not {value}"
-                raise UserError(f"{self.where} keeps scores {measured}: set it so, or collect with data.save_attention=all")
+                raise UserError(
+                    f"{self.where} keeps scores {measured}: set it so, or collect with data.save_attention=all"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Arrays and plain containers, for a file; a tensor would take 1.3 kB more than its values."""
@@ -60,7 +62,7 @@ class Partial:
         return {"schema": SCHEMA, "heads": [list(head) for head in self.heads], "entropy": dict(self.entropy), **scores}
 
     @classmethod
-    def from_dict(cls, plain: Any, where: str) -> "Partial":
+    def from_dict(cls, plain: Any, where: str) -> "HeadSubset":
         """The inverse of `to_dict`. Raises UserError naming the file if anything is missing or impossible."""
         try:
             if plain["schema"] != SCHEMA:
@@ -77,7 +79,7 @@ class Partial:
     def check(self) -> None:
         """Raises ValueError if the scores cannot be those of a sample, or a head is named twice or does not exist."""
         layers, heads = self.shape
-        if not 1 <= layers * heads <= MOST_HEADS:
+        if not 1 <= layers * heads <= MAX_HEADS_OF_MODEL:
             raise ValueError(f"scores of {layers} x {heads} heads")
         for name in SCORES:
             column = getattr(self, name)

@@ -1,4 +1,4 @@
-"""stage=report: one self-contained page about a run, or about two side by side. `lab.report.run_report` is the stage.
+"""stage=report: one self-contained page about a run, or about two side by side.
 
 folder.py   what a run left in its folder
 samples.py  each sample anew: heads, maps, mask, box, IoU
@@ -6,7 +6,3 @@ pictures.py pictures, outlines and maps, small enough for a page
 tables.py   run facts, figures with intervals, differences between two runs
 page.py     all of it into templates/ with static/*.css and static/*.js
 """
-
-from lab.stages.report import run_report
-
-__all__ = ["run_report"]

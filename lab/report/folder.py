@@ -40,7 +40,11 @@ class RunFolder:
     def collected(self) -> str:
         """When the first and the last record were written, to the minute."""
         times = sorted(path.stat().st_mtime for path in self.records.values())
-        first, last = (datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M") for time in (times[0], times[-1])) if times else ("", "")
+        first, last = (
+            (datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M") for time in (times[0], times[-1]))
+            if times
+            else ("", "")
+        )
         return first if first == last else f"{first} to {last}"
 
 
@@ -81,7 +85,8 @@ def _json_lines(path: Path, *, whole: bool = False) -> list[Any]:
 
 
 def saved_config(folder: RunFolder, cfg: Config) -> Config:
-    """The configuration that the run was evaluated with or, failing that, collected with; `cfg` if the folder tells neither.
+    """The configuration that the run was evaluated with or, failing that, collected with; `cfg` if the folder tells
+    neither.
 
     Raises UserError naming the file if the configuration is not one of today's.
     """
@@ -92,11 +97,15 @@ def saved_config(folder: RunFolder, cfg: Config) -> Config:
         if saved is None and path.exists():
             saved = OmegaConf.load(path)
         if saved is None:
-            log.warning("%s has no config.yaml: its records are read with the configuration of this command", folder.path)
+            log.warning(
+                "%s has no config.yaml: its records are read with the configuration of this command", folder.path
+            )
             return cfg
         merged: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
     except (OmegaConfBaseException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{where}: its configuration is not one of this version ({reason}); run stage=evaluate there again") from None
+        raise UserError(
+            f"{where}: its configuration is not one of this version ({reason}); run stage=evaluate there again"
+        ) from None
     check(merged)
     return with_heads_of_file(merged)

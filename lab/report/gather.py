@@ -25,19 +25,26 @@ def _run(path: Path, cfg: Config, command: Config) -> Run:
 
 
 def _two_runs(cfg: Config) -> list[Run]:
-    """Each with the configuration that it was made with. Raises UserError unless there are two, about the same pictures."""
+    """Each with the configuration that it was made with.
+
+    Raises UserError unless there are two, about the same pictures.
+    """
     folders = cfg.data.runs or []
     if len(folders) != 2 or find(folders[0]).resolve() == find(folders[1]).resolve():
         raise UserError(f"data.runs={list(folders)}: give two different folders of records, data.runs=[A,B]")
     runs = [_run(find(path), saved_config(read_folder(find(path)), cfg), cfg) for path in folders]
     if not set(runs[0].folder.ids) & set(runs[1].folder.ids):
         counts = f"{len(runs[0].folder.ids)} and {len(runs[1].folder.ids)} samples"
-        raise UserError(f"data.runs: {folders[0]} and {folders[1]} have no sample in common ({counts}); give two runs over the same data")
+        raise UserError(
+            f"data.runs: {folders[0]} and {folders[1]} have no sample in common ({counts}); give two runs over the same data"
+        )
     return runs
 
 
 def known_samples(folder: RunFolder, cfg: Config) -> dict[str, Sample]:
-    """The samples of the data file: `data.data_file` if it is about this folder, else the one that the run itself names. {} if none is."""
+    """The samples of the data file: `data.data_file` if it is about this folder, else the one that the run itself
+    names. {} if none is.
+    """
     saved = [str(part["data_file"]) for part in (folder.metrics, folder.summary) if part and part.get("data_file")]
     for name in dict.fromkeys([*([cfg.data.data_file] if cfg.data.data_file else []), *saved]):
         if name != cfg.data.data_file and not find(name).exists():
@@ -89,4 +96,6 @@ def _shown(name: str, runs: Sequence[Run], models: Sequence[ModelOfRecords], pic
 def _check_same_picture(name: str, findings: Sequence[Finding]) -> None:
     names = {Path(finding.image_file).name for finding in findings if finding.image_file and finding.status == "done"}
     if len(names) > 1:
-        raise UserError(f"data.runs: sample {name} is about {' in one run and '.join(sorted(names))} in the other; compare the same data")
+        raise UserError(
+            f"data.runs: sample {name} is about {' in one run and '.join(sorted(names))} in the other; compare the same data"
+        )

@@ -1,7 +1,8 @@
 """What was gathered as one HTML page: the data as JSON that the page's own script reads, everything else by template.
 
-No text of a user is ever markup: templates escape it, JSON escapes `<`, and the script sets it as text. The page's policy allows nothing
-but the script and the style whose hashes it names, so that even a mistake here could run nothing and fetch nothing.
+No text of a user is ever markup: templates escape it, JSON escapes `<`, and the script sets it as text. The page's
+policy allows nothing but the script and the style whose hashes it names, so that even a mistake here could run nothing
+and fetch nothing.
 """
 
 import base64
@@ -38,7 +39,11 @@ def render(gathered: Gathered, cfg: Config) -> str:
     """The whole page."""
     script, style = script_text(), (HERE / "static" / "page.css").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("page.html.j2")
     runs = [_run_view(gathered, index, cfg) for index in range(len(gathered.runs))]
@@ -52,7 +57,9 @@ def render(gathered: Gathered, cfg: Config) -> str:
         total=gathered.total,
         seed=cfg.seed,
         hit=tables.HIT,
-        data=to_json({"colours": colours(), "hit": tables.HIT, "runs": _runs_data(gathered), "samples": samples_data(gathered)}),
+        data=to_json(
+            {"colours": colours(), "hit": tables.HIT, "runs": _runs_data(gathered), "samples": samples_data(gathered)}
+        ),
         pictures=gathered.pictures,
         maps=[
             (run, place, to_json(maps_data(finding.maps)))
@@ -93,14 +100,18 @@ def _run_view(gathered: Gathered, index: int, cfg: Config) -> dict[str, Any]:
     return {
         "label": "AB"[index],
         "name": str(run.folder.path),
-        "model": str(next((f.meta["model_name"] for f in findings if f.meta and f.meta.get("model_name")), run.cfg.model.name)),
+        "model": str(
+            next((f.meta["model_name"] for f in findings if f.meta and f.meta.get("model_name")), run.cfg.model.name)
+        ),
         "facts": tables.facts(run, findings),
         "config": OmegaConf.to_yaml(run.cfg, resolve=True),
         "failures": list(run.folder.errors.items()),
         "fresh": tables.metric_table({"chosen heads": fresh}) if fresh else None,
         "groups": tables.group_table(fresh) if fresh else None,
         "scored": len(scores),
-        "unanswered": sum(sample.findings[index].status != "done" for sample in gathered.samples if sample.findings[index].score),
+        "unanswered": sum(
+            sample.findings[index].status != "done" for sample in gathered.samples if sample.findings[index].score
+        ),
         "saved": tables.metric_table(saved) if saved else None,
         "saved_samples": max((one.n for estimates in saved.values() for one in estimates), default=0),
         "other_rules": tables.other_rules(run.folder.metrics, run.cfg),
@@ -119,13 +130,26 @@ def _rho(metrics: Mapping[str, Any] | None) -> float | None:
 
 
 def _selection(selection: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The first heads of localization_heads.json, and how they were counted; None if there is none or it is of another kind."""
+    """The first heads of localization_heads.json, and how they were counted;
+
+    None if there is none or it is of another kind.
+    """
     try:
         rows = [
-            (int(row["layer"]), int(row["head"]), 100 * float(row["frequency"]), 100 * float(row["frequency_std"]), int(row["count"]))
+            (
+                int(row["layer"]),
+                int(row["head"]),
+                100 * float(row["frequency"]),
+                100 * float(row["frequency_std"]),
+                int(row["count"]),
+            )
             for row in (selection or {})["heads"][:10]
         ]
-        return {"rows": rows, "file": HEADS_FILE, **{k: int((selection or {})[k]) for k in ("samples", "trials", "samples_per_trial")}}
+        return {
+            "rows": rows,
+            "file": HEADS_FILE,
+            **{k: int((selection or {})[k]) for k in ("samples", "trials", "samples_per_trial")},
+        }
     except (LookupError, TypeError, ValueError):
         return None
 
@@ -195,7 +219,9 @@ def _sample_data(sample: Shown, shapes: Sequence[tuple[int, int]]) -> dict[str, 
 
 def _finding_data(finding: Finding, first: Finding, shape: tuple[int, int]) -> dict[str, Any]:
     score = finding.score
-    mask_iou = None if score is None or score.intersection is None else round(score.intersection / max(score.union or 0, 1), 4)
+    mask_iou = (
+        None if score is None or score.intersection is None else round(score.intersection / max(score.union or 0, 1), 4)
+    )
     return {
         "status": finding.status,
         "why": finding.why,
@@ -206,7 +232,10 @@ def _finding_data(finding: Finding, first: Finding, shape: tuple[int, int]) -> d
         "box": finding.box_xyxy and [round(edge, 1) for edge in finding.box_xyxy],
         "outline": finding.outline if finding.outline[1] else None,
         "answer": str((finding.meta or {}).get("generated_text") or "") or None,
-        "heads": [[row.layer, row.head, round(row.attn_sum, 4), _finite(row.spatial_entropy), row.num_components] for row in finding.heads],
+        "heads": [
+            [row.layer, row.head, round(row.attn_sum, 4), _finite(row.spatial_entropy), row.num_components]
+            for row in finding.heads
+        ],
         "best": [_number(head, shape) for head in finding.best],
     }
 
@@ -219,4 +248,10 @@ def maps_data(maps: Maps) -> dict[str, Any]:
     """The maps of one finding; `data` is [maps, rows, cols] bytes in base64."""
     _, rows, cols = maps.levels.shape
     extent = [round(edge, 2) for edge in maps.extent_xyxy]
-    return {"rows": rows, "cols": cols, "extent": extent, "highest": float(f"{maps.highest:.4g}"), "data": text_of(maps.levels.tobytes())}
+    return {
+        "rows": rows,
+        "cols": cols,
+        "extent": extent,
+        "highest": float(f"{maps.highest:.4g}"),
+        "data": text_of(maps.levels.tobytes()),
+    }

@@ -10,11 +10,15 @@ from PIL import Image
 
 OUTLINE_SIDE = 96  # longest side of the mask that is followed, in cells
 QUALITIES = (70, 55, 40, 25)  # of WebP, tried in turn
-LARGEST = 11_500  # bytes of a picture: 1,000 of them, with the maps of 10 heads of 24 x 24 cells, stay under 25 MB in base64
+LARGEST = (
+    11_500  # bytes of a picture: 1,000 of them, with the maps of 10 heads of 24 x 24 cells, stay under 25 MB in base64
+)
 
 
 def thumbnail(image: Image.Image, max_side: int) -> bytes:
-    """The picture as WebP, its longest side at most `max_side` pixels, in at most LARGEST bytes where any quality achieves it."""
+    """The picture as WebP, its longest side at most `max_side` pixels, in at most LARGEST bytes where any quality
+    achieves it.
+    """
     small = image.copy()
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     data = b""
@@ -28,7 +32,8 @@ def thumbnail(image: Image.Image, max_side: int) -> bytes:
 
 
 def outline(mask: Bool[np.ndarray, "height width"]) -> tuple[float, str]:
-    """The mask's outlines as an SVG path, and the pixels of the mask in one unit of the path. An empty mask has the path "".
+    """The mask's outlines as an SVG path, and the pixels of the mask in one unit of the path. An empty mask has the
+    path "".
 
     The mask is first reduced to OUTLINE_SIDE cells on its longer side; its corners come out slanted by half a cell.
     """
@@ -53,7 +58,9 @@ def _path(points: np.ndarray) -> str:
 
 
 def levels(maps: Float[np.ndarray, "maps rows cols"], highest: float) -> np.ndarray:
-    """Maps as bytes, uint8 [maps, rows, cols]: the square root of each cell's share of `highest`, so that faint cells keep their shades."""
+    """Maps as bytes, uint8 [maps, rows, cols]: the square root of each cell's share of `highest`, so that faint cells
+    keep their shades.
+    """
     share = np.clip(maps / (highest or 1.0), 0, 1)
     return np.rint(255 * np.sqrt(share)).astype(np.uint8)
 

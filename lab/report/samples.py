@@ -14,10 +14,10 @@ from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import find
 from lab.datasets import Sample, Truth, read_truth
+from lab.datasets.sample import Box
 from lab.heads.reading import ModelOfRecords
 from lab.measure.controls import prediction
 from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
-from lab.metrics import Box
 from lab.records.files import load_record
 from lab.records.pickles import load_plain
 from lab.records.record import Record
@@ -58,7 +58,8 @@ class Finding:
 def find_sample(name: str, folder: RunFolder, known: Sample | None, model: ModelOfRecords, cfg: Config) -> Finding:
     """Reads and localizes one sample. Damaged and absent records make a finding that says so.
 
-    Raises UserError if the record is of another model than those that `model` has seen, or if `cfg` asks for heads that it does not have.
+    Raises UserError if the record is of another model than those that `model` has seen, or if `cfg` asks for heads that
+    it does not have.
     """
     told = Finding("missing", query=known.query if known else "", image_file=str(known.image_file) if known else None)
     if name not in folder.records:
@@ -108,12 +109,16 @@ def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding
     try:
         ranking = rank_heads(record, cfg.logic)
     except UserError as error:
-        if record.partial is None:
+        if record.subset is None:
             raise
         return replace(told, status="ranked", why=str(error))  # it keeps scores by other rules
-    told = replace(told, image_size=record.image_size, best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]))
+    told = replace(
+        told,
+        image_size=record.image_size,
+        best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]),
+    )
     chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
-    if record.partial is not None and not set(chosen) <= set(record.partial.heads):
+    if record.subset is not None and not set(chosen) <= set(record.subset.heads):
         return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
     found = localize_record(record, ranking, cfg)
     return replace(
@@ -151,7 +156,12 @@ def scored(finding: Finding, truth: Truth | None, cfg: Config) -> Finding:
     """The finding with its score, no answer being a miss, and without the answer's mask."""
     if truth is None:
         return replace(finding, answer=None)
-    if finding.answer and finding.answer.mask is not None and truth.mask is not None and finding.answer.mask.shape != truth.mask.shape:
+    if (
+        finding.answer
+        and finding.answer.mask is not None
+        and truth.mask is not None
+        and finding.answer.mask.shape != truth.mask.shape
+    ):
         return replace(finding, answer=None)
     measured = score(truth, finding.answer, inclusive=cfg.metrics.box == "inclusive")
     return replace(finding, answer=None, score=measured)
@@ -176,8 +186,12 @@ class Pictures:
         self.texts: list[str] = []  # WebP in base64
         self._found: dict[Path, tuple[int | None, tuple[int, int] | None, str]] = {}
 
-    def add(self, image_file: str | None, size: tuple[int, int] | None) -> tuple[int | None, tuple[int, int] | None, str]:
-        """Its place in `texts`, its (width, height) and "", or None, the size that was given and why it cannot be shown."""
+    def add(
+        self, image_file: str | None, size: tuple[int, int] | None
+    ) -> tuple[int | None, tuple[int, int] | None, str]:
+        """Its place in `texts`, its (width, height) and "", or None, the size that was given and why it cannot be
+        shown.
+        """
         if image_file is None:
             return None, size, "the record names no picture"
         path = find(image_file).resolve()
@@ -185,7 +199,11 @@ class Pictures:
             self._found[path] = self._read(path)
         place, found, why = self._found[path]
         if found is not None and size is not None and found != size:
-            return None, size, f"{path.name} is {found[0]} x {found[1]} pixels, the record's picture was {size[0]} x {size[1]}"
+            return (
+                None,
+                size,
+                f"{path.name} is {found[0]} x {found[1]} pixels, the record's picture was {size[0]} x {size[1]}",
+            )
         return place, found or size, why
 
     def _read(self, path: Path) -> tuple[int | None, tuple[int, int] | None, str]:

@@ -16,7 +16,16 @@ from lab.measure.metrics import Score
 from lab.report.contents import Gathered, Run
 from lab.report.samples import Finding
 
-OWN_PLACES = ("stage", "save_fig", "show_plot", "data.output_dir", "data.attention_dir", "data.attention_file", "data.runs", "report")
+OWN_PLACES = (
+    "stage",
+    "save_fig",
+    "show_plot",
+    "data.output_dir",
+    "data.attention_dir",
+    "data.attention_file",
+    "data.runs",
+    "report",
+)
 RULES = ("logic", "metrics")  # the parts of the configuration that decide what is found and how it is measured
 HIT = 0.5  # IoU
 
@@ -81,7 +90,9 @@ def heads_in_words(run: Run, shape: tuple[int, int] | None) -> str:
 def rules_in_words(cfg: Config) -> str:
     """What tells this logic from another at a glance."""
     logic = cfg.logic
-    smoothing = f"sigma {logic.smoothing.sigma:g}" + (f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else "")
+    smoothing = f"sigma {logic.smoothing.sigma:g}" + (
+        f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
+    )
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.min_layer}"
     contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != "none" else ""
@@ -122,7 +133,10 @@ def metric_table(rows: Mapping[str, Sequence[Estimate]], group: str = "all") -> 
     """The figures of one group, the columns in which nothing stands left out."""
     found = {name: {one.metric: one for one in estimates if one.group == group} for name, estimates in rows.items()}
     columns = tuple(name for name in COLUMNS if any(name in estimates for estimates in found.values()))
-    return Table(columns, tuple((name, tuple(_cell(estimates.get(column)) for column in columns)) for name, estimates in found.items()))
+    return Table(
+        columns,
+        tuple((name, tuple(_cell(estimates.get(column)) for column in columns)) for name, estimates in found.items()),
+    )
 
 
 def _cell(one: Estimate | None) -> tuple[float, float, float] | None:
@@ -137,7 +151,9 @@ def group_table(estimates: Sequence[Estimate]) -> Table | None:
     parts = {f"{g} (n = {max(e.n for e in estimates if e.group == g)})": g for g in groups}
     columns = metric_table({"": estimates}).columns
     cells = {(one.group, one.metric): _cell(one) for one in estimates}
-    return Table(columns, tuple((name, tuple(cells.get((g, column)) for column in columns)) for name, g in parts.items()))
+    return Table(
+        columns, tuple((name, tuple(cells.get((g, column)) for column in columns)) for name, g in parts.items())
+    )
 
 
 def saved_estimates(metrics: Mapping[str, Any] | None) -> dict[str, list[Estimate]]:
@@ -154,7 +170,8 @@ def fresh_estimates(scores: Sequence[Score], cfg: Config) -> list[Estimate]:
 
 
 def differences(gathered: Gathered, cfg: Config) -> tuple[list[dict[str, Any]], int, int]:
-    """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer; how many; how many only one does.
+    """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer; how many; how
+    many only one does.
 
     `clear`: the interval of the difference leaves out 0.
     """
@@ -166,10 +183,15 @@ def differences(gathered: Gathered, cfg: Config) -> tuple[list[dict[str, Any]], 
     first, second = ([pair[i].score for pair in both] for i in (0, 1))
     found = compare(first, second, resamples=cfg.evaluate.resamples, seed=cfg.seed)  # type: ignore[arg-type]
     order = {name: place for place, name in enumerate(COLUMNS)}
-    rows = sorted((one for one in found if one.group == "all" and one.metric in order), key=lambda one: order[one.metric])
+    rows = sorted(
+        (one for one in found if one.group == "all" and one.metric in order), key=lambda one: order[one.metric]
+    )
     keys = ("first", "second", "value", "low", "high")
     return (
-        [{"metric": r.metric, **{k: 100 * getattr(r, k) for k in keys}, "clear": r.low > 0 or r.high < 0} for r in rows],
+        [
+            {"metric": r.metric, **{k: 100 * getattr(r, k) for k in keys}, "clear": r.low > 0 or r.high < 0}
+            for r in rows
+        ],
         len(both),
         one_only,
     )
@@ -201,7 +223,9 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def config_differences(first: Any, second: Any) -> list[tuple[str, str, str]]:
     """(key, first value, second value) where two configurations differ in more than where they read and write."""
-    one, other = (dict(flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True))) for config in (first, second))
+    one, other = (
+        dict(flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True))) for config in (first, second)
+    )
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return [(key, _told(one, key), _told(other, key)) for key in keys if not key.startswith(OWN_PLACES)]
 

@@ -1,4 +1,5 @@
-"""stage=analyze with data.attention_dir: the ranking of every record of a folder, in worker processes, memory flat in their number.
+"""stage=analyze with data.attention_dir: the ranking of every record of a folder, in worker processes, memory flat in
+their number.
 
 A record that cannot be ranked is listed in analysis_errors.jsonl, and the others are ranked all the same.
 """
@@ -31,7 +32,10 @@ ERRORS = "analysis_errors.jsonl"
 
 
 def analyze_folder(cfg: Config) -> int:
-    """Writes `X_analysis.pkl` and `.json` beside every record of `data.attention_dir`. Returns 1 if a record could not be ranked."""
+    """Writes `X_analysis.pkl` and `.json` beside every record of `data.attention_dir`.
+
+    Returns 1 if a record could not be ranked.
+    """
     folder, files = _records(cfg)
     workers = worker_count(cfg.data.workers, len(files))
     began = time.monotonic()
@@ -54,20 +58,30 @@ def analyze_folder(cfg: Config) -> int:
 
 
 def _records(cfg: Config) -> tuple[Path, list[Path]]:
-    """The folder and its records in order of their names. Raises UserError if there are none or results cannot be written."""
+    """The folder and its records in order of their names.
+
+    Raises UserError if there are none or results cannot be written.
+    """
     if cfg.data.attention_file is not None:
-        raise UserError("data.attention_file names one record, data.attention_dir a folder of them: give one of the two")
+        raise UserError(
+            "data.attention_file names one record, data.attention_dir a folder of them: give one of the two"
+        )
     folder = find(str(cfg.data.attention_dir))
     files = list(list_samples(folder)["records"].values())
     if not files:
-        raise UserError(f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as stage=batch writes them")
+        raise UserError(
+            f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as stage=batch writes them"
+        )
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write into {folder}, where the rankings would go: copy it, or make it writable")
     return folder, files
 
 
 def rank_file(path: Path, logic: LogicConfig) -> str | None:
-    """Ranks the record in a file and writes the ranking beside it. What is wrong with the record, or None. Raises DiskFull."""
+    """Ranks the record in a file and writes the ranking beside it. What is wrong with the record, or None.
+
+    Raises DiskFull.
+    """
     try:
         write_ranking(path, rank_heads(load_record(path), logic))
     except DiskFull:

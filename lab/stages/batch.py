@@ -54,7 +54,10 @@ def run_batch(cfg: Config) -> int:
 def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
     if cfg.data.process_all:
         return samples
-    start, stop = cfg.data.start_index, cfg.data.end_index if cfg.data.end_index is not None else cfg.data.start_index + 1
+    start, stop = (
+        cfg.data.start_index,
+        cfg.data.end_index if cfg.data.end_index is not None else cfg.data.start_index + 1,
+    )
     if start >= len(samples):
         raise UserError(f"data.start_index={start}: {cfg.data.data_file} has {len(samples)} samples, counted from 0")
     return samples[start:stop]
@@ -77,7 +80,9 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
         if missing:
             loaded = load_model(cfg)
             if run.main:
-                _tell_disk_use(cfg, loaded, folder, min(len(chosen), run.world * sum(map(len, missing))))  # of all, about
+                _tell_disk_use(
+                    cfg, loaded, folder, min(len(chosen), run.world * sum(map(len, missing)))
+                )  # of all, about
             collect_rows(cfg, loaded, folder, missing, run, outcome)
     except DiskFull as error:
         outcome.stopped = str(error)
@@ -87,7 +92,9 @@ def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) ->
 def _ranked_anew(cfg: Config, folder: Path, samples: Sequence[Sample], run: Processes, outcome: Outcome) -> set[str]:
     """The ids of the samples whose records are there and were ranked by today's rules, or could not be."""
     done = set()
-    for sample, error in finish_records(cfg, folder, samples, workers=cfg.data.workers or max(1, cores() // run.local_world)):
+    for sample, error in finish_records(
+        cfg, folder, samples, workers=cfg.data.workers or max(1, cores() // run.local_world)
+    ):
         done.add(sample.id)
         if error is None:
             outcome.before += 1
@@ -100,7 +107,9 @@ def _ranked_anew(cfg: Config, folder: Path, samples: Sequence[Sample], run: Proc
 
 def _tell_disk_use(cfg: Config, loaded: "LoadedModel", folder: Path, samples: int) -> None:
     shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
-    tell_disk_use(disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder)
+    tell_disk_use(
+        disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder
+    )
 
 
 # all processes

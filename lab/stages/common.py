@@ -1,4 +1,7 @@
-"""The stages of one sample, and the files they share. Each takes the whole configuration, prints a short table, returns an exit code."""
+"""The stages of one sample, and the files they share.
+
+Each takes the whole configuration, prints a short table, returns an exit code.
+"""
 
 import logging
 from pathlib import Path
@@ -33,7 +36,10 @@ def wants_generic(cfg: Config) -> bool:
 
 
 def load_model(cfg: Config) -> "LoadedModel":
-    """The checkpoint that `model` names, on this process's device, with the attention asked for. Refuses heads that it does not have."""
+    """The checkpoint that `model` names, on this process's device, with the attention asked for.
+
+    Refuses heads that it does not have.
+    """
     from lab.attention.capture import use_attention
     from llava.model.builder import load_from_config
 
@@ -63,7 +69,9 @@ def _ask(cfg: Config) -> tuple[str, Record]:
     from collector import collect as collect_record
 
     asked = with_period(query) if cfg.data.final_period else query
-    return name, collect_record(load_model(cfg), image, asked, cfg.model, image_file=str(image_file), generic=wants_generic(cfg))
+    return name, collect_record(
+        load_model(cfg), image, asked, cfg.model, image_file=str(image_file), generic=wants_generic(cfg)
+    )
 
 
 def _image_file(cfg: Config) -> Path:
@@ -87,7 +95,9 @@ def make_folder(cfg: Config) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create {folder}: {error.strerror}; set data.output_dir to a folder you can write to") from None
+        raise UserError(
+            f"cannot create {folder}: {error.strerror}; set data.output_dir to a folder you can write to"
+        ) from None
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     return folder
 

@@ -25,7 +25,10 @@ SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLU
 
 
 def run_evaluate(cfg: Config) -> int:
-    """Measures the records of a data file's samples, prints the table, writes metrics and predictions. Returns an exit code."""
+    """Measures the records of a data file's samples, prints the table, writes metrics and predictions.
+
+    Returns an exit code.
+    """
     _check_controls(cfg)
     samples = samples_with_truth(cfg)
     failed = collect_first(cfg)
@@ -39,7 +42,9 @@ def run_evaluate(cfg: Config) -> int:
     written = _write(folder, cfg, view, rows, scores["chosen"], predictions)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     if missed := misses(scores["chosen"]):
-        print(f"\n{len(missed)} of {len(samples)} samples have no usable prediction and count as misses (metrics.json lists them)")
+        print(
+            f"\n{len(missed)} of {len(samples)} samples have no usable prediction and count as misses (metrics.json lists them)"
+        )
     print_written(written)
     return 1 if failed else 0
 
@@ -67,7 +72,9 @@ def collect_first(cfg: Config) -> bool:
     if not cfg.data.process_all:
         return False
     if cfg.data.attention_dir is not None:
-        raise UserError("data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two")
+        raise UserError(
+            "data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two"
+        )
     from lab.stages.batch import run_batch
 
     return run_batch(cfg) != 0
@@ -77,7 +84,8 @@ def collect_first(cfg: Config) -> bool:
 
 
 def rank_correlation(view: Overview) -> tuple[float | None, int]:
-    """Spearman's rho between how often a head is selected and how good its own box is, and the number of heads ever selected.
+    """Spearman's rho between how often a head is selected and how good its own box is, and the number of heads ever
+    selected.
 
     None with fewer than three such heads, or if the boxes of all heads are not known.
     """
@@ -98,7 +106,12 @@ def _cells(estimates: Sequence[Estimate], *, group: str = "all", interval: bool 
 
 
 def _write(
-    folder: Path, cfg: Config, view: Overview, rows: dict[str, list[Estimate]], scores: Sequence[Score], predictions: Sequence[Prediction]
+    folder: Path,
+    cfg: Config,
+    view: Overview,
+    rows: dict[str, list[Estimate]],
+    scores: Sequence[Score],
+    predictions: Sequence[Prediction],
 ) -> list[Path]:
     """metrics.json, metrics.md, predictions.coco.json and, unless save_fig=false, the map of each head's own boxes."""
     rho, selected_heads = rank_correlation(view)
@@ -135,7 +148,9 @@ def report(rows: dict[str, list[Estimate]], view: Overview) -> str:
         notes += f" Spearman's rho between how often a head is selected and the mean IoU of its own boxes: {rho:.2f} over {heads} heads."
     parts = [
         markdown(("heads", *COLUMNS), [(name, *_cells(estimates, interval=True)) for name, estimates in rows.items()]),
-        markdown(("chosen heads on", "samples", *COLUMNS), [(g, n, *_cells(chosen, group=g)) for g, n in groups.items()]),
+        markdown(
+            ("chosen heads on", "samples", *COLUMNS), [(g, n, *_cells(chosen, group=g)) for g, n in groups.items()]
+        ),
         notes,
     ]
     return "\n\n".join(parts) + "\n"

@@ -14,7 +14,9 @@ def pipeline(cfg: Config) -> int:
     record = at_precision(asked, cfg.data)  # so that a later reading finds the same
     ranking = rank_heads(record, cfg.logic)
     result = localize_record(record, ranking, cfg)
-    path = write_record(make_folder(cfg), name, as_stored(record, cfg), cfg)  # from here on everything is known to be right
+    path = write_record(
+        make_folder(cfg), name, as_stored(record, cfg), cfg
+    )  # from here on everything is known to be right
     written = [path, *write_ranking(path, ranking), *write_localization(cfg, path, record, result)]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
     print(heads_table(scores_of(record, result.heads, cfg.logic)))

@@ -10,7 +10,10 @@ from lab.stages.common import model_folder, print_written
 
 
 def run_report(cfg: Config) -> int:
-    """Writes report.html into the run's folder or, of two runs, compare.html into `data.output_dir`. Returns the exit code."""
+    """Writes report.html into the run's folder or, of two runs, compare.html into `data.output_dir`.
+
+    Returns the exit code.
+    """
     if cfg.data.runs is None:
         folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
         runs, target = [_run(folder, cfg, cfg)], folder / "report.html"

@@ -41,7 +41,9 @@ def localize_record(record: Record, ranking: list[HeadScore], cfg: Config) -> Lo
 
 
 def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
-    """The ranking beside its record, a list of dicts, best first: `X_analysis.pkl`, and `X_analysis.json` with null for infinity."""
+    """The ranking beside its record, a list of dicts, best first: `X_analysis.pkl`, and `X_analysis.json` with null for
+    infinity.
+    """
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]
     write_atomic(written[0], pickle.dumps(rows))
@@ -73,7 +75,11 @@ def write_localization(cfg: Config, path: Path, record: Record, result: Localiza
 
 def figure_files(cfg: Config, path: Path, result: Localization) -> list[Path]:
     """The files of `viz.sample_figures`, in its order."""
-    names = [f"top{len(result.heads)}", *(["heads"] if cfg.viz.heads else []), *(["components"] if cfg.viz.components else [])]
+    names = [
+        f"top{len(result.heads)}",
+        *(["heads"] if cfg.viz.heads else []),
+        *(["components"] if cfg.viz.components else []),
+    ]
     return [sibling(path, f"_{name}.{cfg.save_format}") for name in names]
 
 
@@ -95,7 +101,9 @@ def _draw(cfg: Config, record: Record, result: Localization) -> "dict[str, Figur
     picture = open_image(_picture_of(record, cfg))
     if record.image_size not in (None, picture.size):
         known = "data.image_file must name the picture that the record was made from"
-        raise UserError(f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}")
+        raise UserError(
+            f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}"
+        )
     return viz.sample_figures(record, result, picture, cfg)
 
 
@@ -104,7 +112,9 @@ def _picture_of(record: Record, cfg: Config) -> Path:
     named = record.meta.get("image_file")
     if named and find(str(named)).exists():
         return find(str(named))
-    log.warning("the record's picture %s is not there: using data.image_file=%s", named or "(none named)", cfg.data.image_file)
+    log.warning(
+        "the record's picture %s is not there: using data.image_file=%s", named or "(none named)", cfg.data.image_file
+    )
     return _image_file(cfg)
 
 
@@ -118,7 +128,10 @@ def sibling(path: Path, suffix: str) -> Path:
 
 def heads_table(scores: list[HeadScore]) -> str:
     """One line per head, in order."""
-    rows = [(i + 1, s.layer, s.head, f"{s.attn_sum:.3f}", f"{abs(s.spatial_entropy):.3f}", s.num_components) for i, s in enumerate(scores)]
+    rows = [
+        (i + 1, s.layer, s.head, f"{s.attn_sum:.3f}", f"{abs(s.spatial_entropy):.3f}", s.num_components)
+        for i, s in enumerate(scores)
+    ]
     return table(("rank", "layer", "head", "attention sum", "spatial entropy", "components"), rows)
 
 

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def run_select(cfg: Config) -> int:
-    """Counts, writes the heads, the frequencies and their figure, and shows the best. Returns 1 if a sample could not be collected."""
+    """Counts, writes the heads, the frequencies and their figure, and shows the best.
+
+    Returns 1 if a sample could not be collected.
+    """
     failed, names = _collected(cfg)
     folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
     listed = list_samples(folder)
@@ -47,11 +50,16 @@ def run_select(cfg: Config) -> int:
 
 
 def _collected(cfg: Config) -> tuple[bool, set[str] | None]:
-    """With `data.process_all`: collects what the data file asks for. Whether a sample failed, and the names of those to be counted."""
+    """With `data.process_all`: collects what the data file asks for.
+
+    Whether a sample failed, and the names of those to be counted.
+    """
     if not cfg.data.process_all:
         return False, None
     if cfg.data.attention_dir is not None:
-        raise UserError("data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two")
+        raise UserError(
+            "data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two"
+        )
     if cfg.data.data_file is None:
         raise UserError("data.process_all=true, but no data file: set data.data_file=samples.jsonl")
     names = {sample.id for sample in read_samples(find(cfg.data.data_file))}
@@ -73,18 +81,25 @@ def _check_number(found: int, where: str, config: SelectConfig) -> None:
 # which files
 
 
-def chosen_files(folder: Path, listed: dict[str, dict[str, Path]], names: set[str] | None, config: SelectConfig) -> tuple[str, list[Path]]:
+def chosen_files(
+    folder: Path, listed: dict[str, dict[str, Path]], names: set[str] | None, config: SelectConfig
+) -> tuple[str, list[Path]]:
     """What to count, "records" or "analyses", and the files of it that belong to the samples `names` (None: to any).
 
-    Raises UserError if there are none or fewer than `config.samples`, or if the results could not be written beside them.
+    Raises UserError if there are none or fewer than `config.samples`, or if the results could not be written beside
+    them.
     """
     source = config.source or ("records" if listed["records"] else "analyses")
     files = [path for name, path in listed[source].items() if names is None or name in names]
     if not files:
         what = "records or rankings" if config.source is None else f"{source} (logic.select.source)"
-        raise UserError(f"no {what} in {folder}: set data.attention_dir, or make them with stage=batch or data.process_all=true")
+        raise UserError(
+            f"no {what} in {folder}: set data.attention_dir, or make them with stage=batch or data.process_all=true"
+        )
     if source == "analyses" and config.threshold == "dataset":
-        raise UserError(f"logic.select.threshold=dataset needs records, but of {folder} only the rankings are read: set it to sample")
+        raise UserError(
+            f"logic.select.threshold=dataset needs records, but of {folder} only the rankings are read: set it to sample"
+        )
     _check_number(len(files), str(folder), config)
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write into {folder}, where the results would go: copy it, or make it writable")
@@ -109,7 +124,8 @@ def _write(folder: Path, picks: Picks, selection: Selection, source: str, cfg: C
 
 
 def heads_json(picks: Picks, selection: Selection, source: str, model: str | None, cfg: Config) -> dict[str, Any]:
-    """The content of localization_heads.json: every head that was ever selected, the most frequent first, and how they were counted.
+    """The content of localization_heads.json: every head that was ever selected, the most frequent first, and how they
+    were counted.
 
     num_layers and num_heads are None where only rankings were read, which do not tell them.
     """
@@ -152,7 +168,13 @@ def frequency_csv(selection: Selection) -> str:
 def selection_table(selection: Selection, best: int) -> str:
     """The most frequent heads, one per line."""
     rows = [
-        (i + 1, *head, selection.count[head], f"{100 * selection.frequency[head]:.1f}", f"{100 * selection.std[head]:.1f}")
+        (
+            i + 1,
+            *head,
+            selection.count[head],
+            f"{100 * selection.frequency[head]:.1f}",
+            f"{100 * selection.std[head]:.1f}",
+        )
         for i, head in enumerate(selection.ranked()[:best])
         if selection.count[head]
     ]

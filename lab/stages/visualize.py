@@ -32,5 +32,7 @@ def _record_path(cfg: Config) -> Path:
     folder, name = model_folder(cfg), _record_name(cfg)
     path = find_record(folder, name)
     if path is None:
-        raise UserError(f"no record {folder / name}.pkl: set data.attention_file=path/to/record.pkl, or make it with stage=collect")
+        raise UserError(
+            f"no record {folder / name}.pkl: set data.attention_file=path/to/record.pkl, or make it with stage=collect"
+        )
     return path

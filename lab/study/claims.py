@@ -1,7 +1,9 @@
-"""What the paper claims (arXiv 2503.06287), as comparisons with a verdict, and what they rest on: agreement of trials, of rank and quality.
+"""What the paper claims (arXiv 2503.06287), as comparisons with a verdict, and what they rest on: agreement of trials,
+of rank and quality.
 
-Every claim is one number with a bound, stated here before anything is measured. It holds if the whole 95 % interval is on the right side of
-the bound, does not if the whole interval is on the other, and is open between. Samples are drawn in pairs: easy ones are easy for both.
+Every claim is one number with a bound, stated here before anything is measured. It holds if the whole 95 % interval is
+on the right side of the bound, does not if the whole interval is on the other, and is open between. Samples are drawn
+in pairs: easy ones are easy for both.
 """
 
 from collections.abc import Sequence
@@ -44,7 +46,11 @@ class Claim:
         """holds | does not hold | open"""
         if not np.isfinite([self.value, self.low, self.high]).all():
             return "open"
-        right = (self.low > self.bound, self.high <= self.bound) if self.above else (self.high <= self.bound, self.low > self.bound)
+        right = (
+            (self.low > self.bound, self.high <= self.bound)
+            if self.above
+            else (self.high <= self.bound, self.low > self.bound)
+        )
         return "holds" if right[0] else "does not hold" if right[1] else "open"
 
 
@@ -61,7 +67,9 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the `k` most selected heads, the share that two trials have in common: mean, smallest and largest over the pairs."""
+    """Of the `k` most selected heads, the share that two trials have in common: mean, smallest and largest over the
+    pairs.
+    """
 
     k: int
     value: float
@@ -69,18 +77,30 @@ class Agreement:
     high: float
 
 
-def claims(plan: Plan, measured: Measured, rhos: Sequence[Correlation], agreement: Sequence[Agreement], cfg: Config) -> list[Claim]:
+def claims(
+    plan: Plan, measured: Measured, rhos: Sequence[Correlation], agreement: Sequence[Agreement], cfg: Config
+) -> list[Claim]:
     """Every claim, measured."""
     hits, k = _Hits(plan, measured, cfg), cfg.logic.top_k
     heads = {row.labels[0].split(":")[0]: row for row in plan.tables["heads"].rows}
-    chosen, oracle, random = (heads[name] for name in ("found here", f"oracle, best {k}", "random heads of the same layers"))
+    chosen, oracle, random = (
+        heads[name] for name in ("found here", f"oracle, best {k}", "random heads of the same layers")
+    )
     best = max(plan.tables["number"].rows, key=hits.mean)
     return [
         *_of_criteria(plan, hits),
-        hits.behind(f"{k} heads are within {100 * NEAR:g} points of the best number", chosen, best, NEAR, f"best: {best.labels[0]}"),
+        hits.behind(
+            f"{k} heads are within {100 * NEAR:g} points of the best number",
+            chosen,
+            best,
+            NEAR,
+            f"best: {best.labels[0]}",
+        ),
         *map(_of_rank, rhos),
         *[_of_trials(one) for one in agreement if one.k == k],
-        hits.behind(f"target: within {100 * TARGET_GAP:g} points of the oracle's {k} heads", chosen, oracle, TARGET_GAP),
+        hits.behind(
+            f"target: within {100 * TARGET_GAP:g} points of the oracle's {k} heads", chosen, oracle, TARGET_GAP
+        ),
         hits.times(f"target: at least {TARGET_TIMES:g} times the random heads", chosen, random),
     ]
 
@@ -104,7 +124,9 @@ def _of_rank(rho: Correlation) -> Claim:
 
 def _of_trials(one: Agreement) -> Claim:
     text = f"trials agree: two share over {100 * AGREEMENT:g} % of their {one.k} heads"
-    return Claim(text, one.value, one.value, one.value, AGREEMENT, unit="share", note=f"worst pair: {100 * one.low:.0f} %")
+    return Claim(
+        text, one.value, one.value, one.value, AGREEMENT, unit="share", note=f"worst pair: {100 * one.low:.0f} %"
+    )
 
 
 class _Hits:
@@ -132,11 +154,15 @@ class _Hits:
         hits, others = self.of(row)[:, 0], self.of(other)[:, 0]
         if not others.any():
             return Claim(text, np.inf, np.nan, np.nan, TARGET_TIMES, unit="times", note="random heads are never right")
-        value, low, high = (float(v[0]) for v in bootstrap(hits, others, resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed))
+        value, low, high = (
+            float(v[0]) for v in bootstrap(hits, others, resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed)
+        )
         return Claim(text, value, low, high, TARGET_TIMES, unit="times")
 
     def _difference(self, first: Row, second: Row) -> tuple[float, float, float]:
-        both, low, high = paired_bootstrap(self.of(first), self.of(second), resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed)
+        both, low, high = paired_bootstrap(
+            self.of(first), self.of(second), resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed
+        )
         return float(both[1, 0] - both[0, 0]), float(low[0]), float(high[0])
 
 
@@ -151,7 +177,8 @@ def _same_heads(one: Row, other: Row) -> str:
 def rank_correlations(found: Found, cfg: Config) -> list[Correlation]:
     """Over the heads ever selected, and over those selected more often than an average head that may be.
 
-    Below that, heads are selected by chance, and their order says nothing. The interval draws groups of samples with replacement.
+    Below that, heads are selected by chance, and their order says nothing. The interval draws groups of samples with
+    replacement.
     """
     counts, eligible = found.selected.sum(0), found.selected[0].size - cfg.logic.filter.min_layer * found.shape[1]
     chance = counts.sum() / max(1, eligible)
@@ -184,7 +211,9 @@ def _spearman(a: Float[np.ndarray, "draws heads"], b: Float[np.ndarray, "draws h
 
 
 def trial_counts(found: Found, cfg: Config) -> tuple[Int[np.ndarray, "trials layers heads"], int]:
-    """How often each head is selected in each of `logic.select.trials` random halves of the samples, and the samples in each."""
+    """How often each head is selected in each of `logic.select.trials` random halves of the samples, and the samples in
+    each.
+    """
     picks = found.picks["both"][found.finding][:, : cfg.logic.select.top_n]
     half = max(1, len(picks) // 2)
     return selection_trials(picks, found.shape, cfg.logic.select.trials, half, cfg.seed), half

@@ -23,7 +23,10 @@ def draw(study: Study, folder: Path) -> list[Path]:
     """Writes the figures and returns where."""
     mean_iou = study.found.iou.sum(0) / max(1, study.found.measured)
     frequency = study.found.selected.sum(0) / len(study.found.finding)
-    figures = {"study_settings": settings_figure(study), "study_heads": head_quality_figure(mean_iou, frequency, study.rhos[0].value)}
+    figures = {
+        "study_settings": settings_figure(study),
+        "study_heads": head_quality_figure(mean_iou, frequency, study.rhos[0].value),
+    }
     written = []
     for name, figure in figures.items():
         written.append(folder / f"{name}.png")
@@ -32,18 +35,25 @@ def draw(study: Study, folder: Path) -> list[Path]:
 
 
 def settings_figure(study: Study) -> Figure:
-    """Acc@0.5 of every setting with its interval: heads, criteria, number of heads, smoothing, mask and box, samples to find heads with."""
+    """Acc@0.5 of every setting with its interval: heads, criteria, number of heads, smoothing, mask and box, samples to
+    find heads with.
+    """
     figure = canvas(3 * (WIDTH + LEFT) + 0.3, 2 * (HEIGHT + GAP) + 0.3)
     tables = study.plan.tables
     panels = [_panel(figure, i, title) for i, title in enumerate(TITLES)]
     _bars(panels[0], study, {"": tables["heads"].rows}, _head_names(tables["heads"]))
-    criteria = {kind: [row for row in tables["criteria"].rows if row.labels[0] == kind] for kind in ("fixed", "per sample")}
+    criteria = {
+        kind: [row for row in tables["criteria"].rows if row.labels[0] == kind] for kind in ("fixed", "per sample")
+    }
     _bars(panels[1], study, criteria, [row.labels[1].replace(" only", "\nonly") for row in criteria["fixed"]])
     _line(panels[2], study, tables["number"], "heads")
     _line(panels[3], study, tables["sigma"], "sigma, cells")
     masks = {region: [row for row in tables["mask"].rows if row.labels[1] == region] for region in REGIONS}
     _bars(
-        panels[4], study, {k.replace("_", " "): v for k, v in masks.items()}, [row.labels[0].replace("_relu", "") for row in masks["all"]]
+        panels[4],
+        study,
+        {k.replace("_", " "): v for k, v in masks.items()},
+        [row.labels[0].replace("_relu", "") for row in masks["all"]],
     )
     _line(panels[5], study, tables["discovery"], "samples that find the heads", log=True)
     return figure
@@ -64,7 +74,10 @@ def _panel(figure: Figure, index: int, title: str) -> Axes:
 def _head_names(table: Table) -> list[str]:
     short = {"found here": "found", "of logic.heads": "logic.heads", "picked anew for each sample": "per\nsample"}
     names = [row.labels[0].split(":")[0] for row in table.rows]
-    return [short.get(name, name.replace("random heads of the same layers", "random").replace("oracle, ", "oracle,\n")) for name in names]
+    return [
+        short.get(name, name.replace("random heads of the same layers", "random").replace("oracle, ", "oracle,\n"))
+        for name in names
+    ]
 
 
 def _values(study: Study, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +92,17 @@ def _bars(axis: Axes, study: Study, groups: dict[str, list[Row]], names: Sequenc
     for i, ((label, rows), colour) in enumerate(zip(groups.items(), (BOX_COLOUR, ORANGE, GREY), strict=False)):
         values, reach = _values(study, rows)
         places = np.arange(len(rows)) + (i - (len(groups) - 1) / 2) * width
-        axis.bar(places, values, width * 0.92, yerr=reach, color=colour, ecolor=INK, capsize=2, error_kw={"elinewidth": 1}, label=label)
+        axis.bar(
+            places,
+            values,
+            width * 0.92,
+            yerr=reach,
+            color=colour,
+            ecolor=INK,
+            capsize=2,
+            error_kw={"elinewidth": 1},
+            label=label,
+        )
     axis.set_xticks(range(len(names)), names)
     if len(groups) > 1:
         axis.legend(

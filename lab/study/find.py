@@ -1,6 +1,7 @@
 """The first reading of the records: which heads are selected, by which criterion, and how good each head's own box is.
 
-No label is read for the selection. Labels are read for `iou` alone, which serves the oracle rows and the rank correlation.
+No label is read for the selection. Labels are read for `iou` alone, which serves the oracle rows and the rank
+correlation.
 """
 
 from collections.abc import Sequence
@@ -75,7 +76,9 @@ class Found:
     finding: Int[np.ndarray, " found"]  # rows of the records over which the heads are counted
     sums: Float[np.ndarray, "layers heads"]  # mean attention sums over those
     generic: bool  # whether every record holds the generic prompt's attention
-    selected: Int[np.ndarray, "folds layers heads"]  # how often each head is among the best of a record, by both criteria
+    selected: Int[
+        np.ndarray, "folds layers heads"
+    ]  # how often each head is among the best of a record, by both criteria
     iou: Float[np.ndarray, "folds layers heads"]  # IoU of each head's own box, added up
     measured: int = 0  # samples in `iou`
 
@@ -86,7 +89,17 @@ class Found:
         picks = {criterion: np.full((len(row_of), *best.shape), -1, np.int16) for criterion, best in first.best.items()}
         finding = np.array([row_of[path] for path in parts.finding])
         folds = (FOLDS, *first.shape)
-        return cls(first.shape, None, row_of, picks, finding, np.zeros(first.shape), True, np.zeros(folds, int), np.zeros(folds))
+        return cls(
+            first.shape,
+            None,
+            row_of,
+            picks,
+            finding,
+            np.zeros(first.shape),
+            True,
+            np.zeros(folds, int),
+            np.zeros(folds),
+        )
 
     def greedy(self, path: Path, k: int) -> dict[str, tuple[Head, ...]]:
         """The `k` best heads of one record by each criterion."""
@@ -103,7 +116,9 @@ class Found:
     def fixed(self, criterion: str, k: int, logic: LogicConfig) -> tuple[Head, ...]:
         """The `k` localization heads by a criterion. Raises UserError if fewer were ever selected."""
         by_sum = criterion == "sum only"
-        return tuple(most_selected(allowed(self.sums, logic) if by_sum else self.counts(criterion, logic.select.top_n), k))
+        return tuple(
+            most_selected(allowed(self.sums, logic) if by_sum else self.counts(criterion, logic.select.top_n), k)
+        )
 
     def oracle(self, k: int) -> tuple[Head, ...]:
         """The `k` heads whose own boxes are best, by the labels."""
@@ -119,7 +134,9 @@ def split(samples: Sequence[Sample], folder: Path, cfg: Config) -> Split:
         return Split(tuple(samples), files, tuple(files.values()), note)
     if where == "half":
         if len(files) < 2:
-            raise UserError(f"study.find=half needs two records or more, but {folder} holds {len(files)} of these samples")
+            raise UserError(
+                f"study.find=half needs two records or more, but {folder} holds {len(files)} of these samples"
+            )
         order = np.random.default_rng((cfg.seed, 1)).permutation(sorted(files)).tolist()
         finders = set(order[: len(order) // 2])
         note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on the others."
@@ -131,7 +148,9 @@ def split(samples: Sequence[Sample], folder: Path, cfg: Config) -> Split:
     finding = tuple(list_samples(other)["records"].values())
     if not finding:
         raise UserError(f"study.find={where}: no records there; expected all, half or a folder of records")
-    return Split(tuple(samples), files, finding, f"Heads are counted over {len(finding)} other records, of another folder.")
+    return Split(
+        tuple(samples), files, finding, f"Heads are counted over {len(finding)} other records, of another folder."
+    )
 
 
 def _without(files: dict[str, Path], names: set[str]) -> dict[str, Path]:
@@ -149,7 +168,9 @@ def find_heads(parts: Split, cfg: Config) -> Found:
     folds = np.random.default_rng((cfg.seed, 2)).permutation(len(parts.paths)) % FOLDS
     finding, model = set(parts.finding), ModelOfRecords()
     found: Found | None = None
-    for row, (job, seen) in enumerate(progress(in_workers(read, _jobs(parts, cfg), cfg.data.workers), "study 1/2", total=len(folds))):
+    for row, (job, seen) in enumerate(
+        progress(in_workers(read, _jobs(parts, cfg), cfg.data.workers), "study 1/2", total=len(folds))
+    ):
         model.compare(job.path, seen.model, seen.shape)
         found = found or Found.empty(parts, seen)
         for criterion, best in seen.best.items():
@@ -182,10 +203,14 @@ def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"
     table = score_all(record, logic)
     best = {criterion: _filled(heads, top_n) for criterion, heads in _best(table, common, logic).items()}
     iou = None if job.sample is None else head_ious(record, read_truth(job.sample, record.image_size).box_xyxy, logic)
-    return Glance(record.meta.get("model_name"), table.passes.shape, table.attn_sum, best, iou, record.generic is not None)
+    return Glance(
+        record.meta.get("model_name"), table.passes.shape, table.attn_sum, best, iou, record.generic is not None
+    )
 
 
-def _best(table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig) -> dict[str, list[Head]]:
+def _best(
+    table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig
+) -> dict[str, list[Head]]:
     """One record's heads, best first, by each criterion; the layers that may hold a selected head are the same for all."""
     passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
     by_sum = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()

@@ -63,12 +63,15 @@ def _estimates(parts: Float[np.ndarray, "2 cases samples"], cfg: Config) -> Floa
     estimates = np.full((parts.shape[1], 3), np.nan)
     counted = (parts[1] > 0).any(1)
     if counted.any():
-        estimates[counted] = np.stack(bootstrap(*parts[:, counted], resamples=cfg.evaluate.resamples, seed=cfg.seed), axis=1)
+        estimates[counted] = np.stack(
+            bootstrap(*parts[:, counted], resamples=cfg.evaluate.resamples, seed=cfg.seed), axis=1
+        )
     return estimates
 
 
 def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.ndarray, "4 cases"]:
-    """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right; NaN: not measured.
+    """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right;
+    NaN: not measured.
 
     Settings that give the same heads and rules are measured once.
     """
@@ -80,7 +83,9 @@ def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.
         heads = shot.greedy.get(case.greedy, ()) if case.greedy else case.heads or ()
         same = [known[key] for whole in (True, case.whole) if (key := (heads, case.rules, whole)) in known]
         known[(heads, case.rules, case.whole)] = i
-        scores.append(scores[same[0]] * _kept(case) if same else _score(shot.sample.id, record, truth, heads, case, inclusive))
+        scores.append(
+            scores[same[0]] * _kept(case) if same else _score(shot.sample.id, record, truth, heads, case, inclusive)
+        )
     return np.stack(scores, axis=1)
 
 
@@ -88,7 +93,9 @@ def _kept(case: Case) -> Float[np.ndarray, " 4"]:
     return np.array([1.0, 1.0, 1.0, 1.0] if case.whole else [1.0, np.nan, np.nan, 1.0])
 
 
-def _score(name: str, record: Record | None, truth: Truth, heads: Sequence[Head], case: Case, inclusive: bool) -> Float[np.ndarray, " 4"]:
+def _score(
+    name: str, record: Record | None, truth: Truth, heads: Sequence[Head], case: Case, inclusive: bool
+) -> Float[np.ndarray, " 4"]:
     measures = ("box", "mask", "point") if case.whole else ("box", "point")
     found = None if record is None else _predict(name, record, heads, case, inclusive)
     return columns([score(truth, found, measures=measures, inclusive=inclusive)])[:, 0]
@@ -99,4 +106,6 @@ def _predict(name: str, record: Record, heads: Sequence[Head], case: Case, inclu
         return prediction(name, localize(record, heads, case.logic), record.grid, inclusive=inclusive)
     heat = heat_map(head_maps(record, heads, case.logic.contrast), case.logic.smoothing)
     box = heat_box(heat, record.grid, record.image_size or (1, 1), case.logic)
-    return Prediction(name, metric_box(box, inclusive=inclusive), None, highest_point(heat, record.grid) if heads else None)
+    return Prediction(
+        name, metric_box(box, inclusive=inclusive), None, highest_point(heat, record.grid) if heads else None
+    )

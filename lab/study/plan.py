@@ -1,4 +1,6 @@
-"""What is compared: tables of rows, each row one or several settings whose heads and rules are known before anything is scored."""
+"""What is compared: tables of rows, each row one or several settings whose heads and rules are known before anything is
+scored.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -91,7 +93,9 @@ def make_plan(found: Found, cfg: Config) -> Plan:
     ]
     if found.generic:
         rows = [Row((name,), (Case(replace(logic, contrast=name), heads),)) for name in CONTRASTS]
-        note = "Each head's map as it is, divided by, or reduced by that of a prompt that asks for nothing in particular."
+        note = (
+            "Each head's map as it is, divided by, or reduced by that of a prompt that asks for nothing in particular."
+        )
         tables.insert(5, Table("contrast", "Against a generic prompt", ("contrast",), rows, note))
     return Plan.of(tables)
 
@@ -131,13 +135,26 @@ def _criteria_table(found: Found, logic: LogicConfig) -> Table:
 
 
 def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Table:
-    rows = [Row((f"{sigma:g}",), (_smoothed(heads, logic, sigma, logic.smoothing.kernel),)) for sigma in cfg.study.sigmas]
-    return Table("sigma", "Smoothing: sigma", ("sigma",), rows, _cells(logic) + f" Kernel: {_kernel_name(logic.smoothing.kernel)}.")
+    rows = [
+        Row((f"{sigma:g}",), (_smoothed(heads, logic, sigma, logic.smoothing.kernel),)) for sigma in cfg.study.sigmas
+    ]
+    return Table(
+        "sigma",
+        "Smoothing: sigma",
+        ("sigma",),
+        rows,
+        _cells(logic) + f" Kernel: {_kernel_name(logic.smoothing.kernel)}.",
+    )
 
 
 def _kernel_table(heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Table:
-    rows = [Row((_kernel_name(kernel),), (_smoothed(heads, logic, logic.smoothing.sigma, kernel),)) for kernel in cfg.study.kernels]
-    return Table("kernel", "Smoothing: kernel", ("kernel",), rows, _cells(logic) + f" Sigma: {logic.smoothing.sigma:g}.")
+    rows = [
+        Row((_kernel_name(kernel),), (_smoothed(heads, logic, logic.smoothing.sigma, kernel),))
+        for kernel in cfg.study.kernels
+    ]
+    return Table(
+        "kernel", "Smoothing: kernel", ("kernel",), rows, _cells(logic) + f" Sigma: {logic.smoothing.sigma:g}."
+    )
 
 
 def _smoothed(heads: tuple[Head, ...], logic: LogicConfig, sigma: float, kernel: int | None) -> Case:
@@ -164,7 +181,10 @@ def _mask_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
 
 def _discovery_table(found: Found, logic: LogicConfig, cfg: Config) -> Table:
     total = len(found.finding)
-    rows = [Row((str(n),), tuple(Case(logic, heads, whole=False) for heads in discovered(found, n, logic, cfg))) for n in sizes(found, cfg)]
+    rows = [
+        Row((str(n),), tuple(Case(logic, heads, whole=False) for heads in discovered(found, n, logic, cfg)))
+        for n in sizes(found, cfg)
+    ]
     rows.append(Row((f"{total} (all)",), (Case(logic, found.fixed("both", logic.top_k, logic), whole=False),)))
     note = f"Mean of {cfg.study.draws} random subsets of each size, and the range of 95 % of them; of all samples the bootstrap interval."
     return Table("discovery", "How many samples it takes to find the heads", ("samples",), rows, note)
@@ -176,7 +196,9 @@ def sizes(found: Found, cfg: Config) -> list[int]:
 
 
 def discovered(found: Found, n: int, logic: LogicConfig, cfg: Config) -> list[tuple[Head, ...]]:
-    """The localization heads of each of `study.draws` random subsets of `n` samples; fewer than `top_k` if no more were selected."""
+    """The localization heads of each of `study.draws` random subsets of `n` samples; fewer than `top_k` if no more were
+    selected.
+    """
     subsets = []
     for draw in range(cfg.study.draws):
         chosen = np.random.default_rng((cfg.seed, 4, n, draw)).choice(found.finding, n, replace=False)

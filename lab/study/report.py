@@ -113,7 +113,9 @@ def _trials(study: Study) -> list[str]:
         (i + 1, name_heads([head]), f"{100 * rate.mean():.1f}", f"{100 * rate.std():.1f}")
         for i, (head, rate) in enumerate(zip(heads, rates, strict=True))
     ]
-    overlap = [(one.k, f"{100 * one.value:.0f}", f"{100 * one.low:.0f} to {100 * one.high:.0f}") for one in study.agreements]
+    overlap = [
+        (one.k, f"{100 * one.value:.0f}", f"{100 * one.low:.0f} to {100 * one.high:.0f}") for one in study.agreements
+    ]
     note = f"{trials} trials, each of {study.per_trial} samples drawn at random without replacement; every pair of trials is compared."
     return [
         markdown(("heads", "shared, mean %", "smallest to largest"), overlap),
@@ -124,7 +126,9 @@ def _trials(study: Study) -> list[str]:
 
 def _rho(study: Study) -> str:
     rows = [(one.over, one.heads, f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})") for one in study.rhos]
-    note = "Spearman's rho between how often a head is selected and the mean IoU of the boxes that it gives alone. With "
+    note = (
+        "Spearman's rho between how often a head is selected and the mean IoU of the boxes that it gives alone. With "
+    )
     note += f"{study.cfg.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by chance; the second row "
     note += "leaves out those that get no more than an average head."
     return f"{markdown(('over the heads', 'heads', 'rho'), rows)}\n\n{note}"
@@ -159,7 +163,9 @@ def _rows(study: Study, table: Table) -> list[dict[str, Any]]:
         {
             "labels": list(row.labels),
             "heads": [_pairs(case.heads) for case in row.cases],
-            "metrics": {name: dict(zip(("value", "low", "high"), study.estimate(row, name), strict=True)) for name in METRICS},
+            "metrics": {
+                name: dict(zip(("value", "low", "high"), study.estimate(row, name), strict=True)) for name in METRICS
+            },
         }
         for row in table.rows
     ]

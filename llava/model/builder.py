@@ -113,12 +113,16 @@ def _is_transformers_layout(name: str, raw: dict[str, Any]) -> bool:
     return False
 
 
-def _load_transformers(name: str, folder: Path, cache_dir: str | None, placement: Placement, pad: bool | None) -> LoadedModel:
+def _load_transformers(
+    name: str, folder: Path, cache_dir: str | None, placement: Placement, pad: bool | None
+) -> LoadedModel:
     with one_line_errors(folder):
         config = LlavaConfig.from_pretrained(folder)
     tower = config.vision_config.model_type
     if tower != "clip_vision_model":
-        raise UserError(f"{name} has a vision tower of the kind {tower}; only CLIP towers (clip_vision_model) are supported")
+        raise UserError(
+            f"{name} has a vision tower of the kind {tower}; only CLIP towers (clip_vision_model) are supported"
+        )
     tokenizer = load_tokenizer(folder)
     processor = load_image_processor(folder, pad=pad is not False)
     geometry = image_geometry(config, processor, folder)
@@ -158,7 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     chosen = parser.parse_args(arguments)
     try:
-        print(describe(load_llava(chosen.name, base=chosen.base, cache_dir=chosen.cache_dir, dtype=chosen.dtype, device=chosen.device)))
+        print(
+            describe(
+                load_llava(
+                    chosen.name, base=chosen.base, cache_dir=chosen.cache_dir, dtype=chosen.dtype, device=chosen.device
+                )
+            )
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

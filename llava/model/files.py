@@ -13,7 +13,12 @@ from lab.base.errors import UserError
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = SMALL_FILES) -> Path:
@@ -29,9 +34,13 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
     try:
         return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=list(patterns)))
     except HFValidationError:
-        raise UserError(f"No such checkpoint: {name} is neither a folder nor a hub name of the form owner/name") from None
+        raise UserError(
+            f"No such checkpoint: {name} is neither a folder nor a hub name of the form owner/name"
+        ) from None
     except GatedRepoError:
-        raise UserError(f"{name} is gated: accept its licence on its page of the hub, then log in with `hf auth login`") from None
+        raise UserError(
+            f"{name} is gated: accept its licence on its page of the hub, then log in with `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
         raise UserError(
             f"No such checkpoint: {name} is neither a folder nor a repository of the hub (or a private one: `hf auth login`)"
@@ -48,7 +57,8 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
 
 
 def fetch_weights(name: str, cache_dir: str | None = None) -> Path:
-    """The folder of a checkpoint with its weights in it, every file of them whole; one of the two formats is downloaded.
+    """The folder of a checkpoint with its weights in it, every file of them whole; one of the two formats is
+    downloaded.
 
     Raises:
         UserError: there are none, a shard is missing, or a file is truncated.
@@ -64,7 +74,9 @@ def fetch_weights(name: str, cache_dir: str | None = None) -> Path:
         for path in weight_files(folder):
             check_weight_file(path)
     except UserError as error:
-        raise UserError(f"{error}; to get them, run: {download_command(name, cache_dir)}" if hub else str(error)) from error
+        raise UserError(
+            f"{error}; to get them, run: {download_command(name, cache_dir)}" if hub else str(error)
+        ) from error
     return folder
 
 
@@ -80,7 +92,9 @@ def weight_files(folder: Path) -> list[Path]:
     shards = sorted({folder / shard for shard in read_json(found).get("weight_map", {}).values()})
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing or not shards:
-        raise UserError(f"{folder} lacks weight files that {found.name} lists: {listed(missing) if missing else 'it lists none'}")
+        raise UserError(
+            f"{folder} lacks weight files that {found.name} lists: {listed(missing) if missing else 'it lists none'}"
+        )
     return shards
 
 
@@ -94,7 +108,9 @@ def check_weight_file(path: Path) -> None:
         if path.suffix == ".safetensors":
             safe_open(path, framework="pt")
             return
-        whole = zipfile.is_zipfile(path) or (not head.startswith(b"PK") and len(head) == 32)  # torch before 1.6 wrote no zip
+        whole = zipfile.is_zipfile(path) or (
+            not head.startswith(b"PK") and len(head) == 32
+        )  # torch before 1.6 wrote no zip
     except (SafetensorError, OSError):
         whole = False
     if not whole:

@@ -72,11 +72,14 @@ def load_tokenizer(folder: Path, *, prefer_sentencepiece: bool = False) -> PreTr
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         unsaid = {"legacy": True, "add_bos_token": True}  # what was meant when these files did not say it
-        return LlamaTokenizer.from_pretrained(folder, **{key: settings.get(key, value) for key, value in unsaid.items()})
+        return LlamaTokenizer.from_pretrained(
+            folder, **{key: settings.get(key, value) for key, value in unsaid.items()}
+        )
 
 
 def load_image_processor(folder: Path, *, pad: bool) -> LlavaImageProcessorPil:
-    """The CLIP preprocessing that the folder describes, with or without padding to a square first; needs no torchvision.
+    """The CLIP preprocessing that the folder describes, with or without padding to a square first; needs no
+    torchvision.
 
     Raises:
         UserError: its file is missing or broken.
@@ -97,7 +100,9 @@ def image_geometry(config: LlavaConfig, processor: LlavaImageProcessorPil, sourc
     seen = vision.image_size
     resize_to = int(size.get("shortest_edge") or size.get("height") or 0)
     if (crop.get("height"), crop.get("width")) != (seen, seen) or (processor.do_pad and resize_to != seen):
-        raise UserError(f"{source}: pictures are resized to {size} and cropped to {crop}, but the vision tower sees {seen} x {seen} pixels")
+        raise UserError(
+            f"{source}: pictures are resized to {size} and cropped to {crop}, but the vision tower sees {seen} x {seen} pixels"
+        )
     if seen % vision.patch_size:
         raise UserError(f"{source}: {seen} pixels are no whole number of {vision.patch_size}-pixel patches")
     layers, layer = vision.num_hidden_layers, config.vision_feature_layer
@@ -133,24 +138,31 @@ def finish(
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     if generation.pad_token_id is None or generation.pad_token_id < 0:
-        generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        generation.pad_token_id = (
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        )
     conv_mode = next((mode for part, mode in CONV_MODES if part in name.lower()), None)
     if tokenizer("").input_ids != [tokenizer.bos_token_id]:
         notes = (*notes, "the tokenizer adds no beginning-of-sequence token")
     image_tokens = ImageTokens(image_token_id, geometry.tokens, marked)
     drop_unread_layers(model)
-    return LoadedModel(name, layout, model.eval(), tokenizer, processor, geometry, image_tokens, limit, conv_mode, notes)
+    return LoadedModel(
+        name, layout, model.eval(), tokenizer, processor, geometry, image_tokens, limit, conv_mode, notes
+    )
 
 
 def drop_unread_layers(model: LlavaForConditionalGeneration) -> None:
-    """Takes the vision tower's layers behind the last one that features are taken from out of the model: they cannot change anything.
+    """Takes the vision tower's layers behind the last one that features are taken from out of the model: they cannot
+    change anything.
 
-    LLaVA-1.5 takes them from the last layer but one. The configuration then counts the layers that are left, and the features' from
-    the front.
+    LLaVA-1.5 takes them from the last layer but one. The configuration then counts the layers that are left, and the
+    features' from the front.
     """
     config, vision = model.config, model.config.vision_config
     layers, asked = vision.num_hidden_layers, config.vision_feature_layer
-    from_front = [layer if layer >= 0 else layers + 1 + layer for layer in (asked if isinstance(asked, list) else [asked])]
+    from_front = [
+        layer if layer >= 0 else layers + 1 + layer for layer in (asked if isinstance(asked, list) else [asked])
+    ]
     left = max(1, *from_front)
     if left < layers:
         encoder = model.model.vision_tower.encoder

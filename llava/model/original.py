@@ -1,7 +1,8 @@
 """The original LLaVA layout, whole or as a projector or LoRA adapter on a base, into transformers' classes.
 
-The original keeps the language model's config at the top of config.json, names the vision tower there (`mm_vision_tower`),
-and calls the weights otherwise. What is needed is read into a `LlavaConfig` and a renaming of keys; the rest is transformers.
+The original keeps the language model's config at the top of config.json, names the vision tower there
+(`mm_vision_tower`), and calls the weights otherwise. What is needed is read into a `LlavaConfig` and a renaming of
+keys; the rest is transformers.
 """
 
 import re
@@ -60,7 +61,10 @@ class Request:
 
 
 def load_original(request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
-    """Loads the checkpoint in `folder` whose config.json is `raw`. Raises UserError if any part is missing or does not fit."""
+    """Loads the checkpoint in `folder` whose config.json is `raw`.
+
+    Raises UserError if any part is missing or does not fit.
+    """
     notes: list[str] = []
     source, layout = _weights_source(request, folder)
     tower = _tower_name(raw["mm_vision_tower"], folder)
@@ -73,12 +77,16 @@ def load_original(request: Request, folder: Path, raw: dict[str, Any]) -> Loaded
 
     linear = config.projector_hidden_act == "linear"
     projector = (PROJECTOR,) if request.base else (PROJECTOR + "linear_2.",) if linear else ()
-    model, missing = load_weights(source, config, request.placement, key_mapping=KEY_MAPPING, from_elsewhere=(TOWER, *projector))
+    model, missing = load_weights(
+        source, config, request.placement, key_mapping=KEY_MAPPING, from_elsewhere=(TOWER, *projector)
+    )
     if any(key.startswith(TOWER) for key in missing):
         _load_tower(model, missing, fetch_weights(tower, request.cache_dir))
     _fit_vocabulary(model, len(tokenizer), notes)
     if linear:
-        model.model.multi_modal_projector.linear_2 = torch.nn.Identity()  # transformers' projector always has two layers
+        model.model.multi_modal_projector.linear_2 = (
+            torch.nn.Identity()
+        )  # transformers' projector always has two layers
     if request.base:
         _load_on_base(model, fetch(request.name, request.cache_dir, ON_BASE_FILES), marks, missing)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -122,7 +130,12 @@ def _weights_source(request: Request, folder: Path) -> tuple[Path, str]:
 
 
 def _llava_config(
-    raw: dict[str, Any], vision: CLIPVisionConfig, folder: Path, source: Path, tokenizer: PreTrainedTokenizerFast, notes: list[str]
+    raw: dict[str, Any],
+    vision: CLIPVisionConfig,
+    folder: Path,
+    source: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    notes: list[str],
 ) -> LlavaConfig:
     where = folder / "config.json"
     projector = raw.get("mm_projector_type") or "linear"
@@ -131,7 +144,9 @@ def _llava_config(
     if projector not in PROJECTORS:
         raise UserError(f"{where}: mm_projector_type {projector!r} is not supported; known are {', '.join(PROJECTORS)}")
     if feature not in FEATURES:
-        raise UserError(f"{where}: mm_vision_select_feature {feature!r} is not supported; known are {', '.join(FEATURES)}")
+        raise UserError(
+            f"{where}: mm_vision_select_feature {feature!r} is not supported; known are {', '.join(FEATURES)}"
+        )
     if raw.get("mm_hidden_size") not in (None, vision.hidden_size):
         raise UserError(
             f"{where}: the projector takes {raw['mm_hidden_size']} features (mm_hidden_size), the vision tower gives {vision.hidden_size}"
@@ -140,11 +155,15 @@ def _llava_config(
     if image_token_id is None:
         raise UserError(f"{source}: the tokenizer has no unknown-token, whose id stands for the image")
     assumed = {"mm_projector_type": projector, "mm_vision_select_feature": feature, "mm_vision_select_layer": layer}
-    notes.extend(f"config.json has no {key}: {value} is assumed" for key, value in assumed.items() if raw.get(key) is None)
+    notes.extend(
+        f"config.json has no {key}: {value} is assumed" for key, value in assumed.items() if raw.get(key) is None
+    )
     text_class = LANGUAGE_MODELS[raw["model_type"]][0]
     known = {*text_class().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "dtype", "architectures"}
     text = {key: value for key, value in raw.items() if key in known}
-    text |= {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}  # early configs have them wrong
+    text |= {
+        key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }  # early configs have them wrong
     text["vocab_size"] = read_json(source / "config.json").get("vocab_size", raw.get("vocab_size"))
     with one_line_errors(where):
         return LlavaConfig(
@@ -161,7 +180,9 @@ def _llava_config(
 def _pads(raw: dict[str, Any], folder: Path) -> bool:
     ratio = raw.get("image_aspect_ratio")
     if ratio not in (None, "square", "pad"):
-        raise UserError(f"{folder / 'config.json'}: image_aspect_ratio {ratio!r} cuts pictures into tiles, which is not supported")
+        raise UserError(
+            f"{folder / 'config.json'}: image_aspect_ratio {ratio!r} cuts pictures into tiles, which is not supported"
+        )
     return ratio == "pad"
 
 
@@ -213,7 +234,9 @@ def _load_tower(model: LlavaForConditionalGeneration, missing: list[str], folder
 def _fit_vocabulary(model: LlavaForConditionalGeneration, tokens: int, notes: list[str]) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if tokens > rows:
-        notes.append(f"the tokenizer has {tokens} tokens and the embedding {rows} rows: rows for the others are made up")
+        notes.append(
+            f"the tokenizer has {tokens} tokens and the embedding {rows} rows: rows for the others are made up"
+        )
         model.resize_token_embeddings(tokens, mean_resizing=False)
 
 
@@ -251,7 +274,9 @@ def _merge_adapter(model: LlavaForConditionalGeneration, folder: Path) -> None:
 
     text = model.config.text_config
     with torch.device("meta"):
-        shell = {config.model_type: language_model for config, language_model in LANGUAGE_MODELS.values()}[text.model_type](text)
+        shell = {config.model_type: language_model for config, language_model in LANGUAGE_MODELS.values()}[
+            text.model_type
+        ](text)
     shell.model, shell.lm_head = model.model.language_model, model.lm_head
     with one_line_errors(folder):
         adapted = get_peft_model(shell, PeftConfig.from_pretrained(folder))

@@ -40,11 +40,14 @@ class Placement:
     quantization: BitsAndBytesConfig | None = None
 
 
-def place(device: str = "auto", dtype: str = "auto", *, load_in_4bit: bool = False, load_in_8bit: bool = False) -> Placement:
+def place(
+    device: str = "auto", dtype: str = "auto", *, load_in_4bit: bool = False, load_in_8bit: bool = False
+) -> Placement:
     """From the user's words to a placement.
 
-    `device` is auto, cpu, cuda or cuda:N; auto takes the GPU if there is one, and spreads the model if there are several.
-    `dtype` is auto, float32, float16 or bfloat16; auto is bfloat16 on GPUs that have it, float16 on others, float32 on the CPU.
+    `device` is auto, cpu, cuda or cuda:N; auto takes the GPU if there is one, and spreads the model if there are
+    several. `dtype` is auto, float32, float16 or bfloat16; auto is bfloat16 on GPUs that have it, float16 on others,
+    float32 on the CPU.
 
     Raises:
         UserError: unknown names, a device that is not there, bitsandbytes missing or both widths asked for.
@@ -70,7 +73,11 @@ def _pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        there = f"there are {count} GPUs, cuda:0 to cuda:{count - 1}" if count else "there is no GPU that torch can use; choose cpu"
+        there = (
+            f"there are {count} GPUs, cuda:0 to cuda:{count - 1}"
+            if count
+            else "there is no GPU that torch can use; choose cpu"
+        )
         raise UserError(f"No device {device}: {there}")
     return torch.device("cuda", index)
 
@@ -82,7 +89,11 @@ def _quantization(four: bool, eight: bool, dtype: torch.dtype) -> BitsAndBytesCo
         raise UserError("model.load_in_4bit and model.load_in_8bit exclude each other; set one of them")
     if find_spec("bitsandbytes") is None:
         raise UserError("model.load_in_4bit and load_in_8bit need the package bitsandbytes: pip install bitsandbytes")
-    kept = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # small, and what the model sees should not change
+    kept = [
+        "model.vision_tower",
+        "model.multi_modal_projector",
+        "lm_head",
+    ]  # small, and what the model sees should not change
     return BitsAndBytesConfig(
         load_in_4bit=four,
         load_in_8bit=eight,
@@ -101,7 +112,8 @@ def load_weights(
     key_mapping: Mapping[str, str] | None = None,
     from_elsewhere: tuple[str, ...] = (),
 ) -> tuple[LlavaForConditionalGeneration, list[str]]:
-    """The model with the folder's weights in it, and the keys still to be filled, all of which begin as `from_elsewhere` says.
+    """The model with the folder's weights in it, and the keys still to be filled, all of which begin as
+    `from_elsewhere` says.
 
     Attention is eager throughout: the weights that this project reads are never formed by the other implementations.
 
@@ -123,7 +135,9 @@ def load_weights(
     return model, check_keys(folder, info, from_elsewhere)
 
 
-def check_keys(source: Path, info: Mapping[str, Any], from_elsewhere: tuple[str, ...] = (), *, surplus: bool = False) -> list[str]:
+def check_keys(
+    source: Path, info: Mapping[str, Any], from_elsewhere: tuple[str, ...] = (), *, surplus: bool = False
+) -> list[str]:
     """What `from_pretrained` reports as missing and is allowed to be; surplus keys are an error unless `surplus`.
 
     Raises:
@@ -138,12 +152,17 @@ def check_keys(source: Path, info: Mapping[str, Any], from_elsewhere: tuple[str,
     if lost:
         raise UserError(f"The weights in {source} lack {len(lost)} tensors: {listed(lost)}")
     if unexpected and not surplus:
-        raise UserError(f"The weights in {source} hold {len(unexpected)} tensors that the model has no place for: {listed(unexpected)}")
+        raise UserError(
+            f"The weights in {source} hold {len(unexpected)} tensors that the model has no place for: {listed(unexpected)}"
+        )
     return missing
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """A small file of tensors, without executing anything in it. Raises UserError if it cannot be read or holds other things."""
+    """A small file of tensors, without executing anything in it.
+
+    Raises UserError if it cannot be read or holds other things.
+    """
     with one_line_errors(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
@@ -152,12 +171,19 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Copies tensors into the model's parameters of the same names. Raises UserError for unknown names and other shapes."""
+    """Copies tensors into the model's parameters of the same names.
+
+    Raises UserError for unknown names and other shapes.
+    """
     parameters = dict(model.named_parameters())
     unknown = sorted(set(tensors) - set(parameters))
     if unknown:
         raise UserError(f"{source} holds {len(unknown)} tensors that the model has no place for: {listed(unknown)}")
-    wrong = [f"{k} {list(v.shape)} instead of {list(parameters[k].shape)}" for k, v in tensors.items() if v.shape != parameters[k].shape]
+    wrong = [
+        f"{k} {list(v.shape)} instead of {list(parameters[k].shape)}"
+        for k, v in tensors.items()
+        if v.shape != parameters[k].shape
+    ]
     if wrong:
         raise UserError(f"{source} does not fit the model: {listed(wrong)}")
     if any(parameters[name].is_meta for name in tensors):
@@ -183,7 +209,9 @@ def one_line_errors(source: str | Path) -> Iterator[None]:
             f"{source} does not fit into the GPU's memory; try device=auto with more GPUs, model.load_in_4bit=true or device=cpu"
         ) from None
     except pickle.UnpicklingError as error:
-        raise UserError(f"{source} is damaged or holds more than tensors, and is not opened: {_summary(error)}") from error
+        raise UserError(
+            f"{source} is damaged or holds more than tensors, and is not opened: {_summary(error)}"
+        ) from error
     except FAILURES as error:
         raise UserError(f"{source} cannot be loaded: {_summary(error)}") from error
     finally:

@@ -1,7 +1,8 @@
-"""Tiny LLaVA checkpoints with random weights, in the file formats that are found in the wild, and the original's algorithm.
+"""Tiny LLaVA checkpoints with random weights, in the file formats that are found in the wild, and the original's
+algorithm.
 
-Weights are kept under their original names, so that every layout is written from the same tensors, and `original_forward`
-can run them without the code under test.
+Weights are kept under their original names, so that every layout is written from the same tensors, and
+`original_forward` can run them without the code under test.
 """
 
 import io
@@ -65,13 +66,22 @@ def write_sentencepiece(folder: Path, **settings: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(sentencepiece_model())
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False, "model_max_length": 2048}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "legacy": False,
+        "model_max_length": 2048,
+    }
     write_json(folder / "tokenizer_config.json", {**config, **special, **settings})
     write_json(folder / "special_tokens_map.json", special)
 
 
 def write_tokenizer_json(folder: Path) -> None:
-    """tokenizer.json as in llava-hf/llava-1.5-7b-hf: spaces are a matter of the normalizer; `<image>` and `<pad>` are added."""
+    """tokenizer.json as in llava-hf/llava-1.5-7b-hf: spaces are a matter of the normalizer;
+
+    `<image>` and `<pad>` are added.
+    """
     write_sentencepiece(folder)
     backend: Tokenizer = LlamaTokenizer.from_pretrained(folder).backend_tokenizer
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -90,11 +100,17 @@ def make_tensors(projector: str = "mlp2x_gelu", *, seed: int = 0, scale: float =
     with torch.device("meta"):
         text, vision = LlamaForCausalLM(LlamaConfig(**TEXT)), CLIPVisionModel(CLIPVisionConfig(**VISION))
     shapes = {name: value.shape for name, value in text.named_parameters()}
-    shapes |= {f"{TOWER}vision_model.{name.removeprefix('vision_model.')}": value.shape for name, value in vision.named_parameters()}
+    shapes |= {
+        f"{TOWER}vision_model.{name.removeprefix('vision_model.')}": value.shape
+        for name, value in vision.named_parameters()
+    }
     wide, narrow = TEXT["hidden_size"], VISION["hidden_size"]
     layers = {"": (wide, narrow)} if projector == "linear" else {"0.": (wide, narrow), "2.": (wide, wide)}
     for index, shape in layers.items():
-        shapes |= {f"model.mm_projector.{index}weight": torch.Size(shape), f"model.mm_projector.{index}bias": torch.Size(shape[:1])}
+        shapes |= {
+            f"model.mm_projector.{index}weight": torch.Size(shape),
+            f"model.mm_projector.{index}bias": torch.Size(shape[:1]),
+        }
 
     def draw(name: str, shape: torch.Size) -> torch.Tensor:
         values = torch.randn(shape, generator=generator)
@@ -112,7 +128,10 @@ def with_rows(tensors: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Te
     def grow(value: torch.Tensor) -> torch.Tensor:
         return torch.cat([value, torch.randn(rows - len(value), value.shape[1], generator=generator) * 0.3])
 
-    return {name: grow(value) if name in ("model.embed_tokens.weight", "lm_head.weight") else value for name, value in tensors.items()}
+    return {
+        name: grow(value) if name in ("model.embed_tokens.weight", "lm_head.weight") else value
+        for name, value in tensors.items()
+    }
 
 
 def write_weights(folder: Path, tensors: dict[str, torch.Tensor], *, kind: str = "bin", shards: int = 1) -> None:
@@ -153,7 +172,10 @@ def write_original(
 def write_tower(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """A whole CLIP, text tower included, as openai/clip-vit-large-patch14-336 is stored."""
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", {"architectures": ["CLIPModel"], "model_type": "clip", "vision_config": VISION, "text_config": {}})
+    write_json(
+        folder / "config.json",
+        {"architectures": ["CLIPModel"], "model_type": "clip", "vision_config": VISION, "text_config": {}},
+    )
     write_json(
         folder / "preprocessor_config.json",
         {
@@ -181,7 +203,9 @@ def write_tower(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def write_transformers(
     folder: Path, tensors: dict[str, torch.Tensor], *, kind: str = "safetensors", shards: int = 1, **config: object
 ) -> Path:
-    """The same weights as llava-hf/llava-1.5-7b-hf is stored: other names, two more tokens, rows up to a multiple of 64."""
+    """The same weights as llava-hf/llava-1.5-7b-hf is stored: other names, two more tokens, rows up to a multiple of
+    64.
+    """
     write_tokenizer_json(folder)
     rows = 448
     write_json(
@@ -226,7 +250,9 @@ def write_transformers(
         folder / "processor_config.json",
         {"patch_size": PATCH, "processor_class": "LlavaProcessor", "vision_feature_select_strategy": "default"},
     )
-    write_weights(folder, {_renamed(name): value for name, value in with_rows(tensors, rows).items()}, kind=kind, shards=shards)
+    write_weights(
+        folder, {_renamed(name): value for name, value in with_rows(tensors, rows).items()}, kind=kind, shards=shards
+    )
     return folder
 
 
@@ -285,18 +311,24 @@ def original_forward(
     Returns the logits [tokens, vocabulary] and the last token's attention to the image tokens [layers, heads, 1, V].
     """
     rows = len(tensors["lm_head.weight"])
-    text = LlamaForCausalLM._from_config(LlamaConfig(**{**TEXT, "vocab_size": rows}), attn_implementation="eager").eval()
+    text = LlamaForCausalLM._from_config(
+        LlamaConfig(**{**TEXT, "vocab_size": rows}), attn_implementation="eager"
+    ).eval()
     text.load_state_dict({name: value for name, value in tensors.items() if name in text.state_dict()})
     vision = CLIPVisionModel._from_config(CLIPVisionConfig(**VISION), attn_implementation="eager").eval()
     own = {name.removeprefix("vision_model."): name for name in vision.state_dict()}
-    tower = {name.removeprefix(TOWER + "vision_model."): value for name, value in tensors.items() if name.startswith(TOWER)}
+    tower = {
+        name.removeprefix(TOWER + "vision_model."): value for name, value in tensors.items() if name.startswith(TOWER)
+    }
     vision.load_state_dict({own[name]: value for name, value in tower.items()}, strict=True)
 
     features = vision(pixels, output_hidden_states=True).hidden_states[layer][:, 0 if keep_class else 1 :]
     for index in ("", "0.", "2."):
         if f"model.mm_projector.{index}weight" in tensors:
             features = torch.nn.functional.gelu(features) if index == "2." else features
-            features = features @ tensors[f"model.mm_projector.{index}weight"].T + tensors[f"model.mm_projector.{index}bias"]
+            features = (
+                features @ tensors[f"model.mm_projector.{index}weight"].T + tensors[f"model.mm_projector.{index}bias"]
+            )
     embed = text.model.embed_tokens
     sequence = torch.cat([embed(torch.tensor([before])), features, embed(torch.tensor([after]))], dim=1)
     output = text(inputs_embeds=sequence, output_attentions=True, use_cache=False)
@@ -316,14 +348,19 @@ def write_base(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """The language model alone, as lmsys/vicuna-7b-v1.5 is stored."""
     write_sentencepiece(folder)
     write_json(folder / "config.json", {**TEXT, "architectures": ["LlamaForCausalLM"], "model_type": "llama"})
-    write_weights(folder, {name: value for name, value in tensors.items() if "mm_projector" not in name and not name.startswith(TOWER)})
+    write_weights(
+        folder,
+        {name: value for name, value in tensors.items() if "mm_projector" not in name and not name.startswith(TOWER)},
+    )
     return folder
 
 
 def write_lora(
     folder: Path, tensors: dict[str, torch.Tensor], tower: Path | str, *, rank: int = 2, alpha: int = 3
 ) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A LoRA checkpoint as liuhaotian/llava-v1.5-7b-lora is stored; also returns `tensors` with the adapter merged by hand."""
+    """A LoRA checkpoint as liuhaotian/llava-v1.5-7b-lora is stored; also returns `tensors` with the adapter merged by
+    hand.
+    """
     folder.mkdir(parents=True)
     write_json(folder / "config.json", {**ORIGINAL_CONFIG, "mm_vision_tower": str(tower)})
     targets = ["q_proj", "v_proj", "down_proj"]

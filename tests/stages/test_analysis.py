@@ -1,4 +1,6 @@
-"""stage=analyze for a folder: the same files as one by one, in one process or several, and nothing lost to a bad record."""
+"""stage=analyze for a folder: the same files as one by one, in one process or several, and nothing lost to a bad
+record.
+"""
 
 import json
 import os
@@ -8,14 +10,14 @@ import sys
 import threading
 from pathlib import Path
 
-import lab.workers
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+import lab.base.workers
 from analyze import rank_heads, score_heads
-from lab.base.chunks import cast, pieces
+from lab.base.chunks import cast, in_chunks
 from lab.base.errors import DiskFull, UserError
 from lab.base.paths import PROJECT
 from lab.base.workers import CHUNK, in_workers, worker_count
@@ -95,7 +97,7 @@ def test_a_surprise_does_not_end_the_others_ranking_but_a_full_disk_does(folder,
         if path.name == "s12.pkl":
             raise failure
 
-    monkeypatch.setattr("lab.analysis.write_ranking", fail)
+    monkeypatch.setattr("lab.stages.analyze_folder.write_ranking", fail)
     if isinstance(failure, DiskFull):
         with pytest.raises(DiskFull, match="no space left"):
             analyze_stage(folder, "data.workers=1")
@@ -105,7 +107,9 @@ def test_a_surprise_does_not_end_the_others_ranking_but_a_full_disk_does(folder,
 
 
 def test_a_folder_without_records_or_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no records in .*: set data.attention_dir to a folder of .pkl or .pkl.gz files"):
+    with pytest.raises(
+        UserError, match=r"no records in .*: set data.attention_dir to a folder of .pkl or .pkl.gz files"
+    ):
         analyze_stage(tmp_path)
     with pytest.raises(UserError, match="cannot read the folder"):
         analyze_stage(tmp_path / "missing")
@@ -120,7 +124,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(fold
 
 
 def test_the_command_analyzes_a_folder_in_worker_processes(folder):
-    command = [sys.executable, str(PROJECT / "pipeline.py"), "stage=analyze", f"data.attention_dir={folder}", "data.workers=2"]
+    command = [
+        sys.executable,
+        str(PROJECT / "pipeline.py"),
+        "stage=analyze",
+        f"data.attention_dir={folder}",
+        "data.workers=2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(contents(folder)) == 2 * (2 * CHUNK + 5)
@@ -131,7 +141,7 @@ def test_the_command_analyzes_a_folder_in_worker_processes(folder):
 
 def test_results_come_in_order_and_few_items_are_under_way(monkeypatch):
     submitted = []
-    monkeypatch.setattr(lab.workers, "ProcessPoolExecutor", _counting(submitted))
+    monkeypatch.setattr(lab.base.workers, "ProcessPoolExecutor", _counting(submitted))
     items = list(range(100 * CHUNK))
     for done, (item, result) in enumerate(in_workers(str, items, 2)):
         assert (item, result) == (done, str(done))
@@ -178,7 +188,9 @@ def test_no_items_no_work():
 
 
 def test_a_worker_that_is_killed_ends_in_one_line():
-    with pytest.raises(UserError, match=r"one of 2 worker processes was killed, perhaps for want of memory: set data.workers=1"):
+    with pytest.raises(
+        UserError, match=r"one of 2 worker processes was killed, perhaps for want of memory: set data.workers=1"
+    ):
         list(in_workers(os._exit, [1] * 40, 2))
 
 
@@ -231,9 +243,9 @@ def test_rankings_made_in_several_threads_at_once_are_those_made_alone():
 
 def test_pieces_are_small_enough_for_one_thread_and_lose_no_row():
     rows = torch.arange(7.0 * 10_000).reshape(7, 10_000) / 70_000
-    some = list(pieces(rows, torch.float16))
+    some = list(in_chunks(rows, torch.float16))
     assert [len(piece) for piece in some] == [3, 3, 1]
     assert all(piece.numel() < 2**15 and piece.dtype == torch.float16 for piece in some)
-    assert torch.equal(torch.cat(list(pieces(rows))), rows)
+    assert torch.equal(torch.cat(list(in_chunks(rows))), rows)
     assert torch.equal(cast(rows.T, torch.bfloat16), rows.T.to(torch.bfloat16))
     assert cast(rows, torch.float32) is rows

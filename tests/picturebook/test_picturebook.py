@@ -49,7 +49,9 @@ def test_every_thing_is_visible_and_its_mask_lies_in_its_box():
             bx0, by0, bx1, by1 = t.box_xyxy
             assert bx0 - 2 <= x0 < x1 <= bx1 + 2
             assert by0 - 2 <= y0 < y1 <= by1 + 2
-            assert max(x1 - x0, y1 - y0) > 0.85 * max(bx1 - bx0, by1 - by0), "hardly anything of a thing is covered by others"
+            assert max(x1 - x0, y1 - y0) > 0.85 * max(bx1 - bx0, by1 - by0), (
+                "hardly anything of a thing is covered by others"
+            )
     assert counts == set(range(1, 8))
 
 
@@ -91,14 +93,19 @@ def test_every_expression_means_exactly_its_targets_by_its_words_alone():
             seen.add(expression.category)
             words = expression.text.rstrip(".").split()
             if expression.category == "relation":
-                words = words[: min(i for i, w in enumerate(words) if w in ("left", "right", "above", "below", "under"))] or words
+                words = (
+                    words[: min(i for i, w in enumerate(words) if w in ("left", "right", "above", "below", "under"))]
+                    or words
+                )
             named = [t for t in scene.things if all(value in words for value in _stated(words, t))]
             targets = [scene.things[i] for i in expression.targets]
             if expression.category in ("place", "relation"):
                 assert all(t in named for t in targets), expression
             else:
                 assert named == targets, expression
-            assert not set(expression.answer) & set(words) - {"left", "right", "top", "bottom"}, "the answer repeats the expression"
+            assert not set(expression.answer) & set(words) - {"left", "right", "top", "bottom"}, (
+                "the answer repeats the expression"
+            )
     assert seen == set(CATEGORIES)
 
 
@@ -121,7 +128,9 @@ def test_places_and_relations_need_a_clear_margin():
     assert referents(scene_of(right), Description(kind="bird", place="left")) is None, "not on the left of the picture"
     tree = thing("tree", 150, 100)
     assert referents(scene_of(left, right, tree), Description(kind="bird", relation=("left of", "tree"))) == (0,)
-    assert referents(scene_of(left, right, tree, tree), Description(kind="bird", relation=("left of", "tree"))) is None, "two anchors"
+    assert (
+        referents(scene_of(left, right, tree, tree), Description(kind="bird", relation=("left of", "tree"))) is None
+    ), "two anchors"
 
 
 def test_two_of_a_kind_need_more_than_the_kind_and_a_plural_means_both():
@@ -159,7 +168,12 @@ def test_training_pictures_are_what_the_shipped_processor_makes():
 def test_patch_labels_name_the_thing_that_covers_each_patch():
     scene = Scene(480, 480, "paper", 0, (Thing("ball", "blue", "striped", "large", (120, 120, 360, 360), False, 1.0),))
     labels = patch_labels(scene, render(scene)[1]).reshape(GRID, GRID, 4)
-    ball = [list(KINDS).index("ball") + 1, list(COLOURS).index("blue") + 1, PATTERNS.index("striped") + 1, list(SIZES).index("large") + 1]
+    ball = [
+        list(KINDS).index("ball") + 1,
+        list(COLOURS).index("blue") + 1,
+        PATTERNS.index("striped") + 1,
+        list(SIZES).index("large") + 1,
+    ]
     assert labels[GRID // 2, GRID // 2].tolist() == ball
     assert labels[0, 0].tolist() == [0, 0, 0, 0]
     assert (labels[..., 0] > 0).sum() == pytest.approx(np.pi * 4**2, abs=6)  # a circle of 8 cells
@@ -178,7 +192,9 @@ def test_questions_are_newline_expression_answer_and_end():
 
 def test_packed_questions_see_the_image_and_themselves_only():
     ids, spans = ask(make_scene(11), 4)
-    packed = pack(ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0), kept_share=0.25, blind_share=0.0)
+    packed = pack(
+        ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0), kept_share=0.25, blind_share=0.0
+    )
     allowed, (start, stop) = packed.allowed[0, 0].numpy(), packed.image
     assert (start, stop) == (3, 3 + 64)
     last_of_first = stop + spans[0, 0] - 1
@@ -221,10 +237,16 @@ def test_the_shipped_pictures_are_the_ones_the_command_draws(tmp_path):
 
     draw_examples(tmp_path)
     for name in SCENES:
-        shipped, drawn = (np.asarray(Image.open(folder / "images" / f"{name}.png")) for folder in (PROJECT / "examples", tmp_path))
-        assert np.abs(shipped.astype(int) - drawn).max() <= 2  # Pillow's resampling may differ by a step between versions
+        shipped, drawn = (
+            np.asarray(Image.open(folder / "images" / f"{name}.png")) for folder in (PROJECT / "examples", tmp_path)
+        )
+        assert (
+            np.abs(shipped.astype(int) - drawn).max() <= 2
+        )  # Pillow's resampling may differ by a step between versions
         assert max(shipped.shape) >= 480
-    assert (PROJECT / "examples/localization_data.jsonl").read_text() == (tmp_path / "localization_data.jsonl").read_text()
+    assert (PROJECT / "examples/localization_data.jsonl").read_text() == (
+        tmp_path / "localization_data.jsonl"
+    ).read_text()
     assert len(QUERIES) == 4
 
 
@@ -275,10 +297,15 @@ def test_packed_questions_get_the_answers_they_get_alone():
     ids, spans = ask(make_scene(11), 5)
     features = torch.randn(1, GRID * GRID, model.config.vision_config.hidden_size)
     with torch.inference_mode():
-        together = answer_loss(model, features, pack(ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0)), 1.0)[0]
+        together = answer_loss(
+            model, features, pack(ids[None], spans[None], [1, 5, 6], GRID * GRID, np.random.default_rng(0)), 1.0
+        )[0]
         alone = [
             answer_loss(
-                model, features, pack(ids[None, q : q + 1], spans[None, q : q + 1], [1, 5, 6], GRID * GRID, np.random.default_rng(0)), 1.0
+                model,
+                features,
+                pack(ids[None, q : q + 1], spans[None, q : q + 1], [1, 5, 6], GRID * GRID, np.random.default_rng(0)),
+                1.0,
             )[0]
             for q in range(5)
         ]

@@ -68,7 +68,8 @@ def test_sixteen_bit_models_are_stored_in_float16_unless_told_otherwise(dtype, a
 def test_float16_holds_bfloat16_weights_exactly_but_for_the_smallest():
     every = torch.arange(0x3F81, dtype=torch.int16).view(torch.bfloat16)  # all of 0 to 1
     kept = at_precision(
-        Record.from_tensor(every.reshape(1, 1, 1, -1), {}, every.flip(0).reshape(1, 1, 1, -1)), DataConfig(save_dtype="float16")
+        Record.from_tensor(every.reshape(1, 1, 1, -1), {}, every.flip(0).reshape(1, 1, 1, -1)),
+        DataConfig(save_dtype="float16"),
     )
     for found, weights in ((kept.attn, every), (kept.generic, every.flip(0))):
         error = np.abs(found.ravel().astype(np.float64) - weights.double().numpy())
@@ -96,17 +97,25 @@ def test_a_partial_record_is_read_back_as_it_was_kept(tmp_path, dtype, kind, end
     kept = as_stored(full, cfg)
     again = load_record(write_record(tmp_path, "r", kept, cfg))
     heads = (
-        pairs(rank_heads(at_precision(full, DataConfig(save_dtype=kept.dtype)), cfg.logic)[: cfg.logic.top_k]) if kind == "selected" else []
+        pairs(rank_heads(at_precision(full, DataConfig(save_dtype=kept.dtype)), cfg.logic)[: cfg.logic.top_k])
+        if kind == "selected"
+        else []
     )
-    assert again.partial is not None
-    assert list(again.partial.heads) == heads
+    assert again.subset is not None
+    assert list(again.subset.heads) == heads
     assert_array_equal(again.attn, kept.attn)
     assert np.count_nonzero(again.attn.any((2, 3))) == len(heads)
     assert_array_equal(again.maps_of(heads), at_precision(full, DataConfig(save_dtype=kept.dtype)).maps_of(heads))
     assert (again.generic is not None) == generic
     if generic:
         assert_array_equal(again.generic, kept.generic)
-    assert (again.meta, again.dtype, again.grids, again.num_layers, again.num_heads) == (full.meta, kept.dtype, full.grids, 6, 4)
+    assert (again.meta, again.dtype, again.grids, again.num_layers, again.num_heads) == (
+        full.meta,
+        kept.dtype,
+        full.grids,
+        6,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,25 +148,33 @@ def test_scores_of_every_head_are_those_of_the_heads_that_pass():
     cfg = config("data.save_attention=none")
     for seed in range(5):
         table, kept = score_heads(record(seed), cfg.logic), as_stored(record(seed), cfg)
-        assert_array_equal(kept.partial.spatial_entropy[table.passes], table.spatial_entropy[table.passes])
+        assert_array_equal(kept.subset.spatial_entropy[table.passes], table.spatial_entropy[table.passes])
 
 
 def test_a_head_whose_map_is_not_kept_ends_in_one_line_that_says_so(tmp_path):
     cfg = config("data.save_attention=selected", "logic.heads=[[3,1],[5,0]]")
     path = write_record(tmp_path, "r", as_stored(record(), cfg), cfg)
     part = load_record(path)
-    assert localize(part, [(5, 0), (3, 1)], cfg.logic).box_xyxy == localize(record(), [(5, 0), (3, 1)], cfg.logic).box_xyxy
+    assert (
+        localize(part, [(5, 0), (3, 1)], cfg.logic).box_xyxy == localize(record(), [(5, 0), (3, 1)], cfg.logic).box_xyxy
+    )
     collect = "collect with data.save_attention=all"
-    with pytest.raises(UserError, match=rf"^{path} holds the maps of 2 of 24 heads, but not that of layer 2 head 2: {collect}$"):
+    with pytest.raises(
+        UserError, match=rf"^{path} holds the maps of 2 of 24 heads, but not that of layer 2 head 2: {collect}$"
+    ):
         localize(part, [(3, 1), (2, 2)], cfg.logic)
     for everything in (lambda: part.maps, part.tensor):
-        with pytest.raises(UserError, match=rf"^{path} holds the maps of 2 of 24 heads, but all are needed: {collect}$"):
+        with pytest.raises(
+            UserError, match=rf"^{path} holds the maps of 2 of 24 heads, but all are needed: {collect}$"
+        ):
             everything()
 
 
 def test_scores_by_other_rules_of_entropy_are_refused():
     part = as_stored(record(), config("data.save_attention=none"))
-    with pytest.raises(UserError, match=r"keeps scores measured with logic.entropy.center=2.0, not 1.0: set it so, or collect"):
+    with pytest.raises(
+        UserError, match=r"keeps scores measured with logic.entropy.center=2.0, not 1.0: set it so, or collect"
+    ):
         rank_heads(part, config("logic=paper").logic)
 
 
@@ -252,8 +269,8 @@ def test_evaluate_measures_the_chosen_heads_of_partial_records(tmp_path, capsys)
 def stage(monkeypatch, picturebook):
     """Runs a stage with the shipped model into a folder."""
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr("lab.stages.load_model", lambda cfg: picturebook)
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
     return lambda name, out, *overrides: run(configuration(f"stage={name}", f"data.output_dir={out}", *overrides))
 
 
@@ -296,7 +313,11 @@ def test_batch_collects_again_only_what_earlier_records_do_not_serve(tmp_path, s
 
 def test_masks_of_a_batch_cannot_be_asked_for_without_maps(tmp_path):
     with pytest.raises(UserError, match=r"data.save_attention=none keeps no maps to draw from"):
-        run(configuration("stage=batch", "data.save_attention=none", "data.visualize_batch=true", f"data.output_dir={tmp_path}"))
+        run(
+            configuration(
+                "stage=batch", "data.save_attention=none", "data.visualize_batch=true", f"data.output_dir={tmp_path}"
+            )
+        )
 
 
 # serving
@@ -370,12 +391,22 @@ def test_the_line_before_a_run_tells_what_is_needed_and_what_is_free(tmp_path, m
         needed = "1,000 records of 1.2 MB: 1.2 GB; rankings: at most 225 MB"
         assert capsys.readouterr().out == f"{needed}; {size(free)} free in {tmp_path}/not/yet\n"
         assert warning in caplog.text
-    assert "at most 1.2 MB" in str(disk_use((32, 32), 576, "bfloat16", config("data.record_format=pkl.gz"), samples=1000))
+    assert "at most 1.2 MB" in str(
+        disk_use((32, 32), 576, "bfloat16", config("data.record_format=pkl.gz"), samples=1000)
+    )
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (1180216, "1.2 MB"), (35.4e9, "35 GB"), (999.7e6, "1 GB"), (4e12, "4 TB")],
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (1180216, "1.2 MB"),
+        (35.4e9, "35 GB"),
+        (999.7e6, "1 GB"),
+        (4e12, "4 TB"),
+    ],
 )
 def test_sizes_in_words(number, text):
     assert size(number) == text

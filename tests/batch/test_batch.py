@@ -10,20 +10,20 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
-import lab.asking
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
 
-import lab.batch
+import lab.batch.batcher
+import lab.batch.run
 from lab.base.errors import DiskFull, UserError
 from lab.base.paths import PROJECT
 from lab.base.processes import LOCK, Processes
 from lab.base.workers import done_elsewhere
-from lab.batch.batcher import Asking, automatic_size
-from lab.batch.rows import MOST_EXPRESSIONS, Preparing, feed, plan_rows
+from lab.batch.batcher import AdaptiveBatcher, automatic_size
+from lab.batch.rows import MOST_EXPRESSIONS, RowDataset, feed, plan_rows
 from lab.batch.run import writers
 from lab.batch.writer import Writer
 from lab.datasets import Sample
@@ -33,17 +33,24 @@ from tests.conftest import configuration
 
 PICTUREBOOK = "examples-models-picturebook"
 CAT, DOG, BIRD = (str(PROJECT / f"examples/images/{name}.png") for name in ("cat", "dog", "bird"))
-ASKED = [("a", "the cat", CAT), ("b", "a small dog wearing a collar", DOG), ("c", "a cat on the floor", CAT), ("d", "the bird", BIRD)]
+ASKED = [
+    ("a", "the cat", CAT),
+    ("b", "a small dog wearing a collar", DOG),
+    ("c", "a cat on the floor", CAT),
+    ("d", "the bird", BIRD),
+]
 LONG = "cat " * 3000
 
 
 @pytest.fixture
 def _shipped(monkeypatch, picturebook):
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
 
 
 def write_lines(path: Path, asked) -> Path:
-    path.write_text("".join(json.dumps({"id": i, "prompt": query, "image_path": image}) + "\n" for i, query, image in asked))
+    path.write_text(
+        "".join(json.dumps({"id": i, "prompt": query, "image_path": image}) + "\n" for i, query, image in asked)
+    )
     return path
 
 
@@ -58,7 +65,10 @@ def attention(tmp_path: Path, sample: str, out: str = "out") -> np.ndarray:
 
 
 def errors(tmp_path: Path) -> dict[str, str]:
-    return {e["id"]: e["error"] for e in map(json.loads, (tmp_path / "out" / PICTUREBOOK / "errors.jsonl").read_text().splitlines())}
+    return {
+        e["id"]: e["error"]
+        for e in map(json.loads, (tmp_path / "out" / PICTUREBOOK / "errors.jsonl").read_text().splitlines())
+    }
 
 
 # what is asked together
@@ -90,7 +100,8 @@ def test_every_batch_belongs_to_one_process_and_is_the_same_in_any_number_of_the
 
 @pytest.mark.usefixtures("_shipped")
 @pytest.mark.parametrize(
-    "overrides", [(), ("data.batch_size=3",), ("data.share_image=false",), ("data.workers=1",), ("model.attention=fused",)]
+    "overrides",
+    [(), ("data.batch_size=3",), ("data.share_image=false",), ("data.workers=1",), ("model.attention=fused",)],
 )
 def test_a_record_is_the_same_however_it_is_asked(tmp_path, overrides):
     assert batch(tmp_path, "data.batch_size=1", "data.share_image=false", out="alone") == 0
@@ -100,8 +111,11 @@ def test_a_record_is_the_same_however_it_is_asked(tmp_path, overrides):
 
 
 def test_workers_prepare_what_this_process_would(picturebook):
-    rows = Preparing(
-        plan_rows([Sample(i, q, Path(f)) for i, q, f in ASKED], share_image=True), picturebook, configuration().model, generic=False
+    rows = RowDataset(
+        plan_rows([Sample(i, q, Path(f)) for i, q, f in ASKED], share_image=True),
+        picturebook,
+        configuration().model,
+        generic=False,
     )
     here, there = (list(feed(rows, workers=workers, pin=False)) for workers in (0, 1))
     for one, other in zip(here, there, strict=True):
@@ -128,7 +142,13 @@ def test_what_cannot_be_asked_fails_alone(tmp_path, size):
     broken.write_bytes(Path(CAT).read_bytes()[:500])
     huge = tmp_path / "huge.png"
     Image.open(DOG).resize((3000, 1500)).save(huge)
-    asked = [*ASKED, ("e", LONG, CAT), ("f", "the cat", str(broken)), ("g", "the dog", str(huge)), ("h", "the cat", str(broken))]
+    asked = [
+        *ASKED,
+        ("e", LONG, CAT),
+        ("f", "the cat", str(broken)),
+        ("g", "the dog", str(huge)),
+        ("h", "the cat", str(broken)),
+    ]
     assert batch(tmp_path, f"data.batch_size={size}", asked=asked) == 1
     found = errors(tmp_path)
     assert list(found) == ["e", "f", "h"]
@@ -149,7 +169,7 @@ def test_what_does_not_fit_in_memory_is_asked_in_parts(tmp_path, monkeypatch, mo
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return ask(loaded, questions, config)
 
-    monkeypatch.setattr(lab.asking, "ask", limited)
+    monkeypatch.setattr(lab.batch.batcher, "ask", limited)
     assert batch(tmp_path, "data.batch_size=4") == 0
     assert max(asked_at_once) == 4
     assert min(asked_at_once) >= 1
@@ -166,12 +186,16 @@ def fail_on(word: str, error: Exception, monkeypatch) -> None:
             raise error
         return ask(loaded, questions, config)
 
-    monkeypatch.setattr(lab.asking, "ask", flawed)
+    monkeypatch.setattr(lab.batch.batcher, "ask", flawed)
 
 
 @pytest.mark.usefixtures("_shipped")
 def test_a_sample_that_never_fits_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
-    fail_on("collar", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), monkeypatch)
+    fail_on(
+        "collar",
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        monkeypatch,
+    )
     assert batch(tmp_path, "data.batch_size=4") == 1
     assert list(errors(tmp_path)) == ["b"]
     assert errors(tmp_path)["b"].startswith("out of memory, although it was asked alone")
@@ -185,8 +209,10 @@ def test_an_unforeseen_error_costs_one_sample(tmp_path, monkeypatch):
 
 
 def test_the_size_of_a_batch_halves_on_a_full_memory_and_stays_there(picturebook, monkeypatch):
-    monkeypatch.setattr(lab.asking, "ask", lambda loaded, questions, config: _full() if len(questions) > 2 else questions)
-    asking = Asking(picturebook, configuration().model, size=8, grows=True, apart=False)
+    monkeypatch.setattr(
+        lab.batch.batcher, "ask", lambda loaded, questions, config: _full() if len(questions) > 2 else questions
+    )
+    asking = AdaptiveBatcher(picturebook, configuration().model, size=8, grows=True, apart=False)
     rows = [_Asked() for _ in range(16)]
     assert sum(answers is not None for _, answers, _ in asking.answers(rows)) == 16
     assert asking.size == 2
@@ -209,8 +235,8 @@ def test_a_batch_on_a_gpu_grows_while_twice_its_peak_fits_beside_what_others_hol
         state["max_memory_allocated"] = 10 + 4 * len(questions)  # of (70 + 30) * 0.8
         return questions
 
-    monkeypatch.setattr(lab.asking, "ask", take)
-    asking = Asking(gpu, configuration().model, size=automatic_size(gpu), grows=True, apart=False)
+    monkeypatch.setattr(lab.batch.batcher, "ask", take)
+    asking = AdaptiveBatcher(gpu, configuration().model, size=automatic_size(gpu), grows=True, apart=False)
     assert sum(answers is not None for _, answers, _ in asking.answers(_Asked() for _ in range(56))) == 56
     assert sizes == [8, 16, 16, 16]  # 10 + 2 * 32 fits, 10 + 2 * 64 does not
 
@@ -264,7 +290,7 @@ def test_what_goes_wrong_in_a_writer_stops_the_run():
 def test_processes_write_the_same_bytes_as_threads(tmp_path, monkeypatch):
     asked = [*ASKED, ("x", "the cat", CAT)]
     assert batch(tmp_path, asked=asked, out="threads") == 0
-    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (2, 2))
+    monkeypatch.setattr(lab.batch.run, "writers", lambda *_, **__: (2, 2))
     assert batch(tmp_path, asked=asked) == 0
     here, there = (sorted((tmp_path / out / PICTUREBOOK).glob("?[._]*")) for out in ("threads", "out"))
     assert len(here) == 3 * len(asked)
@@ -273,7 +299,7 @@ def test_processes_write_the_same_bytes_as_threads(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_shipped")
 def test_what_a_writing_process_meets_reaches_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (2, 2))
+    monkeypatch.setattr(lab.batch.run, "writers", lambda *_, **__: (2, 2))
     (tmp_path / "out" / PICTUREBOOK / "a.pkl").mkdir(parents=True)  # cannot be replaced
     assert batch(tmp_path) == 1
     assert list(errors(tmp_path)) == ["a"]
@@ -281,8 +307,8 @@ def test_what_a_writing_process_meets_reaches_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_shipped")
 def test_a_full_disk_met_by_a_writing_process_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab.batch, "writers", lambda *_, **__: (1, 1))
-    monkeypatch.setattr(lab.batch, "write_row", first_fits)
+    monkeypatch.setattr(lab.batch.run, "writers", lambda *_, **__: (1, 1))
+    monkeypatch.setattr(lab.batch.run, "write_row", first_fits)
     with pytest.raises(DiskFull, match="full; 3 of 4 samples are missing; the same command continues with them"):
         batch(tmp_path)
 
@@ -292,7 +318,10 @@ def first_fits(_written, cfg, folder):
 
 
 def test_a_worker_that_is_killed_ends_the_run_in_one_line():
-    with done_elsewhere(kill_oneself, 1) as call, pytest.raises(UserError, match="one of 1 worker processes was killed"):
+    with (
+        done_elsewhere(kill_oneself, 1) as call,
+        pytest.raises(UserError, match="one of 1 worker processes was killed"),
+    ):
         call(signal.SIGKILL)
 
 
@@ -316,15 +345,26 @@ def test_writers_are_processes_where_the_model_is_on_a_gpu():
 def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
     folder = tmp_path / "out" / PICTUREBOOK
     folder.mkdir(parents=True)
-    with FileLock(folder / LOCK), pytest.raises(UserError, match=r"another run writes to .*: wait for it, or set data.output_dir"):
+    with (
+        FileLock(folder / LOCK),
+        pytest.raises(UserError, match=r"another run writes to .*: wait for it, or set data.output_dir"),
+    ):
         batch(tmp_path)
     assert not list(folder.glob("*.pkl"))
     assert batch(tmp_path) == 0  # the lock of a run that ended, however it did, is free
 
 
-def in_processes(tmp_path: Path, out: str, *launcher: str, overrides: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+def in_processes(
+    tmp_path: Path, out: str, *launcher: str, overrides: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
     data = write_lines(tmp_path / "data.jsonl", ASKED)
-    arguments = ("stage=batch", f"data.data_file={data}", "data.process_all=true", f"data.output_dir={tmp_path / out}", "data.batch_size=1")
+    arguments = (
+        "stage=batch",
+        f"data.data_file={data}",
+        "data.process_all=true",
+        f"data.output_dir={tmp_path / out}",
+        "data.batch_size=1",
+    )
     return subprocess.run([*launcher, *arguments, *overrides], cwd=PROJECT, capture_output=True, text=True, timeout=120)
 
 
@@ -364,7 +404,7 @@ def test_another_number_of_processes_finishes_what_is_missing(tmp_path, monkeypa
     monkeypatch.setattr(Processes, "gather", lambda self, found: found)
     monkeypatch.setattr(Processes, "end", lambda self: None)
     for share in shares:
-        monkeypatch.setattr("lab.batch.processes", lambda share=share: share)
+        monkeypatch.setattr("lab.stages.batch.processes", lambda share=share: share)
         assert batch(tmp_path) == 0
     assert (folder / "a.pkl").stat().st_mtime_ns == before
     assert attention(tmp_path, "b").shape == attention(tmp_path, "d").shape == (8, 8, 1, 256)

@@ -9,20 +9,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lab.pickles
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import lab.records
+import lab.records.files
+import lab.records.pickles
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
 from lab.records.files import load_record, save_record
 from lab.records.record import Record
 from llava.grid import Grid
 
-META = {"image_file": "bird.png", "query": "the bird", "image_size": [640, 480], "vis_len": 16, "patch_size": 4, "generated_text": None}
+META = {
+    "image_file": "bird.png",
+    "query": "the bird",
+    "image_size": [640, 480],
+    "vis_len": 16,
+    "patch_size": 4,
+    "generated_text": None,
+}
 
 
 def weights(dtype: torch.dtype = torch.float32, layers: int = 3, heads: int = 2, vis: int = 16) -> torch.Tensor:
@@ -195,7 +202,9 @@ def test_a_pickle_that_asks_for_more_is_refused_by_name_and_nothing_runs(tmp_pat
     data, name = hostile()[kind]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.pkl").write_bytes(pack(data))
-    with pytest.raises(UserError, match=rf"bad\.pkl: refused, it asks for {name.replace('.', '[.]')}; a record holds only tensors"):
+    with pytest.raises(
+        UserError, match=rf"bad\.pkl: refused, it asks for {name.replace('.', '[.]')}; a record holds only tensors"
+    ):
         load_record("bad.pkl")
     assert [entry.name for entry in tmp_path.iterdir()] == ["bad.pkl"]
 
@@ -217,7 +226,7 @@ def test_a_pickle_cannot_change_the_functions_that_rebuild_tensors(tmp_path):
     with pytest.raises(UserError, match=r"bad\.pkl: found a function"):
         load_record(tmp_path / "bad.pkl")
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before
-    assert lab.pickles._encode.__defaults__ is None
+    assert lab.records.pickles._encode.__defaults__ is None
 
 
 def test_bytes_in_an_unusual_encoding_are_refused(tmp_path):
@@ -298,23 +307,35 @@ GRID = Grid.stretched(4, 4, (640, 480)).to_dict()
         (torch.zeros(3, 2, 1, 16), "attention is zero everywhere"),
         ((weights() * 9).long(), "attention of type int64; expected one of float16, bfloat16, float32"),
         (np.array([["a"]], object), "attention of type object"),
-        ({"attention": weights(), "meta": {}}, r"no 'attn' among its keys \['attention', 'meta'\]; expected {attn, meta}"),
+        (
+            {"attention": weights(), "meta": {}},
+            r"no 'attn' among its keys \['attention', 'meta'\]; expected {attn, meta}",
+        ),
         ({"attn": [[0.5]], "meta": {}}, "found a list; expected {attn: tensor, meta: dict} or a tensor"),
         ({"attn": np.float32(0.5)}, "found a float32; expected"),
         ({"attn": weights(), "meta": [1]}, "found a list; expected"),
         ([weights()], "found a list; expected"),
-        ({"attn": weights(), "meta": {"image_size": [640]}}, r"meta\['image_size'\] is \[640\]; expected \[width, height\]"),
+        (
+            {"attn": weights(), "meta": {"image_size": [640]}},
+            r"meta\['image_size'\] is \[640\]; expected \[width, height\]",
+        ),
         ({"attn": weights(), "meta": {"image_size": [640, 0]}}, r"expected \[width, height\]"),
         ({"attn": weights(), "meta": {"image_size": "big"}}, r"expected \[width, height\]"),
         ({"attn": weights(), "meta": {"image_size": [float("inf"), 1]}}, r"expected \[width, height\]"),
-        ({"attn": weights(), "meta": {"grids": {"rows": 4}}}, r"meta\['grids'\] is {'rows': 4}; expected a list of grids"),
+        (
+            {"attn": weights(), "meta": {"grids": {"rows": 4}}},
+            r"meta\['grids'\] is {'rows': 4}; expected a list of grids",
+        ),
         (
             {"attn": weights(), "meta": {"grids": [{"rows": 4}]}},
             "is malformed .KeyError: 'start'.; expected {start, rows, cols, extent_xyxy",
         ),
         ({"attn": weights(), "meta": {"grids": [4]}}, "grid 4 is malformed"),
         ({"attn": weights(), "meta": {"grids": [GRID | {"rows": 2.5}]}}, "2.5 is not a whole number"),
-        ({"attn": weights(), "meta": {"grids": [GRID | {"cols": 0}]}}, "is impossible; expected start >= 0, rows and cols >= 1"),
+        (
+            {"attn": weights(), "meta": {"grids": [GRID | {"cols": 0}]}},
+            "is impossible; expected start >= 0, rows and cols >= 1",
+        ),
         ({"attn": weights(), "meta": {"grids": [GRID | {"extent_xyxy": [9, 0, 1, 5]}]}}, "is impossible"),
         ({"attn": weights(), "meta": {"grids": [GRID | {"extent_xyxy": [0, 0, 1, float("nan")]}]}}, "is impossible"),
         ({"attn": weights(), "meta": {"grids": [GRID | {"extent_xyxy": [0, 0, 1]}]}}, "is malformed"),
@@ -410,7 +431,9 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "interrupted"])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "interrupted"]
+)
 def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_part(tmp_path, monkeypatch, failure):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
@@ -422,7 +445,9 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_part(tmp_path, monk
     with pytest.raises(UserError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
         write_atomic(path, "new")
     if isinstance(failure, OSError):
-        assert str(caught.value) == f"{path}: no space left on the disk for 3 bytes: free some, or choose another folder"
+        assert (
+            str(caught.value) == f"{path}: no space left on the disk for 3 bytes: free some, or choose another folder"
+        )
         assert isinstance(caught.value, DiskFull)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -444,7 +469,9 @@ def test_a_read_only_folder_is_a_user_error(tmp_path):
 # ids
 
 
-@pytest.mark.parametrize("sample_id", ["bird", "00012", "COCO_train2014_000000581857_3", "a.b-c d", "élan", "鳥", 17, 0])
+@pytest.mark.parametrize(
+    "sample_id", ["bird", "00012", "COCO_train2014_000000581857_3", "a.b-c d", "élan", "鳥", 17, 0]
+)
 def test_ordinary_ids_pass(sample_id):
     assert check_id(sample_id) == str(sample_id)
 
@@ -480,6 +507,9 @@ def test_ids_that_could_leave_the_folder_or_break_a_file_name_are_refused(sample
 
 
 def test_importing_records_does_not_import_torch():
-    code = "import sys, lab.records; print('torch' in sys.modules)"
-    root = Path(__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout == "False\n"
+    code = "import sys, lab.records.files; print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
+        == "False\n"
+    )

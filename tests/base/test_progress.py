@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from lab import cli
+from lab.base import console as cli
 from lab.base.console import progress, table
 from lab.stages.evaluate import SHORT
-from tests.test_cli import pipeline_process
+from tests.stages.test_cli import pipeline_process
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from lab.report.samples import Finding, disagreement
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, saved_estimates
 from pipeline import run
 from tests.conftest import configuration
-from tests.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
+from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,11 @@ def test_two_runs_are_compared_in_pairs_each_by_its_own_configuration(scenes, tm
     for folder, heads in ((a, "preset"), (b, "null")):
         run(
             configuration(
-                "stage=evaluate", f"data.data_file={data}", f"data.attention_dir={folder}", f"logic.heads={heads}", "save_fig=false"
+                "stage=evaluate",
+                f"data.data_file={data}",
+                f"data.attention_dir={folder}",
+                f"logic.heads={heads}",
+                "save_fig=false",
             )
         )
     run(configuration("stage=report", f"data.runs=[{a},{b}]", f"data.output_dir={tmp_path}/out"))
@@ -337,7 +341,9 @@ def test_an_outline_encloses_its_mask():
     mask[12:18, 20:30] = False  # a hole
     unit, path = outline(mask)
     assert unit == 0.5
-    corners = 8 * 0.125  # each of 8 corners is cut by an eighth of a cell; those of the hole add as much as those outside take
+    corners = (
+        8 * 0.125
+    )  # each of 8 corners is cut by an eighth of a cell; those of the hole add as much as those outside take
     assert area(path) * unit**2 == pytest.approx(mask.sum(), abs=corners)
     assert outline(np.zeros((5, 5), bool))[1] == ""
     assert area(outline(np.ones((7, 7), bool))[1]) * 0.25 == pytest.approx(49, abs=0.5)

@@ -1,4 +1,6 @@
-"""The notebook runs from its own folder, and its beginning from the project's; what it shows is what it was committed with."""
+"""The notebook runs from its own folder, and its beginning from the project's; what it shows is what it was committed
+with.
+"""
 
 import re
 from pathlib import Path
@@ -33,9 +35,13 @@ def test_the_notebook_runs_from_its_own_folder_and_shows_what_it_was_committed_w
     committed = shown(nbformat.read(NOTEBOOK, as_version=4))
     for name, percent in rows:
         (before,) = re.findall(rf"^{name} .*?(\d+\.\d) % of boxes right", committed, re.MULTILINE)
-        assert float(percent) == pytest.approx(float(before), abs=4)  # two scenes of fifty, for other machines' rounding
+        assert float(percent) == pytest.approx(
+            float(before), abs=4
+        )  # two scenes of fifty, for other machines' rounding
     assert [name for name, _ in rows] == ["chosen", "random, same layers"]
-    assert sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])) == 3
+    assert (
+        sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])) == 3
+    )
     assert len(list((tmp_path / "out" / "scenes" / "images").iterdir())) == 50
 
 

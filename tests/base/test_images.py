@@ -54,7 +54,9 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, ending):
     assert pixels(save(tmp_path / f"a.{ending}", Image.fromarray(values)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.4, 255.0], [0, 100, 255])])
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.4, 255.0], [0, 100, 255])]
+)
 def test_float_images(tmp_path, values, expected):
     path = save(tmp_path / "a.tiff", Image.fromarray(np.array([values], dtype=np.float32)))
     assert pixels(path)[0, :, 1].tolist() == expected

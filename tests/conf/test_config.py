@@ -40,10 +40,14 @@ def test_the_defaults_are_the_published_rules():
 
 
 def test_the_shipped_model_changes_only_what_its_card_says():
-    shipped, published = (OmegaConf.to_container(configuration(f"model={name}").logic) for name in ("picturebook", "llava15_7b"))
+    shipped, published = (
+        OmegaConf.to_container(configuration(f"model={name}").logic) for name in ("picturebook", "llava15_7b")
+    )
     assert shipped["heads"] == "preset"
     parts = ("threshold", "entropy", "filter", "smoothing", "mask", "box")
-    different = {f"{part}.{key}" for part in parts for key in shipped[part] if shipped[part][key] != published[part][key]}
+    different = {
+        f"{part}.{key}" for part in parts for key in shipped[part] if shipped[part][key] != published[part][key]
+    }
     assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method", "box.region"}
 
 
@@ -54,11 +58,18 @@ def test_an_explicit_logic_wins_over_the_shipped_models():
 
 def test_paper_differs_from_selection_v1_only_where_the_paper_does():
     paper, published = (
-        OmegaConf.to_container(configuration("model=llava15_7b", f"logic={name}").logic) for name in ("paper", "selection_v1")
+        OmegaConf.to_container(configuration("model=llava15_7b", f"logic={name}").logic)
+        for name in ("paper", "selection_v1")
     )
     parts = ("threshold", "entropy", "filter", "mask", "box")
     different = {f"{part}.{key}" for part in parts for key in paper[part] if paper[part][key] != published[part][key]}
-    assert different == {"entropy.center", "entropy.weight", "entropy.flat_is_focused", "filter.bottom_row", "box.region"}
+    assert different == {
+        "entropy.center",
+        "entropy.weight",
+        "entropy.flat_is_focused",
+        "filter.bottom_row",
+        "box.region",
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,10 @@ def test_every_stage_that_may_be_named_is_a_function():
 
 def test_every_key_of_the_schema_is_explained_in_its_source():
     source = (PROJECT / "conf" / "schema.py").read_text()
-    for cls in (Config, *(f.default_factory for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory))):
+    for cls in (
+        Config,
+        *(f.default_factory for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)),
+    ):
         assert cls.__doc__
         for entry in dataclasses.fields(cls):
             assert f"    {entry.name}: " in source

@@ -11,8 +11,15 @@ from lab.base.errors import UserError
 from llava.model import files, original, weights
 from llava.model.builder import load_llava
 from llava.model.weights import place
-from tests import tiny_llava
-from tests.tiny_llava import write_base, write_json, write_lora, write_original, write_projector, write_transformers
+from tests.llava import tiny_llava
+from tests.llava.tiny_llava import (
+    write_base,
+    write_json,
+    write_lora,
+    write_original,
+    write_projector,
+    write_transformers,
+)
 
 
 def refuse(folder, *reasons: str, **options) -> None:
@@ -59,7 +66,9 @@ def test_config(tmp_path, tensors, tower, values, reasons):
     refuse(folder, *reasons)
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", "cannot be read as JSON"), ("[1]", "holds a list"), ("", "cannot be read as JSON")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{", "cannot be read as JSON"), ("[1]", "holds a list"), ("", "cannot be read as JSON")]
+)
 def test_broken_config(tmp_path, tensors, tower, text, reason):
     folder = write_original(tmp_path / "m", tensors, tower)
     (folder / "config.json").write_text(text)
@@ -176,7 +185,11 @@ def test_weights_that_would_run_code_are_not_opened(tmp_path, tensors, tower, wr
 
 @pytest.mark.parametrize("layout", ["original", "transformers"])
 def test_missing_tokenizer(tmp_path, tensors, tower, layout):
-    folder = write_original(tmp_path / "m", tensors, tower) if layout == "original" else write_transformers(tmp_path / "m", tensors)
+    folder = (
+        write_original(tmp_path / "m", tensors, tower)
+        if layout == "original"
+        else write_transformers(tmp_path / "m", tensors)
+    )
     for path in folder.glob("tokenizer.*"):
         path.unlink()
     refuse(folder, "has no tokenizer", "tokenizer.model")
@@ -232,7 +245,9 @@ def test_adapter_that_does_not_fit_its_base(tmp_path, tensors, tower):
     pytest.importorskip("peft")
     base, folder = str(write_base(tmp_path / "base", tensors)), write_lora(tmp_path / "l", tensors, tower)[0]
     adapter = torch.load(folder / "adapter_model.bin")
-    torch.save({name.replace("layers.2.", "layers.7."): value for name, value in adapter.items()}, folder / "adapter_model.bin")
+    torch.save(
+        {name.replace("layers.2.", "layers.7."): value for name, value in adapter.items()}, folder / "adapter_model.bin"
+    )
     refuse(folder, "does not fit its base", "layers.7.", base=base)
 
 
@@ -246,7 +261,13 @@ def test_names_that_are_nothing(tmp_path):
 
 def test_offline_says_what_to_download_and_where_it_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(files.constants, "HF_HUB_OFFLINE", True)
-    refuse("owner/llava", "not a folder here", str(tmp_path), f"hf download owner/llava --cache-dir {tmp_path}", cache_dir=str(tmp_path))
+    refuse(
+        "owner/llava",
+        "not a folder here",
+        str(tmp_path),
+        f"hf download owner/llava --cache-dir {tmp_path}",
+        cache_dir=str(tmp_path),
+    )
 
 
 def cached(cache: Path, name: str) -> Path:
@@ -263,11 +284,14 @@ def test_cache_is_used_without_a_connection(tmp_path, tensors, monkeypatch):
     folder = write_original(cached(tmp_path, "owner/llava"), tensors, "owner/clip")
     assert load_llava("owner/llava", device="cpu", cache_dir=str(tmp_path)).layout == "original"
     (folder / "pytorch_model.bin").unlink()
-    refuse("owner/llava", "holds no weights", f"hf download owner/llava --cache-dir {tmp_path}", cache_dir=str(tmp_path))
+    refuse(
+        "owner/llava", "holds no weights", f"hf download owner/llava --cache-dir {tmp_path}", cache_dir=str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(files.GatedRepoError, "hf auth login"), (files.RepositoryNotFoundError, "No such checkpoint: owner/llava")]
+    ("error", "reason"),
+    [(files.GatedRepoError, "hf auth login"), (files.RepositoryNotFoundError, "No such checkpoint: owner/llava")],
 )
 def test_gated_and_misspelled_names(monkeypatch, error, reason):
     def raise_error(*args, **kwargs):

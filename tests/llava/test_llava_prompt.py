@@ -13,8 +13,8 @@ from lab.stations import check_stations, positions, to_ranges
 from llava.conversation import CONVERSATIONS, prompt
 from llava.mm_utils import ImageGeometry, ImageTokens, build_prompt, pixel_values
 from llava.model.loaded import load_tokenizer
-from tests import tiny_llava
-from tests.tiny_llava import MEAN, SIDE, STD, original_ids, original_pixels
+from tests.llava import tiny_llava
+from tests.llava.tiny_llava import MEAN, SIDE, STD, original_ids, original_pixels
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -112,20 +112,29 @@ def test_ids_follow_the_chunk_wise_rule(tokenizer, json_tokenizer, query, conv_m
 
 
 @pytest.mark.parametrize(
-    "settings", [None, {}, {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": {"__type": "AddedToken", "content": "<s>"}}]
+    "settings",
+    [
+        None,
+        {},
+        {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": {"__type": "AddedToken", "content": "<s>"}},
+    ],
 )
 def test_settings_that_old_files_leave_out(tmp_path, settings):
     (tmp_path / "tokenizer.model").write_bytes(tiny_llava.sentencepiece_model())
     if settings is not None:
         tiny_llava.write_json(tmp_path / "tokenizer_config.json", settings)
-    assert list(build("a bird", "referseg", load_tokenizer(tmp_path)).ids) == spelled_out("a bird", "referseg", drop_spaces=True)
+    assert list(build("a bird", "referseg", load_tokenizer(tmp_path)).ids) == spelled_out(
+        "a bird", "referseg", drop_spaces=True
+    )
 
 
 def test_tokenizer_json_alone(tmp_path):
     tiny_llava.write_tokenizer_json(tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         tiny_llava.write_json(tmp_path / name, {"bos_token": "<s>", "unk_token": "<unk>"})
-    assert list(build("a bird", "referseg", load_tokenizer(tmp_path)).ids) == spelled_out("a bird", "referseg", drop_spaces=True)
+    assert list(build("a bird", "referseg", load_tokenizer(tmp_path)).ids) == spelled_out(
+        "a bird", "referseg", drop_spaces=True
+    )
 
 
 @pytest.mark.parametrize(("conv_mode", "drop"), [("referseg", False), ("vicuna_v1", True)])
@@ -148,7 +157,9 @@ def test_image_marks_surround_the_image(tmp_path, legacy):
     found = build("a bird", "vicuna_v1", marked, image=ImageTokens(0, 16, marked=True))
     plain = spelled_out("a bird", "vicuna_v1", drop_spaces=False)
     first = plain.index(0)
-    rest = plain[first + 16 :] if legacy in (None, True) else plain[first + 17 :]  # the space that the old way puts after a mark
+    rest = (
+        plain[first + 16 :] if legacy in (None, True) else plain[first + 17 :]
+    )  # the space that the old way puts after a mark
     assert list(found.ids) == [*plain[:first], start, *[0] * 16, end, *rest]
     assert {first, first + 17} <= set(positions(found.stations, "role"))
 
@@ -159,7 +170,9 @@ def test_empty_queries_are_refused(tokenizer, query):
         build(query, "referseg", tokenizer)
 
 
-@pytest.mark.parametrize(("query", "reason"), [("a <image> b", "contains <image>"), ("a <unk> b", "reserved"), ("▁", "Nothing is left")])
+@pytest.mark.parametrize(
+    ("query", "reason"), [("a <image> b", "contains <image>"), ("a <unk> b", "reserved"), ("▁", "Nothing is left")]
+)
 def test_queries_that_break_the_prompt_are_refused(tokenizer, query, reason):
     with pytest.raises(UserError, match=reason):
         build(query, "referseg", tokenizer)
@@ -213,7 +226,9 @@ def test_stations_that_do_not_fit_the_ids_are_refused():
 
 def processor(*, pad: bool) -> LlavaImageProcessorPil:
     size = {"shortest_edge": SIDE}
-    return LlavaImageProcessorPil(do_pad=pad, size=size, crop_size={"height": SIDE, "width": SIDE}, image_mean=MEAN, image_std=STD)
+    return LlavaImageProcessorPil(
+        do_pad=pad, size=size, crop_size={"height": SIDE, "width": SIDE}, image_mean=MEAN, image_std=STD
+    )
 
 
 def geometry(*, pad: bool, start: int = 0) -> ImageGeometry:
@@ -243,12 +258,19 @@ def test_each_cell_covers_the_pixels_that_it_came_from(size, pad):
     for row in range(grid.rows):
         for col in range(grid.cols):
             box = [x0 + col * width, y0 + row * height, x0 + (col + 1) * width, y0 + (row + 1) * height]
-            inside = [max(0, round(box[0])), max(0, round(box[1])), min(size[0], round(box[2])), min(size[1], round(box[3]))]
+            inside = [
+                max(0, round(box[0])),
+                max(0, round(box[1])),
+                min(size[0], round(box[2])),
+                min(size[1], round(box[3])),
+            ]
             if inside[2] - inside[0] < width / 2 or inside[3] - inside[1] < height / 2:
                 continue  # mostly padding
             image = Image.new("RGB", size, "black")
             image.paste("white", inside)
-            values = pixel_values(image, processor(pad=pad), geo)[0, 0].reshape(4, 7, 4, 7).mean((1, 3))  # [row, y, col, x] -> [row, col]
+            values = (
+                pixel_values(image, processor(pad=pad), geo)[0, 0].reshape(4, 7, 4, 7).mean((1, 3))
+            )  # [row, y, col, x] -> [row, col]
             assert divmod(int(values.argmax()), 4) == (row, col)
             seen += 1
     assert seen >= 4

@@ -111,7 +111,9 @@ def grid_mask(attn: torch.Tensor, heads: list[tuple[int, int]], sigma: float = 1
 def image_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """The grid stretched over the image, [height, width] bool."""
     cells = torch.from_numpy(mask.astype(np.float32))[None, None]
-    return (torch.nn.functional.interpolate(cells, size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5).numpy()
+    return (
+        torch.nn.functional.interpolate(cells, size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
+    ).numpy()
 
 
 def box(mask: np.ndarray, width: int, height: int) -> list[int]:
@@ -121,4 +123,9 @@ def box(mask: np.ndarray, width: int, height: int) -> list[int]:
     r0, r1 = min(row for row, _ in cells), max(row for row, _ in cells)
     c0, c1 = min(col for _, col in cells), max(col for _, col in cells)
     x0, y0 = int(c0 * width / side), int(r0 * height / side)
-    return [x0, y0, int(min(width - 1, (c1 + 1) * width / side - 1)), int(min(height - 1, (r1 + 1) * height / side - 1))]
+    return [
+        x0,
+        y0,
+        int(min(width - 1, (c1 + 1) * width / side - 1)),
+        int(min(height - 1, (r1 + 1) * height / side - 1)),
+    ]

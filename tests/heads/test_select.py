@@ -30,7 +30,14 @@ SHAPE = (5, 4)  # layers, heads
 
 def select(folder: Path, *overrides: str) -> dict:
     """What the stage writes about a folder."""
-    assert run(configuration("stage=select", "model=llava15_7b", f"data.attention_dir={folder}", "save_fig=false", *overrides)) == 0
+    assert (
+        run(
+            configuration(
+                "stage=select", "model=llava15_7b", f"data.attention_dir={folder}", "save_fig=false", *overrides
+            )
+        )
+        == 0
+    )
     return json.loads((folder / NAME).read_text())
 
 
@@ -43,8 +50,13 @@ def write_rankings(folder: Path, *rankings: list[tuple[int, int]]) -> Path:
     return folder
 
 
-def record(seed: int, shape: tuple[int, int] = SHAPE, model: str | None = "some/model", scale: np.ndarray | float = 1.0) -> Record:
-    """Attention that looks at a few places of an 8 x 8 grid; `scale` [layers, heads] makes heads look at the image less."""
+def record(
+    seed: int, shape: tuple[int, int] = SHAPE, model: str | None = "some/model", scale: np.ndarray | float = 1.0
+) -> Record:
+    """Attention that looks at a few places of an 8 x 8 grid;
+
+    `scale` [layers, heads] makes heads look at the image less.
+    """
     rng = np.random.default_rng(seed)
     attn = rng.gamma(0.1, 1.0, (*shape, 1, 64)).astype(np.float32)
     attn[..., -8:] *= 0.01  # little on the last row
@@ -96,7 +108,9 @@ def test_worker_processes_count_what_one_process_counts(tmp_path, threshold):
 def test_frequency_is_the_mean_over_trials_and_its_deviation_is_told(tmp_path):
     folder = write_rankings(tmp_path, *[[(2, i % 3)] for i in range(12)])
     written = select(folder, "logic.select.samples=6", "logic.select.trials=4", "seed=3")
-    picks = np.array([[(2, i % 3)] for i in (0, 1, 10, 11, *range(2, 10))])  # in order of the names: s0, s1, s10, s11, s2, ...
+    picks = np.array(
+        [[(2, i % 3)] for i in (0, 1, 10, 11, *range(2, 10))]
+    )  # in order of the names: s0, s1, s10, s11, s2, ...
     shares = selection_trials(picks, (3, 3), 4, 6, 3) / 6
     for row in written["heads"]:
         assert row["frequency"] == pytest.approx(shares[:, 2, row["head"]].mean(), abs=1e-6)
@@ -152,7 +166,9 @@ def test_memory_does_not_grow_with_the_rankings(tmp_path):
 
 
 def test_records_are_ranked_by_the_configured_rules(tmp_path):
-    written = select(write_records(tmp_path, 12), "logic.select.samples=null", "logic.select.top_n=2", "logic.filter.min_layer=1")
+    written = select(
+        write_records(tmp_path, 12), "logic.select.samples=null", "logic.select.top_n=2", "logic.filter.min_layer=1"
+    )
     logic = configuration("model=llava15_7b", "logic.filter.min_layer=1").logic
     counts = selection_frequency([rank_heads(record(seed), logic) for seed in range(12)], 2, SHAPE)
     assert {(row["layer"], row["head"]): row["count"] for row in written["heads"]} == {
@@ -178,7 +194,9 @@ def test_one_threshold_for_all_samples_comes_from_their_mean_attention(tmp_path)
     mean = np.mean([attention_sums(load_record(path)) for path in tmp_path.glob("*.pkl")], axis=0)
     on_average = rank_heads(odd, cfg.logic, passes_threshold(mean, cfg.logic.threshold))
     assert picked["dataset"] == [(score.layer, score.head) for score in on_average]
-    in_layer = {threshold: [[layer for layer, _ in heads].count(n) for n in (1, 3)] for threshold, heads in picked.items()}
+    in_layer = {
+        threshold: [[layer for layer, _ in heads].count(n) for n in (1, 3)] for threshold, heads in picked.items()
+    }
     assert in_layer["sample"][0] == 4 > in_layer["sample"][1]
     assert in_layer["dataset"][0] < 4 == in_layer["dataset"][1]
 
@@ -195,7 +213,10 @@ def test_records_come_before_rankings_unless_rankings_are_asked_for(tmp_path, ca
     assert "3 rankings" in caplog.text
     written = select(tmp_path, "logic.select.samples=3", "logic.select.source=analyses")
     assert pairs(written) == [(4, 3)]
-    assert (written["model"], written["num_layers"], written["num_heads"]) == ("some/model", *SHAPE)  # of a record beside them
+    assert (written["model"], written["num_layers"], written["num_heads"]) == (
+        "some/model",
+        *SHAPE,
+    )  # of a record beside them
 
 
 def test_a_folder_of_two_models_is_refused_naming_two_files(tmp_path):
@@ -211,7 +232,9 @@ def test_a_folder_of_two_models_is_refused_naming_two_files(tmp_path):
 
 def test_records_that_name_no_model_or_spell_it_otherwise_are_of_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    for i, model in enumerate((None, "examples/models/picturebook", str(PROJECT / "examples/models/picturebook"), None)):
+    for i, model in enumerate(
+        (None, "examples/models/picturebook", str(PROJECT / "examples/models/picturebook"), None)
+    ):
         save_record(tmp_path / f"r{i}.pkl", record(i, model=model))
     assert select(tmp_path, "logic.select.samples=null")["model"] == "examples/models/picturebook"
 
@@ -318,24 +341,36 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
 def _shipped(monkeypatch, picturebook):
     """Stages that ask a model get the shipped one, loaded once."""
     monkeypatch.chdir(PROJECT)
-    monkeypatch.setattr("lab.stages.load_model", lambda cfg: picturebook)
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
 
 
 def over_file(out: Path, data: Path, *overrides: str) -> int:
     paths = (f"data.output_dir={out}", f"data.data_file={data}")
-    return run(configuration("stage=select", "data.process_all=true", "save_fig=false", "logic.select.samples=null", *paths, *overrides))
+    return run(
+        configuration(
+            "stage=select", "data.process_all=true", "save_fig=false", "logic.select.samples=null", *paths, *overrides
+        )
+    )
 
 
 def data_file(path: Path, *images: str) -> Path:
-    path.write_text("".join(json.dumps({"id": f"d{i}", "prompt": "the cat", "image_path": image}) + "\n" for i, image in enumerate(images)))
+    path.write_text(
+        "".join(
+            json.dumps({"id": f"d{i}", "prompt": "the cat", "image_path": image}) + "\n"
+            for i, image in enumerate(images)
+        )
+    )
     return path
 
 
 @pytest.mark.usefixtures("_shipped")
 def test_a_data_file_is_collected_first_and_only_its_samples_are_counted(tmp_path):
     run(configuration("stage=collect", f"data.output_dir={tmp_path}", "data.save_id=stranger"))
-    assert over_file(tmp_path, data_file(tmp_path / "data.jsonl", "examples/images/cat.png", "examples/images/dog.png")) == 0
+    assert (
+        over_file(tmp_path, data_file(tmp_path / "data.jsonl", "examples/images/cat.png", "examples/images/dog.png"))
+        == 0
+    )
     written = json.loads((tmp_path / PICTUREBOOK / NAME).read_text())
     assert written["samples"] == 2
     assert (written["model"], written["num_layers"], written["num_heads"]) == ("examples/models/picturebook", 8, 8)
@@ -356,7 +391,7 @@ def test_a_sample_that_fails_is_left_out_even_if_an_older_record_is_there(tmp_pa
 
 
 def test_a_data_file_with_too_few_lines_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
     data = data_file(tmp_path / "data.jsonl", str(PROJECT / "examples/images/cat.png"))
     with pytest.raises(UserError, match=r"1 samples.*samples=5"):
         over_file(tmp_path, data, "logic.select.samples=5")
@@ -367,7 +402,9 @@ def test_a_data_file_with_too_few_lines_is_refused_before_the_model_is_loaded(tm
 # the heads in the other stages
 
 
-def heads_file(path: Path, heads: object = ((4, 1), (5, 2), (1, 6), (2, 4)), layers: object = 8, num_heads: object = 8, **more) -> Path:
+def heads_file(
+    path: Path, heads: object = ((4, 1), (5, 2), (1, 6), (2, 4)), layers: object = 8, num_heads: object = 8, **more
+) -> Path:
     rows = [{"layer": h[0], "head": h[1]} for h in heads] if isinstance(heads, tuple) else heads
     path.write_text(json.dumps({"num_layers": layers, "num_heads": num_heads, "heads": rows, **more}))
     return path
@@ -387,7 +424,9 @@ def test_every_stage_that_localizes_takes_the_first_heads_of_a_file(tmp_path):
     run(configuration("stage=visualize", "logic.top_k=1", *arguments))
     assert box_of(tmp_path, "bird")["selected_heads"] == [[4, 1]]
     data = data_file(tmp_path / "data.jsonl", "examples/images/cat.png")
-    run(configuration("stage=batch", "data.visualize_batch=true", "logic.top_k=2", f"data.data_file={data}", *arguments))
+    run(
+        configuration("stage=batch", "data.visualize_batch=true", "logic.top_k=2", f"data.data_file={data}", *arguments)
+    )
     assert box_of(tmp_path, "d0")["selected_heads"] == [[4, 1], [5, 2]]
 
 
@@ -399,7 +438,9 @@ def test_what_select_writes_is_what_the_other_stages_read(tmp_path, monkeypatch,
     best = [list(head) for head in pairs(json.loads(path.read_text()))[:3]]
     run(configuration("stage=pipeline", f"data.output_dir={tmp_path}", f"logic.heads={path}", "save_fig=false"))
     assert box_of(tmp_path, "bird")["selected_heads"] == best
-    assert over_file(tmp_path, tmp_path / "data.jsonl", f"logic.heads={path}") == 0  # and may be written anew while it is named
+    assert (
+        over_file(tmp_path, tmp_path / "data.jsonl", f"logic.heads={path}") == 0
+    )  # and may be written anew while it is named
 
 
 def fixed_by(path: Path, shape: tuple[int, int], *overrides: str) -> list[tuple[int, int]] | None:
@@ -410,7 +451,9 @@ def fixed_by(path: Path, shape: tuple[int, int], *overrides: str) -> list[tuple[
 def test_heads_of_another_models_shape_are_refused(tmp_path):
     path = heads_file(tmp_path / "h.json", layers=32, num_heads=32)
     assert fixed_by(path, (32, 32)) == [(4, 1), (5, 2), (1, 6)]
-    with pytest.raises(UserError, match=r"h\.json is of a model of 32 layers x 32 heads; this one has 40 layers x 40 heads"):
+    with pytest.raises(
+        UserError, match=r"h\.json is of a model of 32 layers x 32 heads; this one has 40 layers x 40 heads"
+    ):
         fixed_by(path, (40, 40))
 
 
@@ -445,7 +488,7 @@ def test_more_heads_than_the_file_names_are_refused(tmp_path):
     ],
 )
 def test_a_file_that_holds_no_heads_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, content, message):
-    monkeypatch.setattr("lab.stages.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
     path = tmp_path / "h.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -487,7 +530,10 @@ def test_the_figure_marks_the_chosen_heads_on_the_map_and_in_the_list():
     frequency[14, 24], frequency[10, 29], frequency[2, 3] = 0.6, 0.3, 0.1
     ranked = [(14, 24), (10, 29), (2, 3), (0, 0)]
     figure = viz.selection_figure(frequency, frequency / 10, ranked, 2, "a model")
-    on_map, in_list = figure.axes[0], next(axis for axis in figure.axes if axis.get_yticklabels()[0].get_text() == "L14 H24")
+    on_map, in_list = (
+        figure.axes[0],
+        next(axis for axis in figure.axes if axis.get_yticklabels()[0].get_text() == "L14 H24"),
+    )
     centres = {(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in on_map.patches}
     assert centres == {(24, 14), (29, 10)}  # x is the head, y the layer
     assert [(label.get_text(), label.get_fontweight()) for label in in_list.get_yticklabels()] == [
@@ -500,5 +546,7 @@ def test_the_figure_is_written_beside_the_heads_and_left_out_on_demand(tmp_path)
     write_rankings(tmp_path, [(2, 0)], [(3, 1)])
     select(tmp_path, "logic.select.samples=null")
     assert not (tmp_path / "selection_frequency.png").exists()
-    run(configuration("stage=select", "model=llava15_7b", f"data.attention_dir={tmp_path}", "logic.select.samples=null"))
+    run(
+        configuration("stage=select", "model=llava15_7b", f"data.attention_dir={tmp_path}", "logic.select.samples=null")
+    )
     assert Image.open(tmp_path / "selection_frequency.png").width > 1000

@@ -70,7 +70,8 @@ def test_a_sample_without_a_record_is_a_miss_and_is_listed(scenes, tmp_path):
 
 def test_the_older_box_convention_gives_other_figures(scenes):
     exclusive, inclusive = (
-        evaluate(scenes, "evaluate.controls=[]", "save_fig=false", f"metrics.box={b}") for b in ("exclusive", "inclusive")
+        evaluate(scenes, "evaluate.controls=[]", "save_fig=false", f"metrics.box={b}")
+        for b in ("exclusive", "inclusive")
     )
     assert value(exclusive, "chosen", "box IoU") != value(inclusive, "chosen", "box IoU")
 
@@ -89,7 +90,10 @@ def test_wrong_input_is_refused(scenes, tmp_path):
 
 def _without_truth(data, out, tmp_path):
     plain = tmp_path / "plain.jsonl"
-    rows = [{k: v for k, v in json.loads(line).items() if k not in ("bbox", "mask_path")} for line in data.read_text().splitlines()]
+    rows = [
+        {k: v for k, v in json.loads(line).items() if k not in ("bbox", "mask_path")}
+        for line in data.read_text().splitlines()
+    ]
     plain.write_text("\n".join(map(json.dumps, rows)))
     evaluate((plain, out))
 

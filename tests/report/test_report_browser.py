@@ -19,7 +19,7 @@ from lab.report.gather import gather, known_samples
 from lab.report.page import render
 from pipeline import run
 from tests.conftest import configuration
-from tests.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
+from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -83,13 +83,25 @@ def visit(browser):
     contexts, trouble = [], []
 
     def visit(path: Path, hash: str = "", width: int = 1280, theme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
+        )
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"console: {message.text}") if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                trouble.append(f"console: {message.text}") if message.type in ("error", "warning") else None
+            ),
+        )
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda asked: None if asked.url.startswith(("data:", path.as_uri())) else trouble.append(f"asks {asked.url}"))
+        page.on(
+            "request",
+            lambda asked: (
+                None if asked.url.startswith(("data:", path.as_uri())) else trouble.append(f"asks {asked.url}")
+            ),
+        )
         page.goto(path.as_uri() + hash)
         return page
 
@@ -113,12 +125,17 @@ def ids(page) -> list[str]:
 
 
 def ious(page) -> list[float]:
-    return [float(re.search(r"[\d.]+$", text)[0]) for text in page.locator(f"{CARDS} .verdict:not(.undone)").all_text_contents()]
+    return [
+        float(re.search(r"[\d.]+$", text)[0])
+        for text in page.locator(f"{CARDS} .verdict:not(.undone)").all_text_contents()
+    ]
 
 
 def first_paint(page) -> float:
     """Milliseconds from the start of loading."""
-    while not (found := page.evaluate("performance.getEntriesByName('first-contentful-paint').map((paint) => paint.startTime)")):
+    while not (
+        found := page.evaluate("performance.getEntriesByName('first-contentful-paint').map((paint) => paint.startTime)")
+    ):
         page.wait_for_timeout(50)
     return found[0]
 
@@ -149,7 +166,9 @@ def test_1000_samples_of_the_heaviest_pictures_weigh_25_mb_and_paint_within_four
         many.append(replace(done[i % len(done)], id=f"m{i:04d}", picture=i, findings=(finding,)))
     text = base64.b64encode(heaviest_picture()).decode()
     path = tmp_path / "report.html"
-    path.write_text(render(replace(gathered, samples=tuple(many), pictures=(text,) * 1000, total=1000), configuration()))
+    path.write_text(
+        render(replace(gathered, samples=tuple(many), pictures=(text,) * 1000, total=1000), configuration())
+    )
     assert 18e6 < path.stat().st_size <= 25e6
     page = visit(path)
     assert first_paint(page) <= 4000
@@ -234,8 +253,12 @@ def test_a_click_on_a_head_lists_its_samples(visit, report):
     assert page.inner_text("#head-filter") == "L2 H4 among the best \N{MULTIPLICATION SIGN}"
     page.click("#head-filter")
     shows(page, "#count", "300 samples")
-    before = page.evaluate("getComputedStyle(document.querySelector('.grid button[data-number=\"13\"]')).backgroundColor")
-    assert before != page.evaluate("getComputedStyle(document.querySelector('.grid button[data-number=\"0\"]')).backgroundColor")
+    before = page.evaluate(
+        "getComputedStyle(document.querySelector('.grid button[data-number=\"13\"]')).backgroundColor"
+    )
+    assert before != page.evaluate(
+        "getComputedStyle(document.querySelector('.grid button[data-number=\"0\"]')).backgroundColor"
+    )
 
 
 def test_what_is_missing_is_shown_and_says_why(visit, report):

@@ -31,8 +31,8 @@ def _one_model(monkeypatch, request):
     monkeypatch.chdir(PROJECT)
     if "picturebook" in request.fixturenames:
         loaded = request.getfixturevalue("picturebook")
-        monkeypatch.setattr("lab.stages.load_model", lambda cfg: loaded)
-        monkeypatch.setattr("lab.batch.load_model", lambda cfg: loaded)
+        monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: loaded)
+        monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: loaded)
 
 
 def stage(name: str, out: Path, *overrides: str) -> int:
@@ -42,7 +42,12 @@ def stage(name: str, out: Path, *overrides: str) -> int:
 def pipeline_process(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, str(PROJECT / "pipeline.py"), *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+        [sys.executable, str(PROJECT / "pipeline.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
     )
 
 
@@ -52,7 +57,12 @@ def pipeline_process(*arguments: str, cwd: Path = PROJECT) -> subprocess.Complet
 @pytest.mark.parametrize("sample", EXAMPLES, ids=[s["id"] for s in EXAMPLES])
 def test_fixed_heads_find_the_thing_in_every_shipped_picture(sample, tmp_path, picturebook):
     image = f"examples/{sample['image_path']}"
-    assert stage("pipeline", tmp_path, f"data.image_file={image}", f'data.query="{sample["prompt"]}"', "logic.heads=preset") == 0
+    assert (
+        stage(
+            "pipeline", tmp_path, f"data.image_file={image}", f'data.query="{sample["prompt"]}"', "logic.heads=preset"
+        )
+        == 0
+    )
     found = json.loads(next((tmp_path / MODEL).glob("*_bbox.json")).read_text())
     x, y, w, h = sample["bbox"]
     fx0, fy0, fx1, fy1 = found["bbox_xyxy"]
@@ -79,7 +89,9 @@ def test_pipeline_writes_record_ranking_mask_box_and_figures(tmp_path, picturebo
     assert box["image_size"] == list(record.image_size)
     assert len(box["selected_heads"]) == 3
     ranking = json.loads((folder / "bird_analysis.json").read_text())
-    assert [set(row) for row in ranking[:1]] == [{"layer", "head", "attn_sum", "spatial_entropy", "bottom_row_focus", "num_components"}]
+    assert [set(row) for row in ranking[:1]] == [
+        {"layer", "head", "attn_sum", "spatial_entropy", "bottom_row_focus", "num_components"}
+    ]
     assert box["selected_heads"] == [[1, 5], [1, 6], [2, 4]]
     with (folder / "bird_analysis.pkl").open("rb") as file:
         assert len(pickle.load(file)) == len(ranking)
@@ -177,7 +189,17 @@ def test_batch_takes_a_range_other_key_names_and_paths_beside_the_file(tmp_path,
     Image.open("examples/images/cat.png").save(tmp_path / "near.png")
     rows = [{"question_id": i, "prompt": "the cat", "image": "near.png"} for i in range(5)]
     data = jsonl(tmp_path / "data.jsonl", *rows)
-    assert stage("batch", tmp_path, f"data.data_file={data}", "data.start_index=1", "data.end_index=3", "data.visualize_batch=true") == 0
+    assert (
+        stage(
+            "batch",
+            tmp_path,
+            f"data.data_file={data}",
+            "data.start_index=1",
+            "data.end_index=3",
+            "data.visualize_batch=true",
+        )
+        == 0
+    )
     assert {p.name for p in (tmp_path / MODEL).glob("*_top3.png")} == {"1_top3.png", "2_top3.png"}
 
 
@@ -196,7 +218,7 @@ def test_batch_takes_a_range_other_key_names_and_paths_beside_the_file(tmp_path,
     ],
 )
 def test_batch_refuses_a_bad_file_by_line_before_the_model_is_loaded(rows, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
     data = jsonl(tmp_path / "data.jsonl", *rows)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=message):
@@ -219,7 +241,12 @@ def test_batch_asks_again_what_was_asked_in_another_way_and_ranks_anew_by_other_
 def test_batch_asks_again_for_the_generic_prompt_when_it_is_wanted_and_keeps_it_when_it_is_not(tmp_path, picturebook):
     data = jsonl(tmp_path / "data.jsonl", row("a"))
     arguments = (f"data.data_file={data}", "data.process_all=true")
-    for more, skipped, kept in (([], 0, False), (["logic.contrast=ratio"], 0, True), (["data.save_generic=true"], 1, True), ([], 1, True)):
+    for more, skipped, kept in (
+        ([], 0, False),
+        (["logic.contrast=ratio"], 0, True),
+        (["data.save_generic=true"], 1, True),
+        ([], 1, True),
+    ):
         assert stage("batch", tmp_path, *arguments, *more) == 0
         assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == skipped
         assert (load_record(tmp_path / MODEL / "a.pkl").generic is not None) == kept
@@ -238,7 +265,11 @@ def test_contrast_changes_the_heat_map_and_refuses_records_without_the_generic_p
 
 
 def test_batch_draws_only_what_is_missing_or_has_changed(tmp_path, picturebook):
-    arguments = (f"data.data_file={jsonl(tmp_path / 'data.jsonl', row('a'))}", "data.process_all=true", "data.visualize_batch=true")
+    arguments = (
+        f"data.data_file={jsonl(tmp_path / 'data.jsonl', row('a'))}",
+        "data.process_all=true",
+        "data.visualize_batch=true",
+    )
     stage("batch", tmp_path, *arguments)
     figure = tmp_path / MODEL / "a_top3.png"
     first = figure.stat().st_mtime_ns
@@ -258,7 +289,7 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
     def surprise(*_):
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr("lab.resume.rank_heads", surprise)
+    monkeypatch.setattr("lab.stages.finish.rank_heads", surprise)
     assert stage("batch", tmp_path, *arguments) == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
@@ -268,7 +299,16 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
 
 
 @pytest.mark.parametrize(
-    "text", ["the man's hat", "der Vögel, (left) man's = bird! [x] {y} & #2", "鸟", "a=b", "back\\slash\\", "it's \\'quoted\\'", "bird:red"]
+    "text",
+    [
+        "the man's hat",
+        "der Vögel, (left) man's = bird! [x] {y} & #2",
+        "鸟",
+        "a=b",
+        "back\\slash\\",
+        "it's \\'quoted\\'",
+        "bird:red",
+    ],
 )
 def test_any_text_may_be_a_query(text):
     assert configuration(*hydra_arguments([f"data.query={text}"])).data.query == text
@@ -358,7 +398,11 @@ def test_the_command_works_from_another_folder(tmp_path):
 def test_saved_records_are_read_without_transformers(name, unused, tmp_path, picturebook):
     stage("collect", tmp_path)
     code = (
-        "import sys; sys.argv[1:] = ['stage=" + name + "', 'data.attention_file=" + str(tmp_path / MODEL / "bird.pkl") + "']\n"
+        "import sys; sys.argv[1:] = ['stage="
+        + name
+        + "', 'data.attention_file="
+        + str(tmp_path / MODEL / "bird.pkl")
+        + "']\n"
         "import pipeline\n"
         "try: pipeline.main()\n"
         "except SystemExit as e: assert not e.code\n"
@@ -372,7 +416,14 @@ def test_figures_come_in_the_format_and_number_asked_for_masks_always_as_png(tmp
     stage("pipeline", tmp_path, "save_format=svg", "viz.components=true")
     stage("pipeline", tmp_path, "data.save_id=b", "save_format=pdf", "viz.heads=false")
     written = {path.name for path in (tmp_path / MODEL).iterdir() if path.suffix in (".png", ".svg", ".pdf")}
-    assert written == {"bird_mask.png", "bird_top3.svg", "bird_heads.svg", "bird_components.svg", "b_mask.png", "b_top3.pdf"}
+    assert written == {
+        "bird_mask.png",
+        "bird_top3.svg",
+        "bird_heads.svg",
+        "bird_components.svg",
+        "b_mask.png",
+        "b_top3.pdf",
+    }
     with pytest.raises(UserError, match="save_format=gif: choose from png, pdf, svg"):
         stage("pipeline", tmp_path, "save_format=gif")
 

@@ -1,4 +1,6 @@
-"""stage=study: its tables against stage=evaluate, who finds the heads and who is scored, the verdicts, and what is refused."""
+"""stage=study: its tables against stage=evaluate, who finds the heads and who is scored, the verdicts, and what is
+refused.
+"""
 
 import json
 from dataclasses import replace
@@ -19,7 +21,14 @@ from tests.conftest import configuration
 
 MODEL = "examples-models-picturebook"
 N = 12
-QUICK = ("study.discovery=[4,8]", "study.draws=3", "evaluate.draws=3", "evaluate.resamples=100", "logic.select.trials=4", "save_fig=false")
+QUICK = (
+    "study.discovery=[4,8]",
+    "study.draws=3",
+    "evaluate.draws=3",
+    "evaluate.resamples=100",
+    "logic.select.trials=4",
+    "save_fig=false",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +49,15 @@ def study(scenes, *overrides: str) -> dict:
 
 def evaluate(scenes, *overrides: str) -> dict:
     data, out = scenes
-    run(configuration("stage=evaluate", f"data.data_file={data}", f"data.output_dir={out}", "save_fig=false", *overrides))
+    run(
+        configuration(
+            "stage=evaluate", f"data.data_file={data}", f"data.output_dir={out}", "save_fig=false", *overrides
+        )
+    )
     metrics = json.loads((out / MODEL / "metrics.json").read_text())["metrics"]
-    return {name: {e["metric"]: e["value"] for e in estimates if e["group"] == "all"} for name, estimates in metrics.items()}
+    return {
+        name: {e["metric"]: e["value"] for e in estimates if e["group"] == "all"} for name, estimates in metrics.items()
+    }
 
 
 def rows(found: dict, table: str) -> dict:
@@ -139,7 +154,9 @@ def test_half_finds_on_one_half_and_scores_the_other(scenes):
     scored, finders = {sample.id for sample in found.split.scored}, {path.stem for path in found.split.finding}
     assert (len(scored), len(finders), scored & finders) == (N // 2, N // 2, set())
     assert found.found.selected.sum() <= 10 * len(finders)
-    other = make_study(_samples(scenes), scenes[1] / MODEL, study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1"))
+    other = make_study(
+        _samples(scenes), scenes[1] / MODEL, study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1")
+    )
     assert {path.stem for path in other.split.finding} != finders
 
 
@@ -246,7 +263,10 @@ def changed(scenes, tmp_path, **keys):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"bbox": None, "mask_path": None}, "no ground-truth box for 1 of 12 samples .* give each line bbox, mask_path or segmentation"),
+        (
+            {"bbox": None, "mask_path": None},
+            "no ground-truth box for 1 of 12 samples .* give each line bbox, mask_path or segmentation",
+        ),
         ({"bbox": [-40, 10, 30, 30]}, "line 1: box from .* leaves the image"),
         ({"bbox": [10, 10, 9000, 30]}, "leaves the image of"),
         ({"bbox": [10, 10, -5, 30]}, "line 1: box is -5 wide and 30 high"),
@@ -267,7 +287,12 @@ def test_what_does_not_belong_together_ends_in_one_line(stage, scenes, tmp_path,
     other.write_text(data.read_text().replace('"5_', '"x_'))
     with pytest.raises(UserError, match=r"no sample of 12 has a record in .* \(12 others are there\)"):
         stage((other, out))
-    heads = {"model": "some/llava", "num_layers": 32, "num_heads": 32, "heads": [{"layer": 14, "head": i} for i in (24, 13, 26)]}
+    heads = {
+        "model": "some/llava",
+        "num_layers": 32,
+        "num_heads": 32,
+        "heads": [{"layer": 14, "head": i} for i in (24, 13, 26)],
+    }
     (tmp_path / "heads.json").write_text(json.dumps(heads))
     with pytest.raises(UserError, match="of a model of 32 layers x 32 heads; this one has 8 layers x 8 heads"):
         stage(scenes, f"logic.heads={tmp_path / 'heads.json'}")
@@ -301,7 +326,10 @@ def test_records_without_the_generic_prompt_or_with_some_maps_are_refused_by_nam
     folder.mkdir(parents=True)
     for path in list_samples(out / MODEL)["records"].values():
         save_record(folder / path.name, replace(load_record(path), generic=None))
-    with pytest.raises(UserError, match=r"5_000000.pkl lacks the attention of the generic prompt|5_000000.pkl lacks the generic prompt's"):
+    with pytest.raises(
+        UserError,
+        match=r"5_000000.pkl lacks the attention of the generic prompt|5_000000.pkl lacks the generic prompt's",
+    ):
         stage((data, tmp_path / "out"), "logic.contrast=ratio")
     if stage is study:
         assert "contrast" not in study((data, tmp_path / "out"))["tables"]

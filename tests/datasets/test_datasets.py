@@ -48,7 +48,9 @@ def row(sample_id: str = "a", **keys: object) -> dict:
 def jsonl(folder: Path, *rows: object) -> Path:
     picture(folder / "cat.png")
     path = folder / "data.jsonl"
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -96,9 +98,16 @@ def test_a_box_alone_is_a_truth_without_mask(tmp_path):
 
 
 def test_writing_and_reading_keeps_everything(tmp_path, monkeypatch):
-    image, extra = picture(tmp_path / "images" / "cat.png"), {"ref_id": 7, "category": "cat", "unsaid": [1, {"a": None}]}
+    image, extra = (
+        picture(tmp_path / "images" / "cat.png"),
+        {"ref_id": 7, "category": "cat", "unsaid": [1, {"a": None}]},
+    )
     bare = Sample("a", "the cat", image, BOX, [POLYGON], rle.encode(~MASK), "val", (WIDTH, HEIGHT), extra)
-    samples = [bare, replace(bare, id="b", mask_source=rle.encode(MASK)), replace(bare, id="c", mask_source=image, ignore_source=None)]
+    samples = [
+        bare,
+        replace(bare, id="b", mask_source=rle.encode(MASK)),
+        replace(bare, id="c", mask_source=image, ignore_source=None),
+    ]
     samples += [Sample("d", "größer als\u2028“this”", image)]
     (tmp_path / "sub").mkdir()
     write_jsonl(tmp_path / "sub" / "data.jsonl", samples)
@@ -136,13 +145,21 @@ def test_a_line_ends_only_at_a_line_end_and_a_byte_order_mark_is_no_text(tmp_pat
 
 
 def test_null_is_as_good_as_absent(tmp_path):
-    (sample,) = read_jsonl(jsonl(tmp_path, row(bbox=None, mask_path=None, segmentation=None, ignore=None, split=None, category=None)))
+    (sample,) = read_jsonl(
+        jsonl(tmp_path, row(bbox=None, mask_path=None, segmentation=None, ignore=None, split=None, category=None))
+    )
     assert (sample.box_xyxy, sample.mask_source, sample.split, dict(sample.extra)) == (None, None, None, {})
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("the cat", "the cat."), ("the cat.", "the cat."), ("the cat ", "the cat."), ("which cat?", "which cat?"), ("that one!", "that one!")],
+    [
+        ("the cat", "the cat."),
+        ("the cat.", "the cat."),
+        ("the cat ", "the cat."),
+        ("which cat?", "which cat?"),
+        ("that one!", "that one!"),
+    ],
 )
 def test_a_final_period_is_added_where_none_is(tmp_path, text, expected):
     assert with_period(text) == expected
@@ -163,7 +180,10 @@ def test_a_final_period_is_added_where_none_is(tmp_path, text, expected):
         ({"bbox": [8, 10, float("inf"), 4]}, ".* is malformed; expected four numbers"),
         ({"bbox": [8, "10", 4, 4]}, "bbox .* is malformed"),
         ({"bbox": [-5, 10, 20, 4]}, r"box from \(-5, 10\) to \(15, 14\) leaves the image"),
-        ({"bbox": [8, 10, 99, 4], "image_size": [64, 48]}, r"box from \(8, 10\) to \(107, 14\) leaves the image of 64 x 48 pixels"),
+        (
+            {"bbox": [8, 10, 99, 4], "image_size": [64, 48]},
+            r"box from \(8, 10\) to \(107, 14\) leaves the image of 64 x 48 pixels",
+        ),
         ({"image_size": [64]}, r"image_size \[64\] is malformed; expected \[width, height\]"),
         ({"image_size": [64, 0]}, "image_size"),
         ({"mask_path": "mask.png", "segmentation": [POLYGON]}, "mask_path and segmentation are two masks; give one"),
@@ -175,7 +195,10 @@ def test_a_final_period_is_added_where_none_is(tmp_path, text, expected):
         ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "polygon .* is malformed"),
         ({"segmentation": [[[1, 2], [3, 4], [5]]]}, "polygon .* is malformed"),
         ({"segmentation": {"counts": "abc"}}, r"RLE with keys \['counts'\]; expected {\"size\": \[height, width\]"),
-        ({"segmentation": rle.encode(MASK.T), "image_size": [64, 48]}, "mask is 48 x 64, its image 64 x 48; expected the same size"),
+        (
+            {"segmentation": rle.encode(MASK.T), "image_size": [64, 48]},
+            "mask is 48 x 64, its image 64 x 48; expected the same size",
+        ),
         ({"ignore": "everything"}, "segmentation everything is malformed"),
     ],
 )
@@ -229,13 +252,17 @@ def test_a_known_size_spares_opening_the_image(tmp_path):
 
 
 def test_data_without_truth_is_told_which_keys_it_needs(tmp_path):
-    samples = read_jsonl(jsonl(tmp_path, row("a", bbox=[1, 2, 3, 4]), row("b"), row("c"), row("d", segmentation=[POLYGON])))
+    samples = read_jsonl(
+        jsonl(tmp_path, row("a", bbox=[1, 2, 3, 4]), row("b"), row("c"), row("d", segmentation=[POLYGON]))
+    )
     with pytest.raises(
-        UserError, match=r"x\.jsonl: no ground-truth box for 2 of 4 samples \(the first: b\); give each line bbox, mask_path or"
+        UserError,
+        match=r"x\.jsonl: no ground-truth box for 2 of 4 samples \(the first: b\); give each line bbox, mask_path or",
     ):
         need_truth(samples, "x.jsonl")
     with pytest.raises(
-        UserError, match=r"no ground-truth mask for 3 of 4 samples \(the first: a\); give each line mask_path or segmentation"
+        UserError,
+        match=r"no ground-truth mask for 3 of 4 samples \(the first: a\); give each line mask_path or segmentation",
     ):
         need_truth(samples, "x.jsonl", mask=True)
     need_truth([samples[0], samples[3]], "x.jsonl")
@@ -264,20 +291,41 @@ def sentence(sent_id: int, raw: str) -> dict:
 def ref(ref_id: int, ann_id: int, image_id: int, split: str, *sentences: dict) -> dict:
     name = f"COCO_train2014_{image_id:012d}_{ref_id}.jpg"
     ids = [one["sent_id"] for one in sentences]
-    return {"ref_id": ref_id, "ann_id": ann_id, "image_id": image_id, "category_id": 51, "split": split, "file_name": name} | {
+    return {
+        "ref_id": ref_id,
+        "ann_id": ann_id,
+        "image_id": image_id,
+        "category_id": 51,
+        "split": split,
+        "file_name": name,
+    } | {
         "sent_ids": ids,
         "sentences": list(sentences),
     }
 
 
 REFS = [
-    ref(77, 1537681, 580957, "val", sentence(222, "bowl behind the others"), sentence(223, "White dish in the top right corner.")),
+    ref(
+        77,
+        1537681,
+        580957,
+        "val",
+        sentence(222, "bowl behind the others"),
+        sentence(223, "White dish in the top right corner."),
+    ),
     ref(78, 710706, 580957, "testA", sentence(226, "café table")),
     ref(79, 900, 581857, "val", sentence(230, "crowd")),
 ]
 TRIANGLE, PART = [[468.3 / 10, 2.83, 47.1, 46, 64, 10.6]], [3, 3, 9, 3, 9, 9]
 ANNOTATIONS = [
-    {"id": 1537681, "image_id": 580957, "bbox": [46.83, 0.91, 17.17, 11.6], "segmentation": [*TRIANGLE, PART], "area": 99.5, "iscrowd": 0},
+    {
+        "id": 1537681,
+        "image_id": 580957,
+        "bbox": [46.83, 0.91, 17.17, 11.6],
+        "segmentation": [*TRIANGLE, PART],
+        "area": 99.5,
+        "iscrowd": 0,
+    },
     {"id": 710706, "image_id": 580957, "bbox": [8, 10, 32, 20], "segmentation": [POLYGON], "area": 640.0, "iscrowd": 0},
     {"id": 900, "image_id": 581857, "bbox": [8, 10, 32, 20], "segmentation": runs(MASK), "area": 640.0, "iscrowd": 1},
 ]
@@ -291,7 +339,10 @@ def refcoco(tmp_path) -> Path:
     for name in ("unc", "google"):
         with (folder / f"refs({name}).p").open("wb") as file:
             Python2(file, 2).dump(REFS)
-    images = [{"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "width": WIDTH, "height": HEIGHT} for i in (580957, 581857)]
+    images = [
+        {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "width": WIDTH, "height": HEIGHT}
+        for i in (580957, 581857)
+    ]
     content = {"images": images, "annotations": [one | {"category_id": 51} for one in ANNOTATIONS]}
     (folder / "instances.json").write_text(json.dumps(content | {"categories": [{"id": 51, "name": "bowl"}]}))
     for image in images:
@@ -356,7 +407,9 @@ def test_a_refs_file_that_would_run_something_is_refused_by_name(refcoco, tmp_pa
 
 def changed_refs(**keys: object):
     def change(folder: Path) -> None:
-        (folder / "refs(unc).p").write_bytes(pickle.dumps([{key: v for key, v in (REFS[0] | keys).items() if v is not None}]))
+        (folder / "refs(unc).p").write_bytes(
+            pickle.dumps([{key: v for key, v in (REFS[0] | keys).items() if v is not None}])
+        )
 
     return change
 
@@ -377,9 +430,18 @@ def set_annotation(**keys: object):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "refs(unc).p").unlink(), r"no .*refs\(unc\)\.p; .*refcoco has refs\(google\)\.p: choose split_by"),
-        (lambda folder: (folder / "refs(unc).p").write_bytes(pickle.dumps(REFS)[:-40]), r"refs\(unc\)\.p: truncated or not a refs file"),
-        (lambda folder: (folder / "refs(unc).p").write_bytes(pickle.dumps({"refs": REFS})), "not a refs file; expected a list of refs"),
+        (
+            lambda folder: (folder / "refs(unc).p").unlink(),
+            r"no .*refs\(unc\)\.p; .*refcoco has refs\(google\)\.p: choose split_by",
+        ),
+        (
+            lambda folder: (folder / "refs(unc).p").write_bytes(pickle.dumps(REFS)[:-40]),
+            r"refs\(unc\)\.p: truncated or not a refs file",
+        ),
+        (
+            lambda folder: (folder / "refs(unc).p").write_bytes(pickle.dumps({"refs": REFS})),
+            "not a refs file; expected a list of refs",
+        ),
         (changed_refs(split="train"), r"has no split 'val'; choose from train \(1 refs\)"),
         (changed_refs(ann_id=5), "ref 77: 5 is not among its keys or in instances.json"),
         (changed_refs(ann_id=None), "ref 77: 'ann_id' is not among its keys"),
@@ -387,7 +449,10 @@ def set_annotation(**keys: object):
         (changed_refs(ref_id="../77"), r"ref \.\./77: id '\.\./77_222' cannot be a file name"),
         (lambda folder: (folder / "instances.json").unlink(), "instances.json cannot be read"),
         (lambda folder: (folder / "instances.json").write_text("[]"), "instances.json: not COCO annotations"),
-        (set_annotation(bbox=[46.83, 0.91, 30, 11.6]), r"ref 77: box from \(46.83, 0.91\) to \(76.83, 12.51\) leaves the image of 64 x 48"),
+        (
+            set_annotation(bbox=[46.83, 0.91, 30, 11.6]),
+            r"ref 77: box from \(46.83, 0.91\) to \(76.83, 12.51\) leaves the image of 64 x 48",
+        ),
         (set_annotation(bbox=[46.83, 0.91, -1, 11.6]), "ref 77: box is -1 wide"),
         (set_annotation(bbox=[1, 2, 3]), "ref 77: not enough values"),
         (set_annotation(segmentation=rle.encode(MASK.T)), "ref 77: mask is 48 x 64, its image 64 x 48"),
@@ -451,7 +516,10 @@ def hub(folder: Path, rows: list[dict], name: str = "data/testA-00000-of-00001.p
 
 
 def test_the_hubs_rows_become_a_sample_per_expression_and_a_file_per_picture(tmp_path):
-    folder = hub(tmp_path, [hub_row(0), hub_row(1, answer=["carrots"]), hub_row(2, file_name="COCO_train2014_000000000009_2.jpg")])
+    folder = hub(
+        tmp_path,
+        [hub_row(0), hub_row(1, answer=["carrots"]), hub_row(2, file_name="COCO_train2014_000000000009_2.jpg")],
+    )
     samples = list(read_hub(folder, tmp_path / "images", split="testA"))
     assert [(s.id, s.query) for s in samples] == [
         ("0_0", "Dish in top right corner"),
@@ -462,15 +530,24 @@ def test_the_hubs_rows_become_a_sample_per_expression_and_a_file_per_picture(tmp
     ]
     assert samples[0].box_xyxy == (46.83, 0.91, 46.83 + 17.17, 0.91 + 45.1)  # not as float32 has them
     assert samples[0].mask_source == [[46.83, 2.83, 47.12, 46.01, 64, 10.6]]
-    assert (samples[0].split, samples[0].image_size, dict(samples[0].extra)) == ("testA", (WIDTH, HEIGHT), {"ann_id": "0"})
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {"COCO_train2014_000000580957.jpg", "COCO_train2014_000000000009.jpg"}
+    assert (samples[0].split, samples[0].image_size, dict(samples[0].extra)) == (
+        "testA",
+        (WIDTH, HEIGHT),
+        {"ann_id": "0"},
+    )
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        "COCO_train2014_000000580957.jpg",
+        "COCO_train2014_000000000009.jpg",
+    }
     assert samples[0].image_file.read_bytes() == JPEG
     assert read_truth(samples[0]).mask.any()
 
 
 def test_the_hubs_pictures_keep_their_format_and_a_row_without_polygon_has_no_mask(tmp_path):
     image = {"bytes": jpeg(kind="PNG"), "path": "x.jpg"}
-    (sample, _) = read_hub(hub(tmp_path, [hub_row(0, image=image, segmentation=[])]), tmp_path / "images", split="testA")
+    (sample, _) = read_hub(
+        hub(tmp_path, [hub_row(0, image=image, segmentation=[])]), tmp_path / "images", split="testA"
+    )
     assert sample.image_file.name == "COCO_train2014_000000580957.png"
     assert sample.mask_source is None
 
@@ -480,7 +557,12 @@ def test_the_hubs_files_are_read_in_order_and_by_either_layout(tmp_path):
         folder = hub(tmp_path, [hub_row(number)], f"data/testA-0000{number}-of-00002.parquet")
     hub(tmp_path, [hub_row(9)], "data/testB-00000-of-00001.parquet")
     hub(tmp_path / "other", [hub_row(5)], "default/testA/0000.parquet")
-    assert [sample.id for sample in read_hub(folder, tmp_path / "images", split="testA")] == ["0_0", "0_1", "1_0", "1_1"]
+    assert [sample.id for sample in read_hub(folder, tmp_path / "images", split="testA")] == [
+        "0_0",
+        "0_1",
+        "1_0",
+        "1_1",
+    ]
     assert [sample.id for sample in read_hub(tmp_path / "other", tmp_path / "images", split="testA")] == ["5_0", "5_1"]
 
 
@@ -504,7 +586,9 @@ def test_the_hubs_mixed_val_gives_the_division_that_is_asked_for(mixed, tmp_path
 
 def test_the_hubs_mixed_val_must_be_divided(mixed, tmp_path):
     for wrong in (None, "umd"):
-        with pytest.raises(UserError, match="val holds 3811 refs of unc and 5000 refs of google; set split_by to unc or google"):
+        with pytest.raises(
+            UserError, match="val holds 3811 refs of unc and 5000 refs of google; set split_by to unc or google"
+        ):
             next(read_hub(mixed, tmp_path, split="val", split_by=wrong))
 
 
@@ -542,9 +626,13 @@ def test_the_hubs_files_that_are_missing_damaged_or_others_are_told(tmp_path, mo
     def read(**options: str) -> None:
         list(read_hub(folder, tmp_path / "images", **{"split": "testA", **options}))
 
-    with pytest.raises(UserError, match=r"no Parquet files of split 'val', such as .*; it has testA-00000-of-00001\.parquet"):
+    with pytest.raises(
+        UserError, match=r"no Parquet files of split 'val', such as .*; it has testA-00000-of-00001\.parquet"
+    ):
         read(split="val")
-    with pytest.raises(UserError, match="testA has 1 rows, not those of a published file, so unc's cannot be told; leave split_by out"):
+    with pytest.raises(
+        UserError, match="testA has 1 rows, not those of a published file, so unc's cannot be told; leave split_by out"
+    ):
         read(split_by="unc")
     pq.write_table(pa.table({"image": ["x"], "bbox": [[1.0]]}), path)
     with pytest.raises(UserError, match="lacks the columns question_id, answer, segmentation, file_name"):
@@ -562,10 +650,18 @@ def test_the_hubs_files_that_are_missing_damaged_or_others_are_told(tmp_path, mo
 
 
 def shape(label: str, x0: int, y0: int, x1: int, y1: int) -> dict:
-    return {"label": label, "labels": [label], "shape_type": "polygon", "points": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]], "flags": {}}
+    return {
+        "label": label,
+        "labels": [label],
+        "shape_type": "polygon",
+        "points": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]],
+        "flags": {},
+    }
 
 
-def reasonseg(folder: Path, name: str = "1000592_1f0c_o", split: str = "val", encoding: str = "utf-8", **keys: object) -> Path:
+def reasonseg(
+    folder: Path, name: str = "1000592_1f0c_o", split: str = "val", encoding: str = "utf-8", **keys: object
+) -> Path:
     content = {
         "text": ["the thing to sit on", "where would you rest?"],
         "is_sentence": True,
@@ -591,7 +687,11 @@ def test_reasonseg_is_a_sample_per_text_with_target_and_what_to_ignore(tmp_path)
         ("1000592_1f0c_o_1", "where would you rest?"),
         ("other_0", "one"),
     ]
-    assert [dict(sample.extra) for sample in samples] == [{"is_sentence": True}, {"is_sentence": True}, {"is_sentence": False}]
+    assert [dict(sample.extra) for sample in samples] == [
+        {"is_sentence": True},
+        {"is_sentence": True},
+        {"is_sentence": False},
+    ]
     truth = read_truth(samples[0])
     ignored = np.zeros((HEIGHT, WIDTH), bool)
     ignored[20:25, 20:30] = True
@@ -623,7 +723,10 @@ def test_reasonseg_reads_a_splits_own_folder_and_files_of_windows(tmp_path):
     [
         ({"shapes": [shape("ignore", 1, 1, 5, 5)]}, "1000592_1f0c_o.json: no ground truth"),
         ({"shapes": [shape("target", 100, 100, 110, 110)]}, "1000592_1f0c_o.json: no ground truth"),
-        ({"shapes": [{"label": "target"}]}, "1000592_1f0c_o.json lacks 'points'; expected shapes, text and is_sentence"),
+        (
+            {"shapes": [{"label": "target"}]},
+            "1000592_1f0c_o.json lacks 'points'; expected shapes, text and is_sentence",
+        ),
         ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, "1000592_1f0c_o.json: too many values"),
         ({"name": "a..b"}, r"id 'a\.\.b_0' cannot be a file name"),
     ],
@@ -636,7 +739,9 @@ def test_a_wrong_reasonseg_file_is_told_by_name(tmp_path, keys, message):
 
 def test_reasonseg_that_is_missing_or_no_json_is_told(tmp_path):
     folder = reasonseg(tmp_path)
-    with pytest.raises(UserError, match=r"ReasonSeg holds no ReasonSeg annotations; expected .* in a folder named test"):
+    with pytest.raises(
+        UserError, match=r"ReasonSeg holds no ReasonSeg annotations; expected .* in a folder named test"
+    ):
         list(read_reasonseg(folder, split="test"))
     next(folder.rglob("*.jpg")).unlink()
     with pytest.raises(UserError, match=r"1000592_1f0c_o.json: No such image: .*\.jpg"):
@@ -652,11 +757,26 @@ def test_reasonseg_that_is_missing_or_no_json_is_told(tmp_path):
 def test_convert_writes_a_file_that_batch_reads(refcoco, tmp_path, capsys, monkeypatch):
     out = tmp_path / "new" / "refcoco_val.jsonl"
     main(
-        ["convert", "refcoco", str(refcoco), "--images", str(tmp_path / "train2014"), "--split", "val", "--out", str(out), "--final-period"]
+        [
+            "convert",
+            "refcoco",
+            str(refcoco),
+            "--images",
+            str(tmp_path / "train2014"),
+            "--split",
+            "val",
+            "--out",
+            str(out),
+            "--final-period",
+        ]
     )
     monkeypatch.chdir("/")
     samples = read_samples(out)
-    assert [sample.query for sample in samples] == ["bowl behind the others.", "white dish in the top right corner.", "crowd."]
+    assert [sample.query for sample in samples] == [
+        "bowl behind the others.",
+        "white dish in the top right corner.",
+        "crowd.",
+    ]
     assert all(sample.image_file.exists() for sample in samples)
     direct = list(read_refcoco(refcoco, tmp_path / "train2014", split="val"))
     for written, read in zip(samples, direct, strict=True):
@@ -668,10 +788,24 @@ def test_convert_writes_a_file_that_batch_reads(refcoco, tmp_path, capsys, monke
 
 
 def test_convert_reads_the_hub_reasonseg_and_own_files(tmp_path):
-    main(["convert", "hub", str(hub(tmp_path, [hub_row(0)])), "--split", "testA", "--out", str(tmp_path / "h" / "hub.jsonl")])
+    main(
+        [
+            "convert",
+            "hub",
+            str(hub(tmp_path, [hub_row(0)])),
+            "--split",
+            "testA",
+            "--out",
+            str(tmp_path / "h" / "hub.jsonl"),
+        ]
+    )
     samples = read_jsonl(tmp_path / "h" / "hub.jsonl")
-    assert [sample.image_file for sample in samples] == [tmp_path / "h" / "images" / "COCO_train2014_000000580957.jpg"] * 2
-    main(["convert", "reasonseg", str(reasonseg(tmp_path)), "--split", "val", "--out", str(tmp_path / "reasonseg.jsonl")])
+    assert [sample.image_file for sample in samples] == [
+        tmp_path / "h" / "images" / "COCO_train2014_000000580957.jpg"
+    ] * 2
+    main(
+        ["convert", "reasonseg", str(reasonseg(tmp_path)), "--split", "val", "--out", str(tmp_path / "reasonseg.jsonl")]
+    )
     (first, _) = read_jsonl(tmp_path / "reasonseg.jsonl")
     assert read_truth(first).ignore.sum() == 50
     own = jsonl(tmp_path, row(bbox=[8, 10, 32, 20], mood="calm"))
@@ -683,10 +817,16 @@ def test_convert_reads_the_hub_reasonseg_and_own_files(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(bbox=[1, 2, 3, 4]), row("b", bbox=[8, 10, 90, 4])], r"data\.jsonl line 2: box .* leaves the image of 64 x 48 pixels"),
+        (
+            [row(bbox=[1, 2, 3, 4]), row("b", bbox=[8, 10, 90, 4])],
+            r"data\.jsonl line 2: box .* leaves the image of 64 x 48 pixels",
+        ),
         ([row(bbox=[1, 2, 3, 4], segmentation=rle.encode(MASK.T))], r"data\.jsonl line 1: mask is 48 x 64"),
         ([row(bbox=[1, 2, 3, 4], image_path="gone.png")], r"data\.jsonl line 1: No such image"),
-        ([row(bbox=[1, 2, 3, 4], image_size=[65, 48])], r"line 1: image_size says 65 x 48 pixels, the image has 64 x 48; correct one"),
+        (
+            [row(bbox=[1, 2, 3, 4], image_size=[65, 48])],
+            r"line 1: image_size says 65 x 48 pixels, the image has 64 x 48; correct one",
+        ),
         ([row()], "no ground-truth box for 1 of 1 samples"),
     ],
 )
@@ -697,7 +837,9 @@ def test_convert_checks_truth_against_the_pictures_and_writes_nothing_if_it_is_w
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lab.datasets", *arguments], capture_output=True, text=True, cwd=PROJECT, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "lab.datasets", *arguments], capture_output=True, text=True, cwd=PROJECT, check=False
+    )
 
 
 def test_the_command_explains_itself_and_ends_wrong_input_in_one_line():
@@ -707,7 +849,8 @@ def test_the_command_explains_itself_and_ends_wrong_input_in_one_line():
     wrong = command("convert", "refcoco", "nowhere", "--split", "val", "--images", "nowhere", "--out", "x.jsonl")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert (
-        wrong.stderr == "error: no nowhere/refs(unc).p; nowhere has no refs file at all: choose split_by from what stands in the brackets\n"
+        wrong.stderr
+        == "error: no nowhere/refs(unc).p; nowhere has no refs file at all: choose split_by from what stands in the brackets\n"
     )
 
 
@@ -717,7 +860,10 @@ def test_the_command_explains_itself_and_ends_wrong_input_in_one_line():
         ([], "required: convert"),
         (["convert", "refcocoo"], "choose from 'refcoco', 'hub', 'reasonseg', 'jsonl'"),
         (["convert", "refcoco", "x", "--out", "y"], "required: --images, --split .* refcoco --help lists"),
-        (["convert", "hub", "x", "--out", "y", "--split", "val", "--text", "raw"], "unrecognized arguments: --text raw"),
+        (
+            ["convert", "hub", "x", "--out", "y", "--split", "val", "--text", "raw"],
+            "unrecognized arguments: --text raw",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments, message):

@@ -14,8 +14,8 @@ from conf.schema import ModelConfig
 from llava.conversation import CONVERSATIONS
 from llava.mm_utils import build_prompt
 from llava.model.builder import LoadedModel, load_from_config, load_llava, main
-from tests import tiny_llava
-from tests.tiny_llava import (
+from tests.llava import tiny_llava
+from tests.llava.tiny_llava import (
     VOCAB,
     make_tensors,
     original_forward,
@@ -92,7 +92,9 @@ def test_a_tower_inside_wins_over_the_one_outside(tmp_path, tensors, tower):
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
 def test_vision_layer(tmp_path, tensors, tower, layer):
-    assert_same(load(write_original(tmp_path / "m", tensors, tower, mm_vision_select_layer=layer)), tensors, layer=layer)
+    assert_same(
+        load(write_original(tmp_path / "m", tensors, tower, mm_vision_select_layer=layer)), tensors, layer=layer
+    )
 
 
 @pytest.mark.parametrize(("layer", "left"), [(-1, 3), (-2, 2), (1, 1), (-4, 1), (0, 1), ([1, 0], 1), ([-1, 0], 3)])
@@ -128,7 +130,14 @@ def test_first_generation_checkpoint(tmp_path, tower):
     """LLaVA v1.1 as published: linear projector, image marks, keys that did not exist yet, wrong special ids."""
     tensors = tiny_llava.with_rows(make_tensors("linear"), VOCAB + 3)
     absent = dict.fromkeys(
-        ["mm_projector_type", "image_aspect_ratio", "mm_use_im_patch_token", "mm_vision_select_feature", "rope_scaling", "max_length"]
+        [
+            "mm_projector_type",
+            "image_aspect_ratio",
+            "mm_use_im_patch_token",
+            "mm_vision_select_feature",
+            "rope_scaling",
+            "max_length",
+        ]
     )
     folder = write_original(
         tmp_path / "m", tensors, tower, vocab_size=VOCAB + 3, mm_use_im_start_end=True, bos_token_id=0, eos_token_id=1, pad_token_id=-1,
@@ -136,7 +145,9 @@ def test_first_generation_checkpoint(tmp_path, tower):
     )  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     tiny_llava.write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
-    tiny_llava.write_json(folder / "added_tokens.json", {"<im_end>": VOCAB + 2, "<im_patch>": VOCAB, "<im_start>": VOCAB + 1})
+    tiny_llava.write_json(
+        folder / "added_tokens.json", {"<im_end>": VOCAB + 2, "<im_patch>": VOCAB, "<im_start>": VOCAB + 1}
+    )
     loaded = load(folder)
     assert loaded.context == 200
     assert loaded.model.generation_config.eos_token_id == 2
@@ -157,7 +168,9 @@ def test_transformers_layout_pads_unless_told_to_crop(tmp_path, tensors):
 
 
 def test_embedding_larger_than_the_tokenizer(tmp_path, tensors, tower):
-    assert_same(load(write_original(tmp_path / "m", tiny_llava.with_rows(tensors, 448), tower, vocab_size=448)), tensors)
+    assert_same(
+        load(write_original(tmp_path / "m", tiny_llava.with_rows(tensors, 448), tower, vocab_size=448)), tensors
+    )
 
 
 def test_tokenizer_larger_than_the_embedding(tmp_path, tensors, tower):
@@ -223,7 +236,10 @@ def test_projector_replaces_that_of_a_whole_llava(tmp_path, tower, below, above)
 def test_tuned_tower_beside_the_projector(tmp_path, tensors, tower):
     tuned = {name: value * 1.2 if name.startswith(tiny_llava.TOWER) else value for name, value in tensors.items()}
     base, folder = tiny_llava.write_base(tmp_path / "base", tensors), write_projector(tmp_path / "p", tensors, tower)
-    torch.save({k: v for k, v in tuned.items() if "mm_projector" in k or k.startswith(tiny_llava.TOWER)}, folder / "mm_projector.bin")
+    torch.save(
+        {k: v for k, v in tuned.items() if "mm_projector" in k or k.startswith(tiny_llava.TOWER)},
+        folder / "mm_projector.bin",
+    )
     assert_same(load(folder, base=str(base)), tuned)
 
 
@@ -242,7 +258,11 @@ def test_projector_that_brings_rows_for_the_image_marks(tmp_path, tensors, tower
 def test_lora_is_merged_into_its_base(tmp_path, tensors, tower, on_llava):
     pytest.importorskip("peft")
     folder, merged = tiny_llava.write_lora(tmp_path / "lora", tensors, tower)
-    base = write_original(tmp_path / "base", tensors, tower) if on_llava else tiny_llava.write_base(tmp_path / "base", tensors)
+    base = (
+        write_original(tmp_path / "base", tensors, tower)
+        if on_llava
+        else tiny_llava.write_base(tmp_path / "base", tensors)
+    )
     loaded = load(folder, base=str(base))
     assert loaded.layout == "original, LoRA on a base"
     assert_same(loaded, merged)

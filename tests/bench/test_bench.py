@@ -17,11 +17,10 @@ from lab.attention.capture import use_attention
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.bench import collecting, lanes, ranking
+from lab.bench import collecting, lanes, ranking, reference_rules
 from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
 from lab.records.files import check_record, load_record
-from tests import reference_rules
 from tests.conftest import configuration
 
 
@@ -40,7 +39,13 @@ def test_the_median_ignores_the_first_run():
 
 
 def test_smoke_goes_through_the_real_loader_and_collector(monkeypatch):
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 512,
+    }
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     monkeypatch.setitem(smoke.SIZES, "tiny", (text, vision))
     rows = dict(smoke.smoke(smoke.SmokeConfig(size="tiny", device="cpu", samples=1)))
@@ -64,7 +69,9 @@ def test_every_way_that_is_timed_collects_the_same_records(tmp_path, picturebook
     assert set(parts) == (set() if case.attention == "stock" else set(PARTS))
     for sample in collecting.asked(case.images(there), case.expressions):
         expected = collect(picturebook, open_image(sample.image_file), sample.query).attn
-        np.testing.assert_allclose(load_record(tmp_path / f"{sample.id}.pkl").attn, expected, rtol=0, atol=5e-4)  # stock writes float16
+        np.testing.assert_allclose(
+            load_record(tmp_path / f"{sample.id}.pkl").attn, expected, rtol=0, atol=5e-4
+        )  # stock writes float16
 
 
 def test_every_way_has_a_process_of_its_own_and_the_tables_hold_all(tmp_path, capsys):
@@ -110,7 +117,7 @@ def test_freed_memory_is_kept_and_given_back():
     code = """
         import resource
         import numpy as np
-        from lab.memory import give_back, keep_freed_memory
+        from lab.base.memory import give_back, keep_freed_memory
 
         def faults():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -128,7 +135,9 @@ def test_freed_memory_is_kept_and_given_back():
         give_back()
         print(use())
     """
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=PROJECT)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=PROJECT
+    )
     anew, kept, given_back = map(int, run.stdout.split())
     assert kept < anew / 10
     assert kept < given_back / 10

@@ -1,4 +1,6 @@
-"""Scores: equal to pycocotools, misses counted and listed, figures over groups with their intervals, files that COCO's tools read."""
+"""Scores: equal to pycocotools, misses counted and listed, figures over groups with their intervals, files that COCO's
+tools read.
+"""
 
 import json
 import re
@@ -15,7 +17,18 @@ from lab.base.errors import UserError
 from lab.datasets import Truth, rle
 from lab.measure.coco import coco_predictions, write_coco_predictions
 from lab.measure.intervals import bootstrap, compare, summarize
-from lab.measure.metrics import Prediction, Score, box_iou, exclusive, mask_iou, mask_overlap, misses, point_in_box, score, size_name
+from lab.measure.metrics import (
+    Prediction,
+    Score,
+    box_iou,
+    exclusive,
+    mask_iou,
+    mask_overlap,
+    misses,
+    point_in_box,
+    score,
+    size_name,
+)
 
 BOX = (2.0, 3.0, 10.0, 9.0)
 
@@ -38,7 +51,9 @@ def theirs(mask: np.ndarray) -> dict:
     return coco.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
-def truth(sample_id: str = "a", box=BOX, mask=None, *, area: float | None = None, split: str | None = None, ignore=None) -> Truth:
+def truth(
+    sample_id: str = "a", box=BOX, mask=None, *, area: float | None = None, split: str | None = None, ignore=None
+) -> Truth:
     pixels = (box[2] - box[0]) * (box[3] - box[1]) if mask is None else mask.sum()
     return Truth(sample_id, box, mask, ignore, area or float(pixels), split)
 
@@ -91,7 +106,9 @@ def test_polygons_are_filled_as_by_pycocotools():
     rng = np.random.default_rng(3)
     for number in range(300):
         height, width = rng.integers(1, 60, 2).tolist()
-        polygons = [(rng.uniform(-0.3, 1.3, (rng.integers(3, 12), 2)) * [width, height]) for _ in range(rng.integers(1, 3))]
+        polygons = [
+            (rng.uniform(-0.3, 1.3, (rng.integers(3, 12), 2)) * [width, height]) for _ in range(rng.integers(1, 3))
+        ]
         if number % 3 == 0:
             polygons = [np.round(polygon) for polygon in polygons]
         if number % 5 == 0:
@@ -134,7 +151,9 @@ def test_boxes_are_continuous_or_inclusive_as_asked():
     assert (box_iou(pixel, pixel), box_iou(pixel, pixel, inclusive=True)) == (0, 1)
 
 
-@pytest.mark.parametrize("empty", [(5, 5, 5, 9), (9, 5, 5, 9), (5, 9, 9, 5), (float("nan"), 0, 9, 9), (20, 20, 30, 30), (10, 3, 12, 9)])
+@pytest.mark.parametrize(
+    "empty", [(5, 5, 5, 9), (9, 5, 5, 9), (5, 9, 9, 5), (float("nan"), 0, 9, 9), (20, 20, 30, 30), (10, 3, 12, 9)]
+)
 def test_empty_inverted_nan_and_apart_boxes_overlap_nothing(empty):
     assert box_iou(np.array(empty), np.array(BOX)) == 0
     assert box_iou(np.array(BOX), np.array(empty)) == 0
@@ -205,7 +224,12 @@ def test_masks_of_different_sizes_are_refused():
 
 def test_a_point_is_judged_by_the_mask_and_without_one_by_the_box():
     corner = filled(12, 16, slice(3, 4), slice(2, 3))
-    for point, in_box, in_mask in (((2.9, 3.9), True, True), ((3.0, 3.9), True, False), ((10, 4), False, False), ((1.9, 3), False, False)):
+    for point, in_box, in_mask in (
+        ((2.9, 3.9), True, True),
+        ((3.0, 3.9), True, False),
+        ((10, 4), False, False),
+        ((1.9, 3), False, False),
+    ):
         assert score(truth(), Prediction("a", point_xy=point), measures=["point"]).pointed is in_box
         assert score(truth(mask=corner), Prediction("a", point_xy=point), measures=["point"]).pointed is in_mask
     for outside in ((-0.1, 3), (16, 3), (2, 12)):
@@ -220,7 +244,13 @@ def test_the_older_convention_counts_the_last_pixel():
 
 
 def test_coco_sizes_begin_at_32_and_96_pixels_squared():
-    assert [size_name(area) for area in (1, 1023.9, 1024, 9215.9, 9216)] == ["small", "small", "medium", "medium", "large"]
+    assert [size_name(area) for area in (1, 1023.9, 1024, 9215.9, 9216)] == [
+        "small",
+        "small",
+        "medium",
+        "medium",
+        "large",
+    ]
 
 
 # many samples
@@ -230,8 +260,18 @@ def random_scores(count: int, seed: int = 0) -> list[Score]:
     rng = np.random.default_rng(seed)
     union = rng.integers(100, 10_000, count)
     intersection = (union * rng.beta(2, 1, count)).astype(int)
-    numbers = zip(rng.random(count).tolist(), intersection.tolist(), union.tolist(), (rng.random(count) < 0.7).tolist(), strict=True)
-    kinds = zip(rng.choice(["testA", "testB"], count).tolist(), rng.choice(["small", "medium", "large"], count).tolist(), strict=True)
+    numbers = zip(
+        rng.random(count).tolist(),
+        intersection.tolist(),
+        union.tolist(),
+        (rng.random(count) < 0.7).tolist(),
+        strict=True,
+    )
+    kinds = zip(
+        rng.choice(["testA", "testB"], count).tolist(),
+        rng.choice(["small", "medium", "large"], count).tolist(),
+        strict=True,
+    )
     return [Score(str(i), *kind, *number) for i, (kind, number) in enumerate(zip(kinds, numbers, strict=True))]
 
 
@@ -254,7 +294,10 @@ def test_groups_are_all_splits_and_sizes_and_each_is_its_own_summary():
     assert list(dict.fromkeys(row.group for row in rows)) == ["all", f"split {scores[0].split}", *(
         f"split {name}" for name in ("testA", "testB") if name != scores[0].split
     ), "small", "medium", "large"]  # fmt: skip
-    for name, chosen in (("split testA", [s for s in scores if s.split == "testA"]), ("small", [s for s in scores if s.size == "small"])):
+    for name, chosen in (
+        ("split testA", [s for s in scores if s.split == "testA"]),
+        ("small", [s for s in scores if s.size == "small"]),
+    ):
         alone = {row.metric: (row.value, row.low, row.high, row.n) for row in summarize(chosen) if row.group == "all"}
         assert {row.metric: (row.value, row.low, row.high, row.n) for row in rows if row.group == name} == alone
 
@@ -277,7 +320,9 @@ def test_intervals_are_those_of_scipys_percentile_bootstrap():
     def ratio(i, u, axis):
         return i.sum(axis=axis) / u.sum(axis=axis)
 
-    other = scipy_bootstrap((above, below), ratio, paired=True, vectorized=True, method="percentile", n_resamples=4000, batch=500)
+    other = scipy_bootstrap(
+        (above, below), ratio, paired=True, vectorized=True, method="percentile", n_resamples=4000, batch=500
+    )
     assert value == pytest.approx(above.sum() / below.sum())
     width = high - low
     assert low == pytest.approx(other.confidence_interval.low, abs=0.06 * width)
@@ -304,7 +349,7 @@ def test_intervals_repeat_with_the_seed_and_change_with_it():
 def test_chunks_of_the_bootstrap_do_not_show(monkeypatch):
     above, below = np.random.default_rng(0).random((2, 3, 50))
     whole = bootstrap(above, below, resamples=100)
-    monkeypatch.setattr("lab.metrics.CHUNK", 50 * 7)
+    monkeypatch.setattr("lab.measure.intervals.CHUNK", 50 * 7)
     assert_allclose(bootstrap(above, below, resamples=100), whole, rtol=1e-12)
 
 
@@ -322,7 +367,14 @@ def test_predictions_are_read_by_cocos_own_tools(tmp_path):
     masks = {"a": MASK, "b": filled(12, 16, slice(0, 12), slice(8, 16))}
     boxes = {"a": BOX, "b": (8.0, 0.0, 16.0, 12.0)}
     annotations = [
-        {"id": i + 1, "image_id": name, "category_id": 1, "iscrowd": 0, "area": int(masks[name].sum()), "segmentation": theirs(masks[name])}
+        {
+            "id": i + 1,
+            "image_id": name,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": int(masks[name].sum()),
+            "segmentation": theirs(masks[name]),
+        }
         | {"bbox": [boxes[name][0], boxes[name][1], boxes[name][2] - boxes[name][0], boxes[name][3] - boxes[name][1]]}
         for i, name in enumerate(masks)
     ]
@@ -346,7 +398,12 @@ def test_predictions_are_read_by_cocos_own_tools(tmp_path):
 
 
 def test_predictions_for_coco_leave_out_what_has_no_area_and_name_the_image():
-    found = [Prediction("a", (1, 2, 4, 8), score=0.5), Prediction("b"), Prediction("c", (5, 5, 5, 9)), Prediction("d", mask=MASK)]
+    found = [
+        Prediction("a", (1, 2, 4, 8), score=0.5),
+        Prediction("b"),
+        Prediction("c", (5, 5, 5, 9)),
+        Prediction("d", mask=MASK),
+    ]
     rows = coco_predictions(found, {"a": 7, "d": 7})
     assert [row["id"] for row in rows] == ["a", "d"]
     assert rows[0] == {"id": "a", "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 6], "score": 0.5}
@@ -359,7 +416,8 @@ def test_predictions_for_coco_leave_out_what_has_no_area_and_name_the_image():
 
 def _scores(ious, intersections=None):
     return [
-        Score(f"s{i}", None, "small", float(iou), None if intersections is None else intersections[i], 10) for i, iou in enumerate(ious)
+        Score(f"s{i}", None, "small", float(iou), None if intersections is None else intersections[i], 10)
+        for i, iou in enumerate(ious)
     ]
 
 

@@ -30,7 +30,9 @@ class Scenes:
 def collect_scenes(folder: Path, picturebook, n: int = 6) -> Scenes:
     samples = read_jsonl(make(folder, n, 3))
     config = configuration().model
-    records = [collect(picturebook, open_image(s.image_file), s.query, config, image_file=str(s.image_file)) for s in samples]
+    records = [
+        collect(picturebook, open_image(s.image_file), s.query, config, image_file=str(s.image_file)) for s in samples
+    ]
     return Scenes(samples, records)
 
 
@@ -46,7 +48,9 @@ def write_run(out: Path, scenes: Scenes, n: int) -> tuple[Path, Path]:
         sample, record = scenes.samples[i % len(scenes.samples)], scenes.records[i % len(scenes.records)]
         query = {0: SCRIPT, 1: ARABIC, 2: LONG}.get(i, f"{sample.query} number {i}")
         picture = str(out / "gone.png") if i == 3 else str(sample.image_file)
-        save_record(folder / f"s{i:04d}.pkl", replace(record, meta={**record.meta, "query": query, "image_file": picture}))
+        save_record(
+            folder / f"s{i:04d}.pkl", replace(record, meta={**record.meta, "query": query, "image_file": picture})
+        )
         x0, y0, x1, y1 = sample.box_xyxy
         rows.append({"id": f"s{i:04d}", "prompt": query, "image_path": picture, "bbox": [x0, y0, x1 - x0, y1 - y0]})
         if i != 3:
@@ -65,6 +69,8 @@ def spoil(data: Path, folder: Path) -> None:
     for name in ("s0004", "s0006", "s0007"):
         (folder / f"{name}.pkl").unlink()
     (folder / "s0005.pkl").write_bytes((folder / "s0005.pkl").read_bytes()[:1000])
-    (folder / "errors.jsonl").write_text(json.dumps({"id": "s0006", "line": 7, "error": "No such image: <b>x</b>.png"}) + "\n")
+    (folder / "errors.jsonl").write_text(
+        json.dumps({"id": "s0006", "line": 7, "error": "No such image: <b>x</b>.png"}) + "\n"
+    )
     summary = {"data_file": str(data), "model": "m", "samples": 8, "done": 7, "skipped": 2, "failed": 1, "seconds": 2.0}
     (folder / "summary.json").write_text(json.dumps(summary))
