@@ -161,7 +161,7 @@ def test_what_cannot_be_asked_fails_alone(tmp_path, size):
 @pytest.mark.parametrize("most", [3, 1])
 def test_what_does_not_fit_in_memory_is_asked_in_parts(tmp_path, monkeypatch, most):
     asked_at_once = []
-    ask = lab.asking.ask
+    ask = lab.batch.batcher.ask
 
     def limited(loaded, questions, config):
         asked_at_once.append(sum(len(question.queries) for question in questions))
@@ -179,7 +179,7 @@ def test_what_does_not_fit_in_memory_is_asked_in_parts(tmp_path, monkeypatch, mo
 
 def fail_on(word: str, error: Exception, monkeypatch) -> None:
     """A forward with the word in an expression raises the error."""
-    ask = lab.asking.ask
+    ask = lab.batch.batcher.ask
 
     def flawed(loaded, questions, config):
         if any(word in query for question in questions for query in question.queries):
