@@ -115,19 +115,20 @@ class FigureFormat(Choice):
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
 
 
-def key(default: Any, text: str, *, least: float | None = None, common: bool = False) -> Any:
+def key(default: Any, text: str, *, least: float | None = None, common: str = "", free: bool = False) -> Any:
     """A field of the configuration: its default, what it means, and the smallest value that it may have.
 
-    `common` keys are the ones that `python pipeline.py --help` shows.
+    `common` is the short form of the text in `python pipeline.py --help`, which shows the keys that have one.
+    Values of `free` keys are texts and paths, which Hydra is not to parse.
     """
-    about = {"text": text, "least": least, "common": common}
+    about = {"text": text, "least": least, "common": common, "free": free}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
     return field(default=default, metadata=about)
 
 
 class Group:
-    """A group of keys, which checks its own values: words become members of their `Choice`, numbers have their least."""
+    """A group of keys that checks its own values: words become members of their `Choice`, numbers have a least."""
 
     path: ClassVar[str] = ""  # of the group, "" for the top
 
@@ -195,7 +196,9 @@ class FilterConfig(Group, path="logic.filter"):
 class SmoothingConfig(Group, path="logic.smoothing"):
     """Gaussian smoothing of each head's map before the maps are summed."""
 
-    sigma: float = key(1.0, "standard deviation of the Gaussian, in grid cells; 0: none", least=0, common=True)
+    sigma: float = key(
+        1.0, "standard deviation of the Gaussian, in grid cells; 0: none", least=0, common="smoothing, in grid cells"
+    )
     kernel: int | None = key(None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1)
     per_cells: int | None = key(
         None,
@@ -215,7 +218,7 @@ class MaskConfig(Group, path="logic.mask"):
     method: MaskMethod = key(
         MaskMethod.mean_relu,
         "mean_relu: above the mean; otsu: Otsu's threshold; quantile: above a quantile",
-        common=True,
+        common="mean_relu, otsu or quantile: what belongs to the mask",
     )
     quantile: float = key(0.9, "for method quantile")
     resolution: Resolution = key(
@@ -234,7 +237,7 @@ class BoxConfig(Group, path="logic.box"):
     region: Region = key(
         Region.all,
         "all: every positive cell; largest: the largest region; largest_hull: largest convex hull",
-        common=True,
+        common="all, largest or largest_hull: what the box goes around",
     )
 
 
@@ -245,7 +248,10 @@ class SelectConfig(Group, path="logic.select"):
     top_n: int = key(10, "heads per sample that count as selected", least=1)
     trials: int = key(10, "random subsets of the samples; the frequency is the mean over them", least=1)
     samples: int | None = key(
-        1000, "samples in each subset, drawn without replacement; null: all, once", least=1, common=True
+        1000,
+        "samples in each subset, drawn without replacement; null: all, once",
+        least=1,
+        common="in each draw of stage=select; null: all, once",
     )
     threshold: ThresholdOver = key(
         ThresholdOver.sample,
@@ -260,11 +266,11 @@ class SelectConfig(Group, path="logic.select"):
 class LogicConfig(Group, path="logic"):
     """From a record to heads, mask and box."""
 
-    top_k: int = key(3, "heads that make the heat map", least=1, common=True)
+    top_k: int = key(3, "heads that make the heat map", least=1, common="heads that make the heat map")
     heads: Any = key(
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
-        common=True,
+        common="null: ranked per sample; [[14,24],...]; preset; a file of stage=select",
     )
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
@@ -272,7 +278,6 @@ class LogicConfig(Group, path="logic"):
     contrast: Contrast = key(
         Contrast.none,
         "ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps",
-        common=True,
     )
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -287,16 +292,22 @@ class LogicConfig(Group, path="logic"):
 class ModelConfig(Group, path="model"):
     """Which checkpoint, how it is loaded, and how it is asked."""
 
-    name: str = key(MISSING, "the checkpoint: a folder or a hub id", common=True)
-    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint")
-    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME")
-    dtype: Dtype = key(Dtype.auto, "auto: bfloat16 or float16 on a GPU, float32 on the CPU", common=True)
+    name: str = key(
+        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", free=True
+    )
+    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", free=True)
+    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", free=True)
+    dtype: Dtype = key(
+        Dtype.auto,
+        "auto: bfloat16 or float16 on a GPU, float32 on the CPU",
+        common="auto, float32, float16 or bfloat16",
+    )
     attention: Attention = key(
         Attention.eager,
         "eager: the stock math, to the bit; fused: faster and lean, the kept rows in float32",
-        common=True,
+        common="eager: the stock math; fused: faster and lean",
     )
-    conv_mode: str = key("referseg", "prompt template; a wrong name lists the right ones", common=True)
+    conv_mode: str = key("referseg", "prompt template; a wrong name lists the right ones")
     drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
     image_aspect_ratio: AspectRatio | None = key(
         None, "pad: to a square; crop: its middle; null: as the checkpoint says"
@@ -306,7 +317,7 @@ class ModelConfig(Group, path="model"):
     temperature: float = key(0.2, "for do_sample", least=0)
     top_p: float | None = key(None, "for do_sample")
     num_beams: int = key(1, "beams of the answer", least=1)
-    use_generate: bool = key(False, "also generate an answer and keep it in the record", common=True)
+    use_generate: bool = key(False, "also generate an answer and keep it in the record")
     use_flash_attn: bool = key(False, "refused: flash attention never forms the weights that this tool reads")
     load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
     load_in_8bit: bool = key(False, "the same in 8 bits")
@@ -320,25 +331,37 @@ class ModelConfig(Group, path="model"):
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"model.top_p={self.top_p}: must lie above 0 and at most at 1")
         if self.use_flash_attn:
-            raise UserError(
-                "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
-            )
+            why = "flash attention never forms the weights that are collected here"
+            raise UserError(f"model.use_flash_attn=true cannot be used: {why}")
 
 
 @dataclass
 class DataConfig(Group, path="data"):
     """What to read and where to write."""
 
-    image_file: str | None = key(None, "the picture", common=True)
-    query: str | None = key(None, "the expression: what to look for", common=True)
+    image_file: str | None = key(None, "the picture", common="the picture", free=True)
+    query: str | None = key(
+        None, "the expression: what to look for", common="the expression: what to look for", free=True
+    )
     attention_file: str | None = key(
-        None, "a saved record, for analyze and visualize; null: the one that image_file would give", common=True
+        None,
+        "a saved record, for analyze and visualize; null: the one that image_file would give",
+        common="a saved record, for analyze and visualize",
+        free=True,
     )
     attention_dir: str | None = key(
-        None, "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir", common=True
+        None,
+        "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir",
+        common="a folder of records, for analyze, select, evaluate, study and report",
+        free=True,
     )
-    save_id: str | None = key(None, "file name of the record; null: the picture's", common=True)
-    data_file: str | None = key(None, "JSONL of samples, for batch, select, evaluate, study and report", common=True)
+    save_id: str | None = key(None, "file name of the record; null: the picture's", free=True)
+    data_file: str | None = key(
+        None,
+        "JSONL of samples, for batch, select, evaluate, study and report",
+        common="JSONL of samples, for batch, select, evaluate, study and report",
+        free=True,
+    )
     save_generic: bool = key(
         False, "also collect the attention of a generic prompt, for logic.contrast, which sets it by itself"
     )
@@ -346,18 +369,23 @@ class DataConfig(Group, path="data"):
     process_all: bool = key(
         False,
         "batch: every line, not start_index to end_index; select, evaluate, study: collect the data file first",
-        common=True,
+        common="every line of the data file, collected first",
     )
     start_index: int = key(0, "first line, zero-based", least=0)
     end_index: int | None = key(None, "line to stop before; null: one sample", least=0)
-    batch_size: int | None = key(None, "images in one forward; null: as many as memory allows", least=1, common=True)
+    batch_size: int | None = key(None, "images in one forward; null: as many as memory allows", least=1)
     share_image: bool = key(True, "expressions on one image are asked together, the image read once")
     workers: int | None = key(
         None,
         "processes beside this one that read images, write records, or rank a folder's; null: from the cores",
         least=0,
     )
-    output_dir: str = key("outputs/localization_heads", "where records, results and figures go", common=True)
+    output_dir: str = key(
+        "outputs/localization_heads",
+        "where records, results and figures go",
+        common="where records, results and figures go",
+        free=True,
+    )
     record_format: RecordFormat = key(  # type: ignore[valid-type]
         RecordFormat("pkl"), "pkl; pkl.gz: somewhat smaller, slower to write; both are read anywhere"
     )
@@ -367,12 +395,10 @@ class DataConfig(Group, path="data"):
     save_attention: SaveAttention = key(
         SaveAttention.all,
         "all maps; selected: the maps of the chosen heads, and every head's scores; none: the scores alone",
-        common=True,
+        common="all maps, or selected, or none: what a record keeps",
     )
-    visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch", common=True)
-    runs: list[str] | None = key(
-        None, "two folders of records, [A,B], for report to compare; null: one run", common=True
-    )
+    visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch")
+    runs: list[str] | None = key(None, "two folders of records, [A,B], for report to compare; null: one run")
 
     def check(self) -> None:
         if self.save_attention == SaveAttention.none and self.visualize_batch:
@@ -413,7 +439,9 @@ class StudyConfig(Group, path="study"):
     """What stage=study compares."""
 
     find: str = key(
-        "all", "samples that find the heads: all that are scored; half: the other half is scored; a folder of records"
+        "all",
+        "samples that find the heads: all that are scored; half: the other half is scored; a folder of records",
+        free=True,
     )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
     sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing")
@@ -456,12 +484,14 @@ class Config(Group):
     """The whole of it."""
 
     stage: str = key("pipeline", "what is done")
-    save_fig: bool = key(True, "write the figures beside the record", common=True)
-    save_format: FigureFormat = key(FigureFormat.png, "of figures: png, pdf or svg; masks are always png", common=True)
+    save_fig: bool = key(True, "write the figures beside the record")
+    save_format: FigureFormat = key(
+        FigureFormat.png, "of figures: png, pdf or svg; masks are always png", common="of figures: png, pdf or svg"
+    )
     show_plot: bool = key(False, "also open the figures in windows, where there is a display")
-    device: str = key("auto", "auto, cpu, cuda or cuda:N", common=True)
+    device: str = key("auto", "auto, cpu, cuda or cuda:N", common="auto, cpu, cuda or cuda:N")
     device_id: int | None = key(None, "the N of cuda:N, with device=auto or cuda", least=0)
-    seed: int = key(0, "of every random draw", least=0, common=True)
+    seed: int = key(0, "of every random draw", least=0)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
@@ -512,3 +542,8 @@ def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
             yield from keys(one.type)
         else:
             yield f"{group.path}.{one.name}" if group.path else one.name, one
+
+
+def free_text() -> set[str]:
+    """The keys whose values are texts and paths."""
+    return {name for name, one in keys() if one.metadata["free"]}

@@ -1,4 +1,4 @@
-"""TODO lab.measure.intervals."""
+"""Figures over many samples with their bootstrap intervals, of one run or of two over the same samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +142,11 @@ def ratios(
         "mIoU": mean(intersection / np.maximum(union, 1)),
         "pointing": mean(pointed),
     }
+
+
+def metric_names(thresholds: Sequence[float] = THRESHOLDS) -> tuple[str, ...]:
+    """The names of the figures, in the order of `ratios`."""
+    return tuple(ratios(*np.zeros((4, 0)), thresholds=thresholds))
 
 
 def _groups(scores: Sequence[Score]) -> dict[str, Bool[np.ndarray, " samples"]]:
