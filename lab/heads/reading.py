@@ -1,4 +1,4 @@
-"""TODO lab.heads.reading."""
+"""Records and rankings of a folder, read a few at a time: the best heads of each sample."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence

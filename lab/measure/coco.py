@@ -1,4 +1,4 @@
-"""TODO lab.measure.coco."""
+"""Predictions in COCO's file format of results."""
 
 import json
 from collections.abc import Iterable, Mapping

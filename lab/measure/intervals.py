@@ -1,4 +1,4 @@
-"""TODO lab.measure.intervals."""
+"""Figures over many samples with their bootstrap intervals, of one run or of two over the same samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""TODO lab.records.folder."""
+"""Where the records of a folder are, and under which name a record is written."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TODO lab.report.contents."""
+"""What a page tells: its runs, its samples, its pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""TODO stages."""
+"""The stages: one file for each."""

@@ -1,4 +1,4 @@
-"""TODO lab.stages.analyze."""
+"""stage=analyze: record -> ranking of its heads; with `data.attention_dir`, of every record of a folder."""
 
 from analyze import rank_heads
 from conf.schema import Config

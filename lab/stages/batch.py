@@ -1,4 +1,4 @@
-"""TODO lab.stages.batch."""
+"""stage=batch: one record and ranking for every line of a JSONL file."""
 
 import json
 import logging

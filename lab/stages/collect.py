@@ -1,4 +1,4 @@
-"""TODO lab.stages.collect."""
+"""stage=collect: picture and expression -> record."""
 
 from conf.schema import Config
 from lab.batch.storage import as_stored

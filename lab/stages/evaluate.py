@@ -1,4 +1,4 @@
-"""TODO lab.stages.evaluate."""
+"""stage=evaluate: how good the boxes and masks are, and whether it is these heads that make them good."""
 
 import json
 from collections.abc import Sequence

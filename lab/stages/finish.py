@@ -1,4 +1,4 @@
-"""TODO lab.stages.finish."""
+"""What a run makes of each record, new or found: its ranking and, if asked for, mask, box and figures."""
 
 import threading
 from pathlib import Path

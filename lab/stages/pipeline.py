@@ -1,4 +1,4 @@
-"""TODO lab.stages.pipeline."""
+"""stage=pipeline: picture and expression -> record, ranking, mask, box and figures."""
 
 from analyze import rank_heads, scores_of
 from conf.schema import Config

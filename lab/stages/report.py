@@ -1,4 +1,4 @@
-"""TODO lab.stages.report."""
+"""stage=report: one page about a run, or about two side by side."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""TODO lab.stages.results."""
+"""What the stages make of one sample: ranking, mask, box and figures beside the record, and in words."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""TODO lab.stages.select."""
+"""stage=select: the heads that are selected again and again over the samples of a folder."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""TODO lab.stages.visualize."""
+"""stage=visualize: record -> mask, box and figures."""
 
 from pathlib import Path
 
