@@ -1,1 +1,1 @@
-"""TODO base."""
+"""What every room needs: errors, paths, whole files, the console, workers."""

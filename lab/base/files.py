@@ -1,4 +1,4 @@
-"""TODO lab.base.files."""
+"""Files that appear whole or not at all, and ids that can name them."""
 
 import errno
 import unicodedata

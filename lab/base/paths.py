@@ -1,4 +1,4 @@
-"""TODO lab.base.paths."""
+"""Paths relative to the working directory or to the project."""
 
 from pathlib import Path
 

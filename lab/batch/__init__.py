@@ -1,1 +1,1 @@
-"""TODO batch."""
+"""The bulk run: reading ahead, batches that fit memory, writing behind, resuming."""

@@ -1,1 +1,1 @@
-"""TODO heads."""
+"""Files of heads, and heads that are selected again and again."""

@@ -1,1 +1,1 @@
-"""TODO measure."""
+"""How good boxes, masks and points are, with intervals and controls."""

@@ -1,1 +1,1 @@
-"""TODO records."""
+"""Records: the attention of one sample, its files, and reading them without trusting them."""

@@ -1,4 +1,4 @@
-"""TODO lab.records.files."""
+"""Records as files: read and checked, written whole or not at all."""
 
 import gzip
 import math
