@@ -120,6 +120,8 @@ def contrasted(
     """
     if method == Contrast.difference:
         return np.maximum(maps - generic, 0)
+    if method != Contrast.ratio:
+        raise UserError(f"logic.contrast is {method!r}; expected none, ratio or difference")
     divisor = generic + generic.mean((1, 2), keepdims=True)
     # The map of a head that ignores the picture otherwise stays as it is.
     ratio = np.divide(maps, divisor, out=maps.copy(), where=divisor > 0)

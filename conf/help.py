@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from conf.schema import keys
 
 USAGE = """python pipeline.py [stage=NAME] [model=PRESET] [logic=PRESET] [KEY=VALUE ...]
-python pipeline.py model=llava15_7b data.image_file=photo.jpg data.query="the cup on the left"
+python pipeline.py data.image_file=photo.jpg data.query="the cup on the left"
 """
 GROUPS = {"data": "What is read and written", "model": "The model", "logic": "Heads, mask and box", "": "The machine"}
 

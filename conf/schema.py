@@ -270,7 +270,7 @@ class LogicConfig(Group, path="logic"):
     heads: Any = key(
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
-        common="null: ranked per sample; [[14,24],...]; preset; a file of stage=select",
+        common="null: ranked per sample; [[14,24],...]; preset; a file",
     )
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
@@ -352,14 +352,14 @@ class DataConfig(Group, path="data"):
     attention_dir: str | None = key(
         None,
         "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir",
-        common="a folder of records, for analyze, select, evaluate, study and report",
+        common="records, for analyze, select, evaluate, study, report",
         free=True,
     )
     save_id: str | None = key(None, "file name of the record; null: the picture's", free=True)
     data_file: str | None = key(
         None,
         "JSONL of samples, for batch, select, evaluate, study and report",
-        common="JSONL of samples, for batch, select, evaluate, study and report",
+        common="JSONL of samples, for batch, select, evaluate, study",
         free=True,
     )
     save_generic: bool = key(

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float, Int
 
+from conf.schema import Choice, EntropyConfig
 from lab.base.errors import UserError
 
 SCHEMA = 1  # of what a file holds of a HeadSubset
@@ -95,8 +96,7 @@ def _whole(number: Any) -> int:
     return int(number)
 
 
-def settings_of(config: Any) -> dict[str, Any]:
-    """The settings of an EntropyConfig by name, also of one that OmegaConf wraps."""
-    from conf.schema import EntropyConfig
-
-    return {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
+def settings_of(config: EntropyConfig) -> dict[str, Any]:
+    """The settings of `logic.entropy` by name, as plain values that a file can hold."""
+    values = {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
+    return {name: str(value) if isinstance(value, Choice) else value for name, value in values.items()}

@@ -85,7 +85,7 @@ STAGES = {
     "pipeline": Stage(_pipeline, "collect, analyze and visualize one picture"),
     "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True),
     "select": Stage(_select, "records -> the heads that are selected again and again"),
-    "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are, with controls"),
+    "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
     "study": Stage(_study, "records and the truth -> the paper's tables in miniature"),
     "report": Stage(_report, "a folder of records, or two -> one page with everything"),
 }

@@ -186,7 +186,8 @@ def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Ta
         for n in sizes(found, settings)
     ]
     rows.append(Row((f"{total} (all)",), (Case(logic, found.fixed("both", logic.top_k, logic), whole=False),)))
-    note = f"Mean of {settings.study.draws} random subsets of each size, and the range of 95 % of them; of all samples the bootstrap interval."
+    note = f"Mean of {settings.study.draws} random subsets of each size, and the range of 95 % of them; "
+    note += "of all samples the bootstrap interval."
     return Table("discovery", "How many samples it takes to find the heads", ("samples",), rows, note)
 
 

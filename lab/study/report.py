@@ -128,8 +128,8 @@ def _rho(study: Study) -> str:
     note = (
         "Spearman's rho between how often a head is selected and the mean IoU of the boxes that it gives alone. With "
     )
-    note += f"{study.settings.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by chance; the second row "
-    note += "leaves out those that get no more than an average head."
+    note += f"{study.settings.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by "
+    note += "chance; the second row leaves out those that get no more than an average head."
     return f"{markdown(('over the heads', 'heads', 'rho'), rows)}\n\n{note}"
 
 
