@@ -18,8 +18,10 @@ from typing import Any, ClassVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from lab.base.console import wrong_word
 from lab.base.errors import UserError
 
 
@@ -512,7 +514,13 @@ def configuration(overrides: Sequence[str]) -> Config:
     """
     register()
     with initialize_config_dir(str(Path(__file__).parent.resolve()), version_base="1.3"):
-        return plain(compose("config", list(overrides)))
+        try:
+            composed = compose("config", list(overrides))
+        except HydraException as error:
+            if wrong := wrong_word(error):
+                raise UserError(wrong) from None
+            raise
+    return plain(composed)
 
 
 def register() -> None:

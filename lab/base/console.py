@@ -52,13 +52,19 @@ def exit_in_one_line() -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """The lines of an error, and of what caused it, that say what is wrong and what would be right, joined."""
+    if wrong := wrong_word(error):
+        return wrong
     lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
-    if wrong := WRONG_WORD.search("\n".join(lines)):
-        return f"{wrong['key']}={wrong['value']}: choose from {wrong['words']}"
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = " ".join(kept)
     unknown = "not in '" in text or "not in struct" in text
     return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
+
+
+def wrong_word(error: Exception) -> str | None:
+    """What is wrong and what would be right, if the error is about a word that is not among those of its key."""
+    found = WRONG_WORD.search(f"{error}\n{error.__cause__ or ''}")
+    return f"{found['key']}={found['value']}: choose from {found['words']}" if found else None
 
 
 def hydra_arguments(arguments: Sequence[str], free_text: Container[str]) -> list[str]:

@@ -227,11 +227,11 @@ def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_cha
     cfg = configuration("logic.filter.min_layer=1", "evaluate.resamples=50")
     counts = np.array([[0, 0, 0, 0], [9, 8, 7, 6], [1, 2, 1, 0]])
     iou = np.array([[1.0, 1, 1, 1], [0.9, 0.8, 0.7, 0.6], [0.65, 0.1, 0.75, 0.3]])
-    every, often = rank_correlations(found_with(counts, iou), cfg)
+    every, often = rank_correlations(found_with(counts, iou), settings_of(cfg))
     assert (every.heads, often.heads) == (7, 4)  # the average of eight heads is 4.25
     assert every.value < 1
     assert (often.value, often.low, often.high) == pytest.approx((1, 1, 1))
-    few = rank_correlations(found_with(counts * 0, iou), cfg)
+    few = rank_correlations(found_with(counts * 0, iou), settings_of(cfg))
     assert [one.heads for one in few] == [0, 0]
     assert np.isnan(few[0].value)
 
