@@ -13,11 +13,11 @@ from analyze import Head, attention_sums, passes_threshold, rank_heads
 from conf.schema import LogicConfig, ThresholdConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
+from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.heads.files import same_model
 from lab.heads.selection import Picks
 from lab.records.files import load_record
-from lab.records.pickles import load_plain
 from lab.records.record import Record
 
 Result = TypeVar("Result")

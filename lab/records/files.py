@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
-from lab.records.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.base.pickles import damaged, dump_plain, load_plain, rebuild
 from lab.records.record import Record, head_index
 from lab.records.subset import HeadSubset
 from llava.grid import _whole

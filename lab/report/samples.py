@@ -13,6 +13,7 @@ from conf.schema import BoxConvention, Config, Contrast, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import find
+from lab.base.pickles import load_plain
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.sample import Box
 from lab.heads.choice import HeadChoice, head_choice
@@ -20,7 +21,6 @@ from lab.heads.reading import ModelOfRecords
 from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
 from lab.measure.predictions import prediction
 from lab.records.files import load_record
-from lab.records.pickles import load_plain
 from lab.records.record import Record
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
