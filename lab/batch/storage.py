@@ -22,8 +22,8 @@ from analyze import Head, attention_sums, measure_heads, rank_heads
 from conf.schema import DataConfig, EntropyConfig, LogicConfig, RecordFormat, SaveAttention, StoredDtype
 from lab.base.chunks import cast
 from lab.heads.choice import HeadChoice
-from lab.records.record import Record, head_index
-from lab.records.subset import HeadSubset, settings_of
+from lab.records.record import Record
+from lab.records.subset import HeadSubset, head_index, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
 def as_stored(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
     record = at_precision(record, data)
-    if data.save_attention == SaveAttention.all or record.subset is not None:
+    if data.save_attention == SaveAttention.all or not record.subset.holds_all:
         return record
     return with_maps_of(record, wanted_heads(record, data, logic, choice), logic.entropy)
 
@@ -119,11 +119,11 @@ def serves(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadCho
     """
     if data.save_dtype == StoredDtype.float32 and record.dtype != "float32":
         return False
-    if record.subset is None:
+    if record.subset.holds_all:
         return True
-    if data.save_attention == SaveAttention.all or record.subset.entropy != settings_of(logic.entropy):
+    if data.save_attention == SaveAttention.all or not record.subset.has_scores_by(settings_of(logic.entropy)):
         return False
-    return set(wanted_heads(record, data, logic, choice)) <= set(record.subset.heads)
+    return record.subset.holds(wanted_heads(record, data, logic, choice))
 
 
 # how much room

@@ -89,7 +89,7 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], logic: LogicConf
         view.sums += every.attn_sum
         view.selected += selection_frequency([rank_table(every.only(every.passes), logic)], top_n, shape)
         view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), logic)], top_n, shape)
-        if record.subset is None or oracle:
+        if record.subset.holds_all or oracle:
             view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, logic)
         else:
             view.head_iou[:] = np.nan

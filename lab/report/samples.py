@@ -22,6 +22,7 @@ from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
 from lab.measure.predictions import prediction
 from lab.records.files import load_record
 from lab.records.record import Record
+from lab.records.subset import NotKept
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
 
@@ -123,17 +124,15 @@ def _with_size(record: Record, image_file: str | None) -> Record:
 def _localized(name: str, record: Record, told: Finding, rules: Rules) -> Finding:
     try:
         ranking = rank_heads(record, rules.logic)
-    except UserError as error:
-        if record.subset is None:
-            raise
-        return replace(told, status="ranked", why=str(error))  # it keeps scores by other rules
+    except NotKept as error:  # its scores were measured by other settings
+        return replace(told, status="ranked", why=str(error))
     told = replace(
         told,
         image_size=record.image_size,
         best=tuple((row.layer, row.head) for row in ranking[: rules.logic.select.top_n]),
     )
     chosen = rules.choice.of((record.num_layers, record.num_heads), ranking)
-    if record.subset is not None and not set(chosen) <= set(record.subset.heads):
+    if not record.subset.holds(chosen):
         return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
     found = localize_record(record, ranking, rules.logic, rules.choice)
     return replace(
