@@ -1,4 +1,4 @@
-"""COCO's mask formats, to the last pixel as pycocotools has them and without its compiled code.
+"""COCO's mask formats, by pycocotools, which is handed nothing unchecked: its C code trusts its input.
 
     rle = encode(mask)             # {"size": [height, width], "counts": "PQk2N..."}
     decode(rle)                    # bool [height, width]; counts may be text or a list of run lengths
@@ -12,46 +12,53 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
+from pycocotools import mask as coco
 
 from lab.base.errors import UserError
 
-UPSAMPLING = 5  # outlines are followed on a grid this much finer than the pixels
-FARTHEST = 1e6  # pixels: no image is larger
+MAX_PIXELS = 2**26  # of a mask: pycocotools sets 6 characters aside for each run, too few for the runs of larger masks
+FARTHEST = 1e6  # pixels: no corner of a polygon is farther from the image's corner
+LONGEST = 1e7  # pixels: no outline is longer; pycocotools keeps five points for each
 BITS = 5  # of a run length in each character of compressed counts
 
 
 def encode(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
-    """The mask as {"size": [height, width], "counts": compressed text}."""
-    flat = np.asarray(mask, bool).ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat, prepend=False))  # a mask that starts with ones has an edge at 0
-    counts = np.diff(edges, prepend=0, append=flat.size)
-    return {"size": list(np.shape(mask)), "counts": counts_to_text(counts)}
+    """The mask as {"size": [height, width], "counts": compressed text}. Raises UserError if it is too large."""
+    mask = np.asarray(mask, bool)
+    _check_pixels(mask.shape[0], mask.shape[1])
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
 
 
 def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     """The mask of {"size", "counts"}. Raises UserError if the run lengths are damaged or do not fill the size."""
     height, width = rle_size(rle)
+    pixels = height * width
     counts = text_to_counts(rle["counts"]) if isinstance(rle["counts"], str | bytes) else _whole_numbers(rle["counts"])
-    if (counts < 0).any() or counts.sum() != height * width:
+    if (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:
         raise UserError(
-            f"RLE counts add up to {counts.sum()}; expected run lengths of {height} x {width} = {height * width} pixels"
+            f"RLE counts add up to {counts.sum()}; expected run lengths of {height} x {width} = {pixels} pixels"
         )
-    return _fill(counts).reshape(width, height).T  # [W, H] -> [H, W]
-
-
-def _fill(counts: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " pixels"]:
-    return np.repeat(np.arange(counts.size) % 2 == 1, counts)
+    # The numbers that were checked are handed over, never the text, which pycocotools may read otherwise.
+    return coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)).astype(bool)
 
 
 def rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width). Raises UserError unless `rle` has the keys of an RLE."""
+    """(height, width). Raises UserError unless `rle` has the keys of an RLE and a possible size."""
     size = _whole_numbers(rle.get("size"))
     if size.shape != (2,) or (size < 1).any() or not isinstance(rle.get("counts"), str | bytes | list | tuple):
         raise UserError(
             f'RLE with keys {sorted(map(str, rle))}; expected {{"size": [height, width], "counts": text or run lengths}}'
         )
-    return int(size[0]), int(size[1])
+    height, width = size.tolist()
+    _check_pixels(height, width)
+    return height, width
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width >= MAX_PIXELS:
+        raise UserError(f"the mask is {width} x {height}; expected fewer than {MAX_PIXELS:,} pixels: scale it down")
 
 
 def _whole_numbers(values: Any) -> Int[np.ndarray, " n"]:
@@ -69,27 +76,14 @@ def _numbers(values: Any) -> np.ndarray:
     return np.zeros(0)
 
 
-# Compressed counts: the difference to the last but one run length, five bits a character, the lowest first. A character
-# is 48 + bits, + 32 if more follow; the highest bit of the last is the sign.
-
-
-def counts_to_text(counts: Int[np.ndarray, " n"]) -> str:
-    """Run lengths in COCO's compressed spelling."""
-    delta = np.asarray(counts, np.int64).copy()
-    delta[3:] -= counts[1:-2]
-    limits = 1 << np.arange(BITS - 1, 60, BITS)
-    length = 1 + ((delta[:, None] >= limits) | (delta[:, None] < -limits)).sum(axis=1)  # characters that each needs
-    place = np.arange(np.max(length, initial=1))
-    digits = 48 + ((delta[:, None] >> BITS * place) & 31) + 32 * (place < length[:, None] - 1)  # [n, longest]
-    return digits[place < length[:, None]].astype(np.uint8).tobytes().decode("ascii")
-
-
 def text_to_counts(text: str | bytes) -> Int[np.ndarray, " n"]:
-    """The inverse of `counts_to_text`. Raises UserError on characters that no compressed counts have."""
-    digits = (
-        np.frombuffer(text.encode("ascii", "replace") if isinstance(text, str) else text, np.uint8).astype(np.int64)
-        - 48
-    )
+    """The run lengths in COCO's compressed text. Raises UserError on characters that no compressed counts have.
+
+    Each number is the difference to the last but one run length, five bits a character, the lowest first. A character
+    is 48 + bits, + 32 if more follow; the highest bit of the last is the sign.
+    """
+    characters = np.frombuffer(text.encode("ascii", "replace") if isinstance(text, str) else text, np.uint8)
+    digits = characters.astype(np.int64) - 48
     if not digits.size or (digits < 0).any() or (digits > 63).any() or digits[-1] >= 32:
         raise UserError(f"RLE counts {str(text[:20])!r}... are damaged; expected COCO's compressed text, whole")
     starts = np.flatnonzero(np.concatenate([[True], digits[:-1] < 32]))
@@ -103,19 +97,17 @@ def text_to_counts(text: str | bytes) -> Int[np.ndarray, " n"]:
     return counts
 
 
-# Polygons
-
-
 def from_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     """The union of polygons [x0, y0, x1, y1, ...] in pixels, edges exclusive; parts outside the image are cut off.
 
-    Raises UserError unless each has three points or more.
+    Raises UserError unless each has three points or more, at sensible places, and the image is not too large.
     """
     height, width = size_hw
-    mask = np.zeros(height * width, bool)
-    for polygon in polygons:
-        mask |= _toggled(np.asarray(check_polygon(polygon), float).reshape(-1, 2), height, width)
-    return mask.reshape(width, height).T  # [W, H] -> [H, W]
+    _check_pixels(height, width)
+    outlines = [np.asarray(check_polygon(polygon), float) for polygon in polygons]
+    if not outlines:
+        return np.zeros((height, width), bool)
+    return coco.decode(coco.merge(coco.frPyObjects(outlines, height, width))).astype(bool)
 
 
 def check_polygon(polygon: Any) -> Sequence[float]:
@@ -125,38 +117,8 @@ def check_polygon(polygon: Any) -> Sequence[float]:
         raise UserError(
             f"polygon {str(polygon)[:60]} is malformed; expected [x0, y0, x1, y1, x2, y2, ...], three points or more"
         )
+    corners = array.reshape(-1, 2).astype(float)
+    length = np.abs(corners - np.roll(corners, -1, axis=0)).max(axis=1).sum()
+    if length > LONGEST:
+        raise UserError(f"polygon {str(polygon)[:60]} is {length:.0f} pixels around; expected at most {LONGEST:.0f}")
     return polygon
-
-
-def _toggled(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Bool[np.ndarray, " pixels"]:
-    """The inside of one outline, column by column: wherever the outline crosses a column's centre, the mask flips."""
-    u, v = _outline(np.trunc(UPSAMPLING * points + 0.5).astype(np.int64))
-    crossing = np.flatnonzero(np.diff(u))
-    x = (np.minimum(u[crossing], u[crossing + 1]) + 0.5) / UPSAMPLING - 0.5
-    y = (np.minimum(v[crossing], v[crossing + 1]) + 0.5) / UPSAMPLING - 0.5
-    kept = (x == np.floor(x)) & (x >= 0) & (x < width)
-    flips = x[kept].astype(np.int64) * height + np.ceil(np.clip(y[kept], 0, height)).astype(np.int64)
-    return _fill(np.diff(np.sort(flips), prepend=0, append=height * width))
-
-
-def _outline(corners: Int[np.ndarray, "n 2"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """x and y of every point of the closed outline: each edge in unit steps along its longer direction, both ends
-    included.
-    """
-    start, end = corners, np.roll(corners, -1, axis=0)
-    steps = np.abs(end - start)  # [n, 2]
-    flat = steps[:, 0] >= steps[:, 1]
-    major = np.where(flat, 0, 1)
-    edge = np.arange(len(corners))
-    flip = (start > end)[
-        edge, major
-    ]  # such an edge is followed from its end, so that rounding does not depend on the direction
-    low, high = np.where(flip[:, None], end, start), np.where(flip[:, None], start, end)
-    count = steps.max(axis=1) + 1
-    slope = (high - low)[edge, 1 - major] / np.maximum(steps[edge, major], 1)
-    step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    step = np.where(np.repeat(flip, count), np.repeat(count, count) - 1 - step, step)
-    along = np.repeat(low[edge, major], count) + step
-    across = np.trunc(np.repeat(low[edge, 1 - major], count) + np.repeat(slope, count) * step + 0.5).astype(np.int64)
-    wide = np.repeat(flat, count)
-    return np.where(wide, along, across), np.where(wide, across, along)

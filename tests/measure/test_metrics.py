@@ -132,11 +132,47 @@ def test_polygons_are_filled_as_by_pycocotools():
         ({"size": [4], "counts": "0"}, r"RLE with keys \['counts', 'size'\]; expected {\"size\": \[height, width\]"),
         ({"counts": "0"}, r"RLE with keys \['counts'\]"),
         ({"size": [4, 4]}, r"RLE with keys \['size'\]"),
+        ({"size": [4, 4], "counts": []}, "add up to -1"),
+        ({"size": [4, 4], "counts": [2**32 + 16]}, "add up to 4294967312; expected"),
+        ({"size": [4, 4], "counts": [2**62] * 4 + [16]}, "expected run lengths of 4 x 4 = 16 pixels"),
+        ({"size": [4, 4], "counts": "P" * 40 + "0"}, "expected run lengths"),
+        ({"size": [-4, -4], "counts": [16]}, "RLE with keys"),
+        ({"size": [2**40, 2**40], "counts": [2**62]}, "expected fewer than 67,108,864 pixels: scale it down"),
     ],
 )
 def test_a_damaged_rle_is_refused(broken, message):
     with pytest.raises(UserError, match=message):
         rle.decode(broken)
+
+
+def test_compressed_counts_may_be_spelled_with_more_characters_than_they_need():
+    short, long = ({"size": [2, 4], "counts": counts} for counts in ("35", "3" + "U" + "P" * 9 + "0"))
+    assert rle.decode(short).sum() == 5
+    assert_array_equal(rle.decode(long), rle.decode(short))
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([0, 0, 5, float("nan"), 5, 5], "is malformed; expected"),
+        ([0, 0, 5, float("inf"), 5, 5], "is malformed; expected"),
+        ([0, 0, 1e6, 0, 5, 5], "is malformed; expected"),
+        ([0, 0, 5, 5], "is malformed; expected"),
+        (["0", "0", "5", "0", "5", "5"], "is malformed; expected"),
+        ([0, 0, 9e5, 9e5] * 20, "is 36000000 pixels around; expected at most 10000000"),
+    ],
+)
+def test_a_polygon_that_cannot_be_one_is_refused(polygon, message):
+    with pytest.raises(UserError, match=message):
+        rle.from_polygons([polygon], (9, 9))
+    assert not rle.from_polygons([], (9, 9)).any()
+
+
+def test_masks_too_large_for_pycocotools_are_refused():
+    with pytest.raises(UserError, match="the mask is 8192 x 8192; expected fewer than"):
+        rle.from_polygons([[0, 0, 5, 0, 5, 5]], (8192, 8192))
+    with pytest.raises(UserError, match="the mask is 8192 x 8192; expected fewer than"):
+        rle.encode(np.broadcast_to(False, (8192, 8192)))
 
 
 # boxes
