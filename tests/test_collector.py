@@ -14,7 +14,7 @@ from lab.attention.capture import Wanted, kept_rows, use_attention
 from lab.base.errors import UserError
 from lab.records.files import load_record, save_record
 from lab.stations import positions
-from llava.mm_utils import build_prompt
+from llava.prompt import build_prompt
 from llava.model.builder import load_llava
 from tests.llava import tiny_llava
 
