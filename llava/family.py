@@ -189,4 +189,4 @@ class LoadedModel:
 
     def without_weights(self) -> "LoadedModel":
         """The same for processes that open pictures and make prompts: the weights stay where they are."""
-        return replace(self, model=None)  # type: ignore[arg-type]
+        return replace(self, model=None)

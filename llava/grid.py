@@ -10,7 +10,6 @@ from jaxtyping import Int
 
 from lab.base.errors import UserError
 
-
 KINDS = ("whole", "tile")
 
 

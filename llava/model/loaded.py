@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path, *, prefer_sentencepiece: bool = False) -> PreTr
         )
 
 
-def load_image_processor(folder: Path, kind: type, **settings: Any) -> Any:
+def load_image_processor(folder: Path, kind: Any, **settings: Any) -> Any:
     """The preprocessing that the folder describes, as an image processor of the class `kind`; needs no torchvision.
 
     Raises:

@@ -42,7 +42,7 @@ def drop_unread_layers(model: PreTrainedModel) -> None:
     features' from the front.
     """
     config = model.config
-    vision = getattr(config, "vision_config", None)
+    vision: Any = getattr(config, "vision_config", None)
     if getattr(vision, "model_type", None) != "clip_vision_model":
         return
     layers, asked = vision.num_hidden_layers, config.vision_feature_layer
