@@ -364,7 +364,7 @@ def test_what_was_found_is_told(folder, eager, capsys):
 
 def test_a_picture_that_leaves_no_room_for_words(eager):
     small = replace(eager, family=replace(eager.family, context=eager.geometry.fewest))
-    with pytest.raises(UserError, match="tokens, [0-9]+ of them for the image, but the model reads"):
+    with pytest.raises(UserError, match=r"tokens, [0-9]+ of them for the image, but the model reads"):
         collect(small, WIDE, "a bird")
 
 

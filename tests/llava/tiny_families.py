@@ -14,14 +14,14 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaNextCo
 from tests.llava.tiny_llava import MEAN, PATCH, STD, TEXT, VISION, VOCAB, write_json, write_tokenizer_json
 
 PIXELS, ROWS = 8 * PATCH, 448  # of the tower; of the embedding
-CANVASES = [[PIXELS, 2 * PIXELS], [2 * PIXELS, PIXELS], [2 * PIXELS, 2 * PIXELS], [3 * PIXELS, PIXELS], [PIXELS, 3 * PIXELS]]  # fmt: skip
+CANVASES = [[PIXELS * rows, PIXELS * cols] for rows, cols in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
 TOKENS = {"max_position_embeddings": 1024, "vocab_size": ROWS}
 LLAMA: dict[str, Any] = {**TEXT, **TOKENS, "model_type": "llama"}
 MISTRAL: dict[str, Any] = {**TEXT, **TOKENS, "model_type": "mistral", "sliding_window": None}
 PROCESSOR = {
-    "crop_size": {"height": PIXELS, "width": PIXELS}, "size": {"shortest_edge": PIXELS}, "resample": 3, "do_center_crop": True,
-    "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True, "rescale_factor": 1 / 255, "image_mean": MEAN,
-    "image_std": STD,
+    "crop_size": {"height": PIXELS, "width": PIXELS}, "size": {"shortest_edge": PIXELS}, "resample": 3,
+    "do_center_crop": True, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+    "rescale_factor": 1 / 255, "image_mean": MEAN, "image_std": STD,
 }  # fmt: skip
 
 
@@ -53,10 +53,10 @@ def _write(
 ) -> Path:
     """config.json and model.safetensors."""
     content = {
-        "architectures": [model_class.__name__], "ignore_index": -100, "image_token_index": VOCAB, "model_type": kind, "pad_token_id": VOCAB + 1,
-        "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16", "text_config": text,
-        "vision_config": {**VISION, "image_size": PIXELS, "model_type": "clip_vision_model"}, "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default", "vocab_size": ROWS, **config,
+        "architectures": [model_class.__name__], "model_type": kind, "image_token_index": VOCAB, "pad_token_id": VOCAB + 1,
+        "ignore_index": -100, "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
+        "text_config": text, "vision_config": {**VISION, "image_size": PIXELS, "model_type": "clip_vision_model"},
+        "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": ROWS, **config,
     }  # fmt: skip
     write_json(folder / "config.json", content)
     with torch.device("meta"):
