@@ -27,7 +27,7 @@ from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
 from lab.base.chunks import in_chunks
 from lab.base.errors import UserError
 from lab.records.record import Record
-from lab.records.subset import settings_of
+from lab.records.subset import Scores, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +89,10 @@ class HeadTable:
 
 def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
     """Each head's weight on all image tokens, 0 to 1, float64 that holds a value of the record's precision."""
-    if record.subset is not None:
-        return record.subset.attn_sum.astype(np.float64)
+    return record.subset.attention_sums(lambda: _row_sums(record))
+
+
+def _row_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
     import torch
 
     rows = torch.from_numpy(record.attn).flatten(0, 2)  # [layers * heads, image tokens]
@@ -239,25 +241,19 @@ def score_heads(
     return table
 
 
-def measure_heads(
-    record: Record, wanted: Bool[np.ndarray, "layers heads"], config: EntropyConfig
-) -> tuple[Float[np.ndarray, " wanted"], Int[np.ndarray, " wanted"], Float[np.ndarray, " wanted"]]:
+def measure_heads(record: Record, wanted: Bool[np.ndarray, "layers heads"], config: EntropyConfig) -> Scores:
     """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head)
     order.
 
-    A record that keeps some heads' maps only has them already: raises UserError if they were measured by another
-    `config`.
+    A record that keeps some heads' maps only stores them: raises UserError if they were measured by another `config`.
     """
-    if record.subset is not None:
-        record.subset.need_entropy(settings_of(config))
-        return (
-            record.subset.spatial_entropy[wanted],
-            record.subset.num_components[wanted],
-            record.subset.bottom_row_max[wanted],
-        )
-    grid = record.grid
-    maps = record.attn[wanted][:, 0, grid.tokens].reshape(-1, grid.rows, grid.cols)
-    return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
+
+    def measure() -> Scores:
+        grid = record.grid
+        maps = record.attn[wanted][:, 0, grid.tokens].reshape(-1, grid.rows, grid.cols)
+        return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
+
+    return record.subset.scores(wanted, settings_of(config), measure)
 
 
 def rank_heads(

@@ -21,8 +21,8 @@ import numpy as np
 from analyze import Head, attention_sums, chosen_heads, measure_heads, rank_heads
 from conf.schema import Config, DataConfig
 from lab.base.chunks import cast
-from lab.records.record import Record, head_index
-from lab.records.subset import HeadSubset, settings_of
+from lab.records.record import Record
+from lab.records.subset import HeadSubset, head_index, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
 def as_stored(record: Record, cfg: Config) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
     record = at_precision(record, cfg.data)
-    if cfg.data.save_attention == "all" or record.subset is not None:
+    if cfg.data.save_attention == "all" or not record.subset.holds_all:
         return record
     return with_maps_of(record, wanted_heads(record, cfg), cfg)
 
@@ -121,11 +121,11 @@ def serves(record: Record, cfg: Config) -> bool:
     """
     if cfg.data.save_dtype == "float32" and record.dtype != "float32":
         return False
-    if record.subset is None:
+    if record.subset.holds_all:
         return True
-    if cfg.data.save_attention == "all" or record.subset.entropy != settings_of(cfg.logic.entropy):
+    if cfg.data.save_attention == "all" or not record.subset.has_scores_by(settings_of(cfg.logic.entropy)):
         return False
-    return set(wanted_heads(record, cfg)) <= set(record.subset.heads)
+    return record.subset.holds(wanted_heads(record, cfg))
 
 
 # how much room

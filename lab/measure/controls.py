@@ -112,7 +112,7 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], cfg: Config) -> 
         view.sums += every.attn_sum
         view.selected += selection_frequency([rank_table(every.only(every.passes), cfg.logic)], top_n, shape)
         view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), cfg.logic)], top_n, shape)
-        if record.subset is None or "oracle" in cfg.evaluate.controls:
+        if record.subset.holds_all or "oracle" in cfg.evaluate.controls:
             view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, cfg.logic)
         else:
             view.head_iou[:] = np.nan

@@ -14,8 +14,8 @@ from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.records.pickles import damaged, dump_plain, load_plain, rebuild
-from lab.records.record import Record, head_index
-from lab.records.subset import HeadSubset
+from lab.records.record import Record
+from lab.records.subset import HeadSubset, head_index
 from llava.grid import _whole
 
 if TYPE_CHECKING:
@@ -43,15 +43,10 @@ def check_record(record: Record, where: str) -> None:
     for weights in (attn, record.generic):
         if weights is None:
             continue
-        _check_weights(_kept(record, weights), where)
-        if record.subset is None and not weights.any():
+        _check_weights(record.subset.kept(weights), where)
+        if record.subset.holds_all and not weights.any():
             zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
             raise UserError(f"{where}: {zero}")
-
-
-def _kept(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> Float32[np.ndarray, "*heads 1 vis"]:
-    """What of `attn` or `generic` is really there."""
-    return weights if record.subset is None else weights[head_index(record.subset.heads)]
 
 
 def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
@@ -152,9 +147,7 @@ def save_record(path: str | Path, record: Record) -> None:
     content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
     if record.generic is not None:
         content["generic"] = _file_tensor(record, record.generic)
-    if record.subset is not None:
-        content["partial"] = record.subset.to_dict()
-    data = dump_plain(content)
+    data = dump_plain({**content, **record.subset.in_file()})
     rebuild(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 
@@ -162,4 +155,4 @@ def save_record(path: str | Path, record: Record) -> None:
 def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
     import torch
 
-    return cast(torch.from_numpy(_kept(record, weights)), getattr(torch, record.dtype))
+    return cast(torch.from_numpy(record.subset.kept(weights)), getattr(torch, record.dtype))

@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from lab.base.chunks import cast
 from lab.base.errors import UserError
-from lab.records.subset import HeadSubset
+from lab.records.subset import AllHeads, HeadSubset, head_index
 from llava.grid import Grid
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Record:
     `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1.
     `dtype` names the precision that they were computed and are stored in (float16, bfloat16, float32); widening to
     float32 changes no value. `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
-    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected. `partial`
-    tells of a record that keeps the maps of some heads only which these are; the others are zero in `attn` and
+    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected. `subset`
+    says whose maps are kept: those of all heads, or of some. In the latter case the others are zero in `attn` and
     `generic`, and whatever needs one of them raises UserError.
     """
 
@@ -49,7 +49,7 @@ class Record:
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
-    subset: HeadSubset | None = None
+    subset: AllHeads | HeadSubset = AllHeads()
 
     @classmethod
     def from_tensor(
@@ -71,7 +71,7 @@ class Record:
         """
         import torch
 
-        self._need_all()
+        self.subset.need_all()
         return cast(torch.from_numpy(self.attn), getattr(torch, self.dtype))
 
     @property
@@ -118,7 +118,10 @@ class Record:
 
         Raises UserError if the record keeps those of some heads only.
         """
-        self._need_all()
+        self.subset.need_all()
+        return self._maps()
+
+    def _maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
         grid = self.grid
         return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
 
@@ -127,9 +130,8 @@ class Record:
 
         Raises UserError naming a head whose map the record does not keep.
         """
-        if self.subset is not None:
-            self.subset.need(heads)
-        return replace(self, subset=None).maps[head_index(heads)]
+        self.subset.need(heads)
+        return self._maps()[head_index(heads)]
 
     def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The same of the generic prompt. Raises UserError if the record does not hold it."""
@@ -137,15 +139,6 @@ class Record:
             wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
             raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
         return replace(self, attn=self.generic).maps_of(heads)
-
-    def _need_all(self) -> None:
-        if self.subset is not None:
-            self.subset.refuse("but all are needed")
-
-
-def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """(layer, head) pairs as an index into arrays of [layers, heads, ...]."""
-    return [layer for layer, _ in heads], [head for _, head in heads]
 
 
 def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:

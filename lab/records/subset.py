@@ -1,16 +1,20 @@
-"""Records that keep the maps of some heads only, or of none: what they have in place of the others.
+"""Which heads' maps a record keeps: all of them (`AllHeads`), or some or none (`HeadSubset`).
 
-The scores of every head are there, without regard to a threshold, so that rankings can be made again, also by another
-threshold or filter. What a map alone can tell, such as its spatial entropy by other rules, cannot be had again.
+A record with all maps has its scores measured whenever they are asked for. A record with some maps stores the scores of
+every head, without regard to a threshold, so that rankings can be made again with another threshold or filter. What only
+a map can tell, such as its spatial entropy with other settings, cannot be measured again. Both classes answer the same
+questions, so that nobody has to ask which of them a record has.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from conf.schema import EntropyConfig
 from lab.base.errors import UserError
 
 SCHEMA = 1  # of what a file holds of a HeadSubset
@@ -19,9 +23,64 @@ MAX_HEADS_OF_MODEL = 2**20  # layers x heads; bounds what a wrong file can ask f
 SCORES = ("attn_sum", "spatial_entropy", "num_components", "bottom_row_max")
 
 
+Sums = Float[np.ndarray, "layers heads"]
+Scores = tuple[Float[np.ndarray, " wanted"], Int[np.ndarray, " wanted"], Float[np.ndarray, " wanted"]]
+
+
+class NotKept(UserError):
+    """A record was asked for a map or a score that it does not keep."""
+
+
+@dataclass(frozen=True)
+class AllHeads:
+    """The record keeps the map of every head, and scores are measured from the maps."""
+
+    holds_all = True
+
+    def holds(self, heads: Sequence[tuple[int, int]]) -> bool:
+        """Whether the maps of all of `heads` are kept."""
+        return True
+
+    def need(self, heads: Sequence[tuple[int, int]]) -> None:
+        """Raises NotKept naming a head of `heads` whose map is not kept."""
+
+    def need_all(self) -> None:
+        """Raises NotKept if the map of any head is missing."""
+
+    def attention_sums(self, measure: Callable[[], Sums]) -> Sums:
+        """Each head's weight on all image tokens; `measure` computes it from the maps."""
+        return measure()
+
+    def has_scores_by(self, settings: Mapping[str, Any]) -> bool:
+        """Whether `scores` can answer for these settings of logic.entropy."""
+        return True
+
+    def scores(
+        self, wanted: Bool[np.ndarray, "layers heads"], settings: Mapping[str, Any], measure: Callable[[], Scores]
+    ) -> Scores:
+        """Entropy, number of components and largest weight of the last grid row of the wanted heads.
+
+        `measure` computes them from the maps. Raises NotKept if `has_scores_by(settings)` is false.
+        """
+        return measure()
+
+    def kept(self, weights: Float[np.ndarray, "layers heads 1 vis"]) -> Float[np.ndarray, "*heads 1 vis"]:
+        """The part of a record's `attn` or `generic` that is kept, as its file stores it."""
+        return weights
+
+    def in_file(self) -> dict[str, Any]:
+        """What a record's file holds beside the weights and meta."""
+        return {}
+
+
 @dataclass(frozen=True, eq=False)
 class HeadSubset:
-    """Whose maps a record keeps, and the scores of every head of the sample, as `analyze.score_heads` measures them."""
+    """The record keeps the maps of `heads` only, and the scores of every head as `analyze.measure_heads` gives them.
+
+    The methods are those of `AllHeads`.
+    """
+
+    holds_all = False
 
     heads: tuple[tuple[int, int], ...]  # (layer, head), zero-based: those whose maps are kept
     attn_sum: Float[np.ndarray, "layers heads"]  # float32, a value of the record's precision
@@ -36,25 +95,43 @@ class HeadSubset:
         """(layers, heads) of the model."""
         return self.attn_sum.shape
 
-    def refuse(self, wanted: str) -> NoReturn:
-        """Raises the UserError of whoever wants maps that are not kept."""
-        there = f"the maps of {len(self.heads)} of {self.shape[0] * self.shape[1]} heads"
-        raise UserError(f"{self.where} holds {there}, {wanted}: collect with data.save_attention=all")
+    def holds(self, heads: Sequence[tuple[int, int]]) -> bool:
+        return set(heads) <= set(self.heads)
 
     def need(self, heads: Sequence[tuple[int, int]]) -> None:
-        """Raises UserError naming a head of `heads` whose map is not kept."""
         for layer, head in heads:
             if (layer, head) not in self.heads:
-                self.refuse(f"but not that of layer {layer} head {head}")
+                self._refuse(f"but not that of layer {layer} head {head}")
 
-    def need_entropy(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError unless the scores were measured by these settings of logic.entropy."""
+    def need_all(self) -> None:
+        self._refuse("but all are needed")
+
+    def _refuse(self, wanted: str) -> NoReturn:
+        there = f"the maps of {len(self.heads)} of {self.shape[0] * self.shape[1]} heads"
+        raise NotKept(f"{self.where} holds {there}, {wanted}: collect with data.save_attention=all")
+
+    def attention_sums(self, measure: Callable[[], Sums]) -> Sums:
+        return self.attn_sum.astype(np.float64)
+
+    def has_scores_by(self, settings: Mapping[str, Any]) -> bool:
+        return dict(self.entropy) == dict(settings)
+
+    def scores(
+        self, wanted: Bool[np.ndarray, "layers heads"], settings: Mapping[str, Any], measure: Callable[[], Scores]
+    ) -> Scores:
         for key, value in settings.items():
             if self.entropy.get(key) != value:
                 measured = f"measured with logic.entropy.{key}={self.entropy.get(key)}, not {value}"
-                raise UserError(
+                raise NotKept(
                     f"{self.where} keeps scores {measured}: set it so, or collect with data.save_attention=all"
                 )
+        return self.spatial_entropy[wanted], self.num_components[wanted], self.bottom_row_max[wanted]
+
+    def kept(self, weights: Float[np.ndarray, "layers heads 1 vis"]) -> Float[np.ndarray, "*heads 1 vis"]:
+        return weights[head_index(self.heads)]
+
+    def in_file(self) -> dict[str, Any]:
+        return {"partial": self.to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
         """Arrays and plain containers, for a file; a tensor would take 1.3 kB more than its values."""
@@ -95,8 +172,12 @@ def _whole(number: Any) -> int:
     return int(number)
 
 
-def settings_of(config: Any) -> dict[str, Any]:
-    """The settings of an EntropyConfig by name, also of one that OmegaConf wraps."""
-    from conf.schema import EntropyConfig
+def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """(layer, head) pairs as an index into arrays of [layers, heads, ...]."""
+    return [layer for layer, _ in heads], [head for _, head in heads]
 
-    return {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
+
+def settings_of(config: EntropyConfig) -> dict[str, Any]:
+    """The settings of logic.entropy by name, as plain values for a file."""
+    values = {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}

@@ -21,6 +21,7 @@ from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
 from lab.records.files import load_record
 from lab.records.pickles import load_plain
 from lab.records.record import Record
+from lab.records.subset import NotKept
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
 from lab.stages.results import localize_record
@@ -108,17 +109,15 @@ def _with_size(record: Record, image_file: str | None) -> Record:
 def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding:
     try:
         ranking = rank_heads(record, cfg.logic)
-    except UserError as error:
-        if record.subset is None:
-            raise
-        return replace(told, status="ranked", why=str(error))  # it keeps scores by other rules
+    except NotKept as error:  # its scores were measured by other settings
+        return replace(told, status="ranked", why=str(error))
     told = replace(
         told,
         image_size=record.image_size,
         best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]),
     )
     chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
-    if record.subset is not None and not set(chosen) <= set(record.subset.heads):
+    if not record.subset.holds(chosen):
         return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
     found = localize_record(record, ranking, cfg)
     return replace(
