@@ -19,6 +19,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/runtime: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

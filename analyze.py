@@ -15,7 +15,7 @@ single place have an entropy of rounding noise only, so their order depends on t
 from one version to the next.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from conf.schema import EntropyConfig, LogicConfig, ThresholdConfig
+from conf.schema import EntropyConfig, EntropyWeight, LogicConfig, ThresholdConfig, ThresholdMethod
 from lab.base.chunks import in_chunks
 from lab.base.errors import UserError
 from lab.records.record import Record
@@ -119,11 +119,21 @@ def passes_threshold(
     sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough. `sums` may be one sample's or the mean over many."""
-    if config.method == "none":
-        return np.ones(sums.shape, bool)
-    if config.method == "chord":
-        return sums >= chord_elbow(sums)
-    raise UserError(f"logic.threshold.method is {config.method!r}; expected chord or none")
+    return PASSING[config.method](sums)
+
+
+def _every_head(sums: Float[np.ndarray, "layers heads"]) -> Bool[np.ndarray, "layers heads"]:
+    return np.ones(sums.shape, bool)
+
+
+def _above_elbow(sums: Float[np.ndarray, "layers heads"]) -> Bool[np.ndarray, "layers heads"]:
+    return sums >= chord_elbow(sums)
+
+
+PASSING: dict[ThresholdMethod, Callable[[np.ndarray], np.ndarray]] = {
+    ThresholdMethod.chord: _above_elbow,
+    ThresholdMethod.none: _every_head,
+}
 
 
 # Criterion 2: does it look at few places?
@@ -193,14 +203,12 @@ def _above_centre(
 
 
 def _shares(
-    weight: str, mass: np.ndarray, component: np.ndarray, map_of: np.ndarray, total: np.ndarray
+    weight: EntropyWeight, mass: np.ndarray, component: np.ndarray, map_of: np.ndarray, total: np.ndarray
 ) -> Float[np.ndarray, " components"]:
     """Each component's part of its map. `mass` and `component` are per cell, `map_of` per component, `total` per map."""
     area = np.bincount(component, minlength=len(map_of))
-    if weight == "area":
+    if weight == EntropyWeight.area:
         return area / np.bincount(map_of, weights=area, minlength=len(total))[map_of]
-    if weight != "mass":
-        raise UserError(f"logic.entropy.weight is {weight!r}; expected mass or area")
     starts = np.cumsum(area) - area
     by_component = np.argsort(
         component.astype(np.uint16) if len(area) < 2**16 else component, kind="stable"
@@ -294,83 +302,6 @@ def score_all(record: Record, logic: LogicConfig) -> HeadTable:
     """
     everything = score_heads(record, logic, np.ones((record.num_layers, record.num_heads), bool))
     return replace(everything, passes=passes_threshold(everything.attn_sum, logic.threshold))
-
-
-def chosen_heads(
-    record: Record,
-    ranking: Sequence[HeadScore],
-    logic: LogicConfig,
-    localization_heads: Sequence[Sequence[int]] | None = None,
-) -> list[Head]:
-    """The heads that make the heat map: the fixed ones, or the first `top_k` of the ranking (fewer if it is shorter)."""
-    fixed = fixed_heads((record.num_layers, record.num_heads), logic, localization_heads)
-    return [(score.layer, score.head) for score in ranking[: logic.top_k]] if fixed is None else fixed
-
-
-def fixed_heads(
-    shape: tuple[int, int], logic: LogicConfig, localization_heads: Sequence[Sequence[int]] | None = None
-) -> list[Head] | None:
-    """The heads that `logic.heads` fixes for a model of `shape` (layers, heads): all of a list, the first `top_k` of a
-    preset or file.
-
-    A file comes here as what `lab.heads.read_heads` makes of it. None if no heads are fixed. Raises UserError if a head
-    does not exist or is named twice, if a file was made with a model of another shape, or if `top_k` heads cannot be
-    had.
-    """
-    if not 1 <= logic.top_k <= shape[0] * shape[1]:
-        raise UserError(
-            f"logic.top_k is {logic.top_k}; expected 1 to {shape[0] * shape[1]}, the number of heads in the model"
-        )
-    if logic.heads is None:
-        return None
-    if isinstance(logic.heads, Mapping) and {"file", "shape", "heads"} <= logic.heads.keys():
-        return _heads_of_file(logic.heads, shape, logic.top_k)
-    if logic.heads != "preset":
-        return _checked_heads(logic.heads, shape, "logic.heads")
-    if not localization_heads:
-        raise UserError(
-            "logic.heads is preset, but the model preset names no localization_heads; set them, or logic.heads=null to rank"
-        )
-    return _first(
-        _checked_heads(localization_heads, shape, "model.localization_heads"), logic.top_k, "model.localization_heads"
-    )
-
-
-def _heads_of_file(content: Mapping[str, Any], shape: tuple[int, int], top_k: int) -> list[Head]:
-    of_model = tuple(content["shape"] or shape)
-    if of_model != shape:
-        layers_heads = "{} layers x {} heads".format
-        raise UserError(
-            f"{content['file']} is of a model of {layers_heads(*of_model)}; this one has {layers_heads(*shape)}: use its own"
-        )
-    return _first(_checked_heads(content["heads"], shape, content["file"]), top_k, content["file"])
-
-
-def _first(heads: list[Head], top_k: int, key: str) -> list[Head]:
-    if len(heads) < top_k:
-        raise UserError(f"logic.top_k is {top_k}, but {key} names {len(heads)} heads; expected at most that many")
-    return heads[:top_k]
-
-
-def _checked_heads(pairs: Any, shape: tuple[int, int], key: str) -> list[Head]:
-    expected = f"expected [[layer, head], ...], zero-based, each once, layer < {shape[0]} and head < {shape[1]}"
-    heads: list[Head] = []
-    for pair in pairs if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]:
-        whole = (
-            isinstance(pair, Sequence)
-            and len(pair) == 2
-            and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
-        )
-        if (
-            not whole
-            or not all(0 <= index < limit for index, limit in zip(pair, shape, strict=True))
-            or tuple(pair) in heads
-        ):
-            raise UserError(f"{key}: {pair!r} is not a head of this model or is named twice; {expected}")
-        heads.append((pair[0], pair[1]))
-    if not heads:
-        raise UserError(f"{key} is empty; {expected}")
-    return heads
 
 
 # Over many samples

@@ -16,9 +16,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from analyze import Head
-from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
+from analyze import Head, HeadScore
+from conf.schema import (
+    BoxConfig,
+    Contrast,
+    LogicConfig,
+    MaskConfig,
+    MaskMethod,
+    Region,
+    Resolution,
+    SmoothingConfig,
+)
 from lab.base.errors import UserError
+from lab.heads.choice import HeadChoice
+from lab.heads.files import same_model
 from lab.records.record import Record
 from llava.grid import Grid
 
@@ -49,27 +60,33 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     (see Record.with_image_size) or a setting is unknown.
     """
     if record.image_size is None:
-        raise UserError(
-            "the record does not know the image's size: meta has no image_size [W, H]; give the image as data.image_file"
-        )
+        unknown = "the record does not know the image's size: meta has no image_size [W, H]"
+        raise UserError(f"{unknown}; give the image as data.image_file")
     grid, size = record.grid, record.image_size
     heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
     mask_grid = region(binarise(heat, logic.mask), logic.box)
-    if logic.mask.resolution == "grid":
-        mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
-    elif logic.mask.resolution == "image":
+    if logic.mask.resolution == Resolution.image:
         mask = region(binarise_on_image(heat, grid, size, logic.mask), logic.box)
         box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)
     else:
-        raise UserError(f"logic.mask.resolution is {logic.mask.resolution!r}; expected grid or image")
+        mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
     return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box))
+
+
+def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig, choice: HeadChoice) -> Localization:
+    """The chosen heads' mask and box. Refuses a preset's heads on a record of another model."""
+    made_by = record.meta.get("model_name")
+    if choice.is_preset and made_by and not same_model(str(made_by), choice.model or ""):
+        whose = f"logic.heads=preset are the heads of {choice.model}, but the record is of {made_by}"
+        raise UserError(f"{whose}: set model, or logic.heads=null")
+    return localize(record, choice.of((record.num_layers, record.num_heads), ranking), logic)
 
 
 def heat_box(
     heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig
 ) -> Box | None:
     """The box that `localize` gives for a heat map, alone: without the mask on the image that takes most of the time."""
-    if logic.mask.resolution == "image":
+    if logic.mask.resolution == Resolution.image:
         mask = region(binarise_on_image(heat, grid, image_size, logic.mask), logic.box)
         return box_on_image(mask, Grid.stretched(image_size[1], image_size[0], image_size), image_size)
     return box_on_image(region(binarise(heat, logic.mask), logic.box), grid, image_size)
@@ -78,19 +95,21 @@ def heat_box(
 # Maps to heat map
 
 
-def head_maps(record: Record, heads: Sequence[Head], contrast: str = "none") -> Float[np.ndarray, "heads rows cols"]:
+def head_maps(
+    record: Record, heads: Sequence[Head], contrast: Contrast = Contrast.none
+) -> Float[np.ndarray, "heads rows cols"]:
     """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is
     none.
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.
     """
-    if contrast == "none":
+    if contrast == Contrast.none:
         return record.maps_of(heads)
     return contrasted(record.maps_of(heads), record.generic_maps_of(heads), contrast)
 
 
 def contrasted(
-    maps: Float[np.ndarray, "maps rows cols"], generic: Float[np.ndarray, "maps rows cols"], method: str
+    maps: Float[np.ndarray, "maps rows cols"], generic: Float[np.ndarray, "maps rows cols"], method: Contrast
 ) -> Float[np.ndarray, "maps rows cols"]:
     """What the expression adds to where a head looks anyway (arXiv 2502.17422).
 
@@ -99,14 +118,13 @@ def contrasted(
     the generic prompt hardly looks are therefore left as they are instead of being blown up, and only those at which it
     looks more than on average lose.
     """
-    if method == "difference":
+    if method == Contrast.difference:
         return np.maximum(maps - generic, 0)
-    if method != "ratio":
+    if method != Contrast.ratio:
         raise UserError(f"logic.contrast is {method!r}; expected none, ratio or difference")
     divisor = generic + generic.mean((1, 2), keepdims=True)
-    ratio = np.divide(
-        maps, divisor, out=maps.copy(), where=divisor > 0
-    )  # a head that ignores the picture otherwise: as it is
+    # The map of a head that ignores the picture otherwise stays as it is.
+    ratio = np.divide(maps, divisor, out=maps.copy(), where=divisor > 0)
     sums, before = ratio.sum((1, 2), keepdims=True), maps.sum((1, 2), keepdims=True)
     return ratio * np.divide(before, sums, out=np.zeros_like(sums), where=sums > 0)
 
@@ -116,15 +134,7 @@ def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -
 
     `per_cells` scales sigma and kernel with the longer side of the grid.
     """
-    if config.kernel is not None and (config.kernel < 1 or config.kernel % 2 == 0):
-        raise UserError(
-            f"logic.smoothing.kernel is {config.kernel}; expected an odd number of cells, or null for 4 sigma to each side"
-        )
     scale = max(maps.shape[1:]) / config.per_cells if config.per_cells else 1.0
-    if config.sigma < 0 or scale < 0:
-        raise UserError(
-            f"logic.smoothing: sigma {config.sigma} and per_cells {config.per_cells}; expected none below 0"
-        )
     if config.sigma == 0 or len(maps) == 0:
         return maps.copy()
     sigma = config.sigma * scale
@@ -148,26 +158,17 @@ def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.n
 
     Any shape, as long as it is not empty; a flat map has nothing above.
     """
-    methods: dict[str, Callable[[np.ndarray], float]] = {
-        "mean_relu": _mean,
-        "otsu": _otsu,
-        "quantile": lambda values: float(np.quantile(values, config.quantile)),
-    }
-    if config.method not in methods:
-        raise UserError(f"logic.mask.method is {config.method!r}; expected one of {', '.join(methods)}")
-    if not 0 <= config.quantile <= 1:
-        raise UserError(f"logic.mask.quantile is {config.quantile}; expected 0 to 1")
-    return heat > methods[config.method](heat)
+    return heat > THRESHOLDS[config.method](heat, config)
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray, _config: MaskConfig) -> float:
     """torch's mean: a cell that equals the mean must fall on the same side everywhere, and numpy's last bit differs."""
     import torch
 
     return float(torch.from_numpy(np.ascontiguousarray(values)).mean())
 
 
-def _otsu(values: np.ndarray) -> float:
+def _otsu(values: np.ndarray, _config: MaskConfig) -> float:
     """The value that splits the others with the largest variance between the two sides; the lower side keeps it."""
     ascending = np.sort(values, axis=None).astype(np.float64)
     splits = np.flatnonzero(np.diff(ascending))  # last index of the lower side
@@ -179,18 +180,41 @@ def _otsu(values: np.ndarray) -> float:
     return float(ascending[splits[np.argmax(below * (ascending.size - below) * gap**2)]])
 
 
+def _quantile(values: np.ndarray, config: MaskConfig) -> float:
+    return float(np.quantile(values, config.quantile))
+
+
+THRESHOLDS: dict[MaskMethod, Callable[[np.ndarray, MaskConfig], float]] = {
+    MaskMethod.mean_relu: _mean,
+    MaskMethod.otsu: _otsu,
+    MaskMethod.quantile: _quantile,
+}
+
+
 def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.ndarray, "rows cols"]:
-    """The part of the mask that counts: all of it, its largest region (8-connected, by cells), or the largest convex
-    hull of a region.
-    """
-    if config.region not in ("all", "largest", "largest_hull"):
-        raise UserError(f"logic.box.region is {config.region!r}; expected all, largest or largest_hull")
+    """The part of the mask that counts, as `config.region` says; regions are 8-connected."""
     labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
-    if config.region == "all" or count == 0:
-        return mask.copy()
-    if config.region == "largest":
-        return labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    return _inside(_largest_hull(labels), mask.shape)
+    return REGIONS[config.region](labels) if count else mask.copy()
+
+
+def _everything(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
+    return labels > 0
+
+
+def _largest(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
+    """The region with the most cells, the first of equal ones."""
+    return labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+
+
+def _inside_largest_hull(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
+    return _inside(_largest_hull(labels), labels.shape)
+
+
+REGIONS: dict[Region, Callable[[np.ndarray], np.ndarray]] = {
+    Region.all: _everything,
+    Region.largest: _largest,
+    Region.largest_hull: _inside_largest_hull,
+}
 
 
 def _largest_hull(labels: Int[np.ndarray, "rows cols"]) -> "ConvexHull":

@@ -12,7 +12,7 @@
     python pipeline.py stage=study data.data_file=samples_with_truth.jsonl
     python pipeline.py stage=report data.data_file=samples_with_truth.jsonl
 
-`python pipeline.py --help` lists every key; README.md explains them.
+`python pipeline.py --help` shows the stages and the keys that people use; conf/README.md lists every key.
 """
 
 import sys
@@ -20,41 +20,34 @@ import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_method
+from omegaconf import DictConfig
 
-import conf.schema
-from conf.schema import Config, check
+from conf.schema import Config, free_text, plain, register
 from lab.base.console import exit_in_one_line, hydra_arguments
+from lab.base.errors import UserError
 from lab.base.processes import leave, refuse_many
+from lab.stages import STAGES
+from llava.conversation import conversation
 
-STAGES = {  # imported only when asked for, so that a stage starts as fast as it can
-    "collect": "lab.stages.collect.collect",
-    "analyze": "lab.stages.analyze.analyze",
-    "visualize": "lab.stages.visualize.visualize",
-    "pipeline": "lab.stages.pipeline.pipeline",
-    "batch": "lab.stages.batch.run_batch",
-    "select": "lab.stages.select.run_select",
-    "evaluate": "lab.stages.evaluate.run_evaluate",
-    "study": "lab.stages.study.run_study",
-    "report": "lab.stages.report.run_report",
-}
-
-conf.schema.register()
+register()
 
 
-def run(cfg: Config) -> int:
-    """Checks the configuration and the file of heads that it may name, then runs its stage. Returns the exit code."""
-    check(cfg)
-    from lab.heads.files import with_heads_of_file
+def run(cfg: Config | DictConfig) -> int:
+    """Makes plain objects of the configuration, which check themselves, and runs its stage. Returns the exit code."""
+    config = plain(cfg)
+    if config.stage not in STAGES:
+        raise UserError(f"stage={config.stage}: choose from {', '.join(STAGES)}")
+    conversation(config.model.conv_mode)
+    stage = STAGES[config.stage]
+    if not stage.many:
+        refuse_many(config.stage)
+    from lab.heads.files import with_heads_of_file  # after the checks: it takes longer to import than they take
 
-    if cfg.stage != "batch":
-        refuse_many(cfg.stage)
-
-    return get_method(STAGES[cfg.stage])(with_heads_of_file(cfg))
+    return stage.run(with_heads_of_file(config))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: Config) -> int:
+def main(cfg: DictConfig) -> int:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # in a launcher's job, which reports by itself
         return run(cfg)
     with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
@@ -62,6 +55,11 @@ def main(cfg: Config) -> int:
 
 
 if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from conf.help import help_text
+
+        print(help_text({name: stage.text for name, stage in STAGES.items()}))
+        sys.exit()
     with exit_in_one_line():  # around, for what cannot even be composed
-        sys.argv[1:] = hydra_arguments(sys.argv[1:])
+        sys.argv[1:] = hydra_arguments(sys.argv[1:], free_text())
         main()

@@ -3,7 +3,7 @@
     figure = top_heads_figure(image, query, maps, scores, result, grid)   # the picture with mask and box, each head's
     map over it figure = heads_figure(table, threshold, heads, query)                 # attention sum and entropy of
     every head, and the elbow figure = components_figure(image, query, maps, scores, grid, entropy) # the places that
-    the entropy counts figures = sample_figures(record, result, image, cfg)                  # those of them that the
+    the entropy counts figures = sample_figures(record, result, image, logic, viz)                  # those of them that the
     configuration asks for save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
 
 Every colour scale runs from light to dark, so that grey print keeps the order; text may be in any script.
@@ -26,7 +26,7 @@ from PIL import Image
 
 from analyze import HeadScore, attention_sums, chord_elbow, components, score_all, scores_of
 from bbox import Localization, head_maps
-from conf.schema import Config, EntropyConfig
+from conf.schema import Contrast, EntropyConfig, LogicConfig, ThresholdMethod, VizConfig
 from lab.base.files import write_atomic
 from lab.figures.heads import heads_figure
 from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
@@ -111,27 +111,22 @@ def components_figure(
     return figure
 
 
-def sample_figures(record: Record, result: Localization, image: Image.Image, cfg: Config) -> dict[str, Figure]:
-    """The figures of one sample that the configuration asks for, by name: top{K}, and if `viz` says so, heads and
-    components.
-    """
+def sample_figures(
+    record: Record, result: Localization, image: Image.Image, logic: LogicConfig, wanted: VizConfig
+) -> dict[str, Figure]:
+    """The figures of one sample by name: top{K} and, if they are `wanted`, heads and components."""
     query = str(record.meta.get("query", ""))
-    scores = scores_of(record, result.heads, cfg.logic)
+    scores = scores_of(record, result.heads, logic)
     maps = record.maps_of(result.heads)
-    looked = head_maps(
-        record, result.heads, cfg.logic.contrast
-    )  # what the mask comes from; the criteria take the plain maps
-    unit = (
-        "attention per cell, %"
-        if cfg.logic.contrast == "none"
-        else f"attention per cell, %, {cfg.logic.contrast} to generic"
-    )
+    looked = head_maps(record, result.heads, logic.contrast)  # the mask comes from these, the criteria from plain maps
+    contrast = "" if logic.contrast == Contrast.none else f", {logic.contrast} to generic"
+    unit = f"attention per cell, %{contrast}"
     figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}
-    if cfg.viz.heads:
-        threshold = chord_elbow(attention_sums(record)) if cfg.logic.threshold.method == "chord" else None
-        figures["heads"] = heads_figure(score_all(record, cfg.logic), threshold, result.heads, query)
-    if cfg.viz.components:
-        figures["components"] = components_figure(image, query, maps, scores, record.grid, cfg.logic.entropy)
+    if wanted.heads:
+        threshold = chord_elbow(attention_sums(record)) if logic.threshold.method == ThresholdMethod.chord else None
+        figures["heads"] = heads_figure(score_all(record, logic), threshold, result.heads, query)
+    if wanted.components:
+        figures["components"] = components_figure(image, query, maps, scores, record.grid, logic.entropy)
     return figures
 
 

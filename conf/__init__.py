@@ -1,0 +1,1 @@
+"""The configuration: presets as YAML, and the typed schema behind them."""

@@ -1,237 +1,499 @@
-"""The typed schema behind every config file: unknown keys, wrong types and impossible values are refused by name."""
+"""The typed configuration: one dataclass for each group, one field for each key.
+
+    config = configuration(["model=llava15_7b", "logic.top_k=5"])   # what `python pipeline.py ...` would run with
+    config.logic.mask.method is MaskMethod.otsu
+    as_dict(config), as_yaml(config)                                # plain values, for files
+
+Hydra composes conf/*.yaml against these classes, so that unknown keys and wrong types are refused by name. `plain` then
+makes objects of them, once; each checks its own values as it is made. The text of a key stands here alone:
+`python -m conf.keys` makes the table of conf/README.md from it.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from lab.base.console import wrong_word
 from lab.base.errors import UserError
-from llava.conversation import conversation
 
-STAGES = ("collect", "analyze", "visualize", "pipeline", "batch", "select", "evaluate", "study", "report")
+
+class Choice(str, Enum):
+    """One of a few words. Names and values are the same: OmegaConf reads and writes the names."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class ThresholdMethod(Choice):
+    chord = "chord"
+    none = "none"
+
+
+class EntropyWeight(Choice):
+    mass = "mass"
+    area = "area"
+
+
+class Contrast(Choice):
+    none = "none"
+    ratio = "ratio"
+    difference = "difference"
+
+
+class MaskMethod(Choice):
+    mean_relu = "mean_relu"
+    otsu = "otsu"
+    quantile = "quantile"
+
+
+class Resolution(Choice):
+    grid = "grid"
+    image = "image"
+
+
+class Region(Choice):
+    all = "all"
+    largest = "largest"
+    largest_hull = "largest_hull"
+
+
+class ThresholdOver(Choice):
+    sample = "sample"
+    dataset = "dataset"
+
+
+class Source(Choice):
+    records = "records"
+    analyses = "analyses"
+
+
+class Attention(Choice):
+    eager = "eager"
+    fused = "fused"
+
+
+class Dtype(Choice):
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class AspectRatio(Choice):
+    pad = "pad"
+    crop = "crop"
+
+
+class StoredDtype(Choice):
+    float16 = "float16"
+    float32 = "float32"
+
+
+class SaveAttention(Choice):
+    all = "all"
+    selected = "selected"
+    none = "none"
+
+
+class BoxConvention(Choice):
+    exclusive = "exclusive"
+    inclusive = "inclusive"
+
+
+class FigureFormat(Choice):
+    png = "png"
+    pdf = "pdf"
+    svg = "svg"
+
+
+RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
+
+
+def key(default: Any, text: str, *, least: float | None = None, common: str = "", free: bool = False) -> Any:
+    """A field of the configuration: its default, what it means, and the smallest value that it may have.
+
+    `common` is the short form of the text in `python pipeline.py --help`, which shows the keys that have one.
+    Values of `free` keys are texts and paths, which Hydra is not to parse.
+    """
+    about = {"text": text, "least": least, "common": common, "free": free}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
+class Group:
+    """A group of keys that checks its own values: words become members of their `Choice`, numbers have a least."""
+
+    path: ClassVar[str] = ""  # of the group, "" for the top
+
+    def __init_subclass__(cls, path: str = "", **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        cls.path = path
+
+    def __post_init__(self) -> None:
+        for one in fields(self):  # type: ignore[arg-type]
+            name = f"{self.path}.{one.name}" if self.path else one.name
+            value = getattr(self, one.name)
+            choice = next(
+                (t for t in (one.type, *get_args(one.type)) if isinstance(t, type) and issubclass(t, Choice)), None
+            )
+            if choice is not None and value is not None:
+                setattr(self, one.name, _member(choice, value, name))
+            least = one.metadata.get("least")
+            if least is not None and value is not None and not (math.isfinite(value) and value >= least):
+                raise UserError(f"{name}={value}: must be {least:g} or more, and finite")
+        self.check()
+
+    def check(self) -> None:
+        """What no single field tells. Raises UserError naming the key and what would be right."""
+
+
+def _member(choice: type[Choice], value: Any, name: str) -> Choice:
+    try:
+        return choice(value)
+    except ValueError:
+        raise UserError(f"{name}={value}: choose from {', '.join(choice)}") from None
+
+
+# From a record to heads, mask and box
 
 
 @dataclass
-class ThresholdConfig:
+class ThresholdConfig(Group, path="logic.threshold"):
     """Which heads look at the image enough: those whose attention sum reaches the threshold."""
 
-    method: str = "chord"  # chord: the elbow of the sorted sums | none: every head stays
-    min_keep: int = 1  # with fewer heads than this left, the ones with the largest sums are taken instead
+    method: ThresholdMethod = key(ThresholdMethod.chord, "chord: the elbow of the sorted sums; none: every head stays")
+    min_keep: int = key(1, "with fewer heads than this left, the ones with the largest sums are taken instead", least=1)
 
 
 @dataclass
-class EntropyConfig:
+class EntropyConfig(Group, path="logic.entropy"):
     """How scattered a head's map is: the entropy over its connected components."""
 
-    center: float = 2.0  # the map minus this many means, negative values cut to 0
-    weight: str = "mass"  # mass: a component counts by its attention | area: by its cells
-    min_value: float = 0.001  # cells at or below belong to no component
-    flat_is_focused: bool = True  # a map that is positive but has no component gets entropy 0 (else infinity)
+    center: float = key(2.0, "the map minus this many means, negative values cut to 0", least=0)
+    weight: EntropyWeight = key(EntropyWeight.mass, "mass: a component counts by its attention; area: by its cells")
+    min_value: float = key(0.001, "cells at or below belong to no component", least=0)
+    flat_is_focused: bool = key(True, "a positive map without any component gets entropy 0, otherwise infinity")
 
 
 @dataclass
-class FilterConfig:
+class FilterConfig(Group, path="logic.filter"):
     """Heads that are never selected."""
 
-    min_layer: int = 2  # first layer that may hold a selected head, zero-based
-    bottom_row: float | None = (
-        0.05  # refuse heads with more than this in any cell of the last grid row; null = keep them
+    min_layer: int = key(2, "first layer that may hold a selected head, zero-based", least=0)
+    bottom_row: float | None = key(
+        0.05, "refuse heads with more than this in any cell of the last grid row; null: keep them", least=0
     )
 
 
 @dataclass
-class SmoothingConfig:
+class SmoothingConfig(Group, path="logic.smoothing"):
     """Gaussian smoothing of each head's map before the maps are summed."""
 
-    sigma: float = 1.0  # standard deviation in grid cells; 0 = none
-    kernel: int | None = None  # width of the kernel in cells, odd; null = 4 sigma to each side
-    per_cells: int | None = (
-        None  # if set, sigma and kernel are meant for a grid of this many cells and scale with the real one
+    sigma: float = key(
+        1.0, "standard deviation of the Gaussian, in grid cells; 0: none", least=0, common="smoothing, in grid cells"
     )
+    kernel: int | None = key(None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1)
+    per_cells: int | None = key(
+        None,
+        "sigma and kernel are meant for a grid of this many cells and scale with the real one; null: as they are",
+        least=1,
+    )
+
+    def check(self) -> None:
+        if self.kernel is not None and self.kernel % 2 == 0:
+            raise UserError(f"logic.smoothing.kernel={self.kernel}: must be odd")
 
 
 @dataclass
-class MaskConfig:
+class MaskConfig(Group, path="logic.mask"):
     """The summed map to a mask."""
 
-    method: str = "mean_relu"  # mean_relu: above the mean | otsu: Otsu's threshold | quantile: above the quantile below
-    quantile: float = 0.9  # for method quantile
-    resolution: str = "grid"  # grid: threshold the cells | image: threshold the map after upsampling
+    method: MaskMethod = key(
+        MaskMethod.mean_relu,
+        "mean_relu: above the mean; otsu: Otsu's threshold; quantile: above a quantile",
+        common="mean_relu, otsu or quantile: what belongs to the mask",
+    )
+    quantile: float = key(0.9, "for method quantile")
+    resolution: Resolution = key(
+        Resolution.grid, "grid: threshold the cells; image: threshold the map after upsampling"
+    )
+
+    def check(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise UserError(f"logic.mask.quantile={self.quantile}: must lie between 0 and 1")
 
 
 @dataclass
-class BoxConfig:
+class BoxConfig(Group, path="logic.box"):
     """The mask to a box."""
 
-    region: str = "all"  # all: every positive cell | largest: the largest region | largest_hull: largest convex hull
+    region: Region = key(
+        Region.all,
+        "all: every positive cell; largest: the largest region; largest_hull: largest convex hull",
+        common="all, largest or largest_hull: what the box goes around",
+    )
 
 
 @dataclass
-class SelectConfig:
+class SelectConfig(Group, path="logic.select"):
     """Over many samples: which heads are selected again and again."""
 
-    top_n: int = 10  # heads per sample that count as selected
-    trials: int = 10  # random subsets of the samples; the frequency is the mean over them
-    samples: int | None = 1000  # samples in each subset, drawn without replacement; null = all samples, once
-    threshold: str = (
-        "sample"  # sample: each sample has its own | dataset: one, from the mean of the attention sums over all samples
+    top_n: int = key(10, "heads per sample that count as selected", least=1)
+    trials: int = key(10, "random subsets of the samples; the frequency is the mean over them", least=1)
+    samples: int | None = key(
+        1000,
+        "samples in each subset, drawn without replacement; null: all, once",
+        least=1,
+        common="in each draw of stage=select; null: all, once",
     )
-    source: str | None = (
-        None  # records: ranked anew | analyses: the saved rankings, faster; null = records if there are any
+    threshold: ThresholdOver = key(
+        ThresholdOver.sample,
+        "sample: each sample has its own; dataset: one, from the mean attention sums of all samples",
+    )
+    source: Source | None = key(
+        None, "records: ranked anew; analyses: the saved rankings, faster; null: records if there are any"
     )
 
 
 @dataclass
-class LogicConfig:
+class LogicConfig(Group, path="logic"):
     """From a record to heads, mask and box."""
 
-    top_k: int = 3  # heads that make the heat map
-    # null: ranked per sample | [[layer, head], ...]: zero-based | preset: the model preset's | a file of stage=select
-    heads: Any = None
+    top_k: int = key(3, "heads that make the heat map", least=1, common="heads that make the heat map")
+    heads: Any = key(
+        None,
+        "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
+        common="null: ranked per sample; [[14,24],...]; preset; a file",
+    )
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
-    # none | ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps
-    contrast: str = "none"
+    contrast: Contrast = key(
+        Contrast.none,
+        "ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps",
+    )
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
 
 
+# The model and the data
+
+
 @dataclass
-class ModelConfig:
+class ModelConfig(Group, path="model"):
     """Which checkpoint, how it is loaded, and how it is asked."""
 
-    name: str = MISSING  # folder or hub id
-    base: str | None = None  # base model of a projector-only or LoRA checkpoint
-    cache_dir: str | None = None  # where downloads go; null = HF_HOME
-    dtype: str = "auto"  # auto | float32 | float16 | bfloat16; auto: bfloat16 or float16 on a GPU, float32 on the CPU
-    attention: str = "eager"  # eager: the stock math, to the bit | fused: faster and lean; the kept rows in float32
-    conv_mode: str = "referseg"  # prompt template
-    drop_space_tokens: bool | None = None  # drop stand-alone space tokens; null = as the template does
-    image_aspect_ratio: str | None = None  # pad | crop; null = as the checkpoint says
-    max_new_tokens: int = 32
-    do_sample: bool = False
-    temperature: float = 0.2  # for do_sample
-    top_p: float | None = None  # for do_sample
-    num_beams: int = 1
-    use_generate: bool = False  # also generate an answer and store it
-    use_flash_attn: bool = False  # refused: flash attention never forms the weights that this tool reads
-    load_in_4bit: bool = False
-    load_in_8bit: bool = False
-    localization_heads: Any = (
-        None  # known heads [[layer, head], ...] of this model, zero-based; used by logic.heads=preset
+    name: str = key(
+        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", free=True
     )
+    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", free=True)
+    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", free=True)
+    dtype: Dtype = key(
+        Dtype.auto,
+        "auto: bfloat16 or float16 on a GPU, float32 on the CPU",
+        common="auto, float32, float16 or bfloat16",
+    )
+    attention: Attention = key(
+        Attention.eager,
+        "eager: the stock math, to the bit; fused: faster and lean, the kept rows in float32",
+        common="eager: the stock math; fused: faster and lean",
+    )
+    conv_mode: str = key("referseg", "prompt template; a wrong name lists the right ones")
+    drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
+    image_aspect_ratio: AspectRatio | None = key(
+        None, "pad: to a square; crop: its middle; null: as the checkpoint says"
+    )
+    max_new_tokens: int = key(32, "longest answer, with use_generate", least=1)
+    do_sample: bool = key(False, "draw the answer's tokens at random")
+    temperature: float = key(0.2, "for do_sample", least=0)
+    top_p: float | None = key(None, "for do_sample")
+    num_beams: int = key(1, "beams of the answer", least=1)
+    use_generate: bool = key(False, "also generate an answer and keep it in the record")
+    use_flash_attn: bool = key(False, "refused: flash attention never forms the weights that this tool reads")
+    load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
+    load_in_8bit: bool = key(False, "the same in 8 bits")
+    localization_heads: Any = key(
+        None, "known heads [[layer,head],...] of this model, zero-based, for logic.heads=preset"
+    )
+
+    def check(self) -> None:
+        if self.do_sample and self.temperature == 0:
+            raise UserError("model.temperature=0: must be above 0 with model.do_sample=true")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"model.top_p={self.top_p}: must lie above 0 and at most at 1")
+        if self.use_flash_attn:
+            why = "flash attention never forms the weights that are collected here"
+            raise UserError(f"model.use_flash_attn=true cannot be used: {why}")
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Group, path="data"):
     """What to read and where to write."""
 
-    image_file: str | None = None
-    query: str | None = None
-    attention_file: str | None = None  # a saved record: .pkl or .pkl.gz
-    attention_dir: str | None = (
-        None  # folder for stage=analyze, select and evaluate; null = one record, or the model's own in output_dir
+    image_file: str | None = key(None, "the picture", common="the picture", free=True)
+    query: str | None = key(
+        None, "the expression: what to look for", common="the expression: what to look for", free=True
     )
-    save_id: str | None = None  # file name of the record; null = from the image's name
-    data_file: str | None = None  # JSONL for stage=batch, and for stage=select with process_all
-    save_generic: bool = (
-        False  # also collect the attention of a generic prompt, for logic.contrast, which sets it by itself
+    attention_file: str | None = key(
+        None,
+        "a saved record, for analyze and visualize; null: the one that image_file would give",
+        common="a saved record, for analyze and visualize",
+        free=True,
     )
-    final_period: bool = False  # end every expression in a full stop, as the paper's prompts do
-    process_all: bool = (
-        False  # every line; otherwise start_index to end_index; in stage=select: collect every line first
+    attention_dir: str | None = key(
+        None,
+        "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir",
+        common="records, for analyze, select, evaluate, study, report",
+        free=True,
     )
-    start_index: int = 0
-    end_index: int | None = None  # exclusive; null = one sample
-    batch_size: int | None = None  # images in one forward; null = as many as memory allows
-    share_image: bool = True  # expressions on one image are asked together, the image read once
-    workers: int | None = (
-        None  # processes beside this one that read images, write records, or rank a folder's; null = from the cores
+    save_id: str | None = key(None, "file name of the record; null: the picture's", free=True)
+    data_file: str | None = key(
+        None,
+        "JSONL of samples, for batch, select, evaluate, study and report",
+        common="JSONL of samples, for batch, select, evaluate, study",
+        free=True,
     )
-    output_dir: str = "outputs/localization_heads"
-    record_format: str = "pkl"  # pkl | pkl.gz: somewhat smaller, slower to write; both are read anywhere
-    save_dtype: str | None = (
-        None  # float16 | float32: precision of the records; null = float16 for 16-bit models, else float32
+    save_generic: bool = key(
+        False, "also collect the attention of a generic prompt, for logic.contrast, which sets it by itself"
     )
-    save_attention: str = (
-        "all"  # all | selected: the maps of the chosen heads, and every head's scores | none: the scores alone
+    final_period: bool = key(False, "end every expression in a full stop, as the paper's prompts do")
+    process_all: bool = key(
+        False,
+        "batch: every line, not start_index to end_index; select, evaluate, study: collect the data file first",
+        common="every line of the data file, collected first",
     )
-    visualize_batch: bool = False  # also draw figures in stage=batch
-    runs: list[str] | None = None  # two folders of records, for stage=report to compare; null = one run, as above
+    start_index: int = key(0, "first line, zero-based", least=0)
+    end_index: int | None = key(None, "line to stop before; null: one sample", least=0)
+    batch_size: int | None = key(None, "images in one forward; null: as many as memory allows", least=1)
+    share_image: bool = key(True, "expressions on one image are asked together, the image read once")
+    workers: int | None = key(
+        None,
+        "processes beside this one that read images, write records, or rank a folder's; null: from the cores",
+        least=0,
+    )
+    output_dir: str = key(
+        "outputs/localization_heads",
+        "where records, results and figures go",
+        common="where records, results and figures go",
+        free=True,
+    )
+    record_format: RecordFormat = key(  # type: ignore[valid-type]
+        RecordFormat("pkl"), "pkl; pkl.gz: somewhat smaller, slower to write; both are read anywhere"
+    )
+    save_dtype: StoredDtype | None = key(
+        None, "float16, float32: precision of the records; null: float16 for 16-bit models, else float32"
+    )
+    save_attention: SaveAttention = key(
+        SaveAttention.all,
+        "all maps; selected: the maps of the chosen heads, and every head's scores; none: the scores alone",
+        common="all maps, or selected, or none: what a record keeps",
+    )
+    visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch")
+    runs: list[str] | None = key(None, "two folders of records, [A,B], for report to compare; null: one run")
+
+    def check(self) -> None:
+        if self.save_attention == SaveAttention.none and self.visualize_batch:
+            raise UserError(
+                "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"
+            )
+        if self.end_index is not None and self.end_index <= self.start_index:
+            raise UserError(f"data.end_index={self.end_index}: must lie after data.start_index={self.start_index}")
+
+
+# Results over many samples
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Group, path="evaluate"):
     """What stage=evaluate measures beside the chosen heads."""
 
-    controls: list[str] = field(
-        default_factory=lambda: ["random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre"]
-    )  # rows of the table, explained in lab/evaluate.py
-    draws: int = 20  # random sets of heads of the same layers
-    resamples: int = 1000  # of the bootstrap intervals
+    controls: list[str] = key(
+        ["random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre"],
+        "rows beside the chosen heads; lab/measure/controls.py explains them",
+    )
+    draws: int = key(20, "random sets of heads of the same layers", least=1)
+    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1)
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(Group, path="report"):
     """What stage=report puts into its page."""
 
-    max_samples: int | None = 1000  # more are drawn at random, by seed; null = all of them, whatever the page weighs
-    max_side: int = 320  # longest side of the pictures, in pixels
+    max_samples: int | None = key(
+        1000, "more are drawn at random, by seed; null: all of them, whatever the page weighs", least=1
+    )
+    max_side: int = key(320, "longest side of the pictures, in pixels", least=32)
 
 
 @dataclass
-class StudyConfig:
+class StudyConfig(Group, path="study"):
     """What stage=study compares."""
 
-    find: str = (
-        "all"  # samples that find the heads: all that are scored | half: the other half is scored | a folder of records
+    find: str = key(
+        "all",
+        "samples that find the heads: all that are scored; half: the other half is scored; a folder of records",
+        free=True,
     )
-    top_k: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # numbers of heads
-    sigmas: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.8, 1.0, 1.4, 1.8])  # of the smoothing
-    kernels: list[Any] = field(
-        default_factory=lambda: [3, 5, 7, 9, None]
-    )  # odd numbers of cells; null = 4 sigma to each side
-    discovery: list[int] = field(
-        default_factory=lambda: [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000]
-    )  # samples to find heads with
-    draws: int = 10  # random subsets of each of these sizes
-    head_samples: int = 1000  # samples at most on which every head's own box is measured
+    top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
+    sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing")
+    kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side")
+    discovery: list[int] = key(
+        [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000], "numbers of samples to find heads with"
+    )
+    draws: int = key(10, "random subsets of each of these sizes", least=1)
+    head_samples: int = key(1000, "samples at most on which every head's own box is measured", least=1)
+
+    def check(self) -> None:
+        for name, least in (("top_k", 1), ("sigmas", 0), ("discovery", 1)):
+            values = getattr(self, name)
+            if not values or not all(math.isfinite(value) and value >= least for value in values):
+                raise UserError(f"study.{name}={list(values)}: expected one number or more, each {least} or above")
+        kernels = list(self.kernels)
+        if not kernels or not all(k is None or (isinstance(k, int) and k > 0 and k % 2) for k in kernels):
+            raise UserError(f"study.kernels={kernels}: expected odd numbers of cells, or null for 4 sigma to each side")
 
 
 @dataclass
-class MetricsConfig:
+class MetricsConfig(Group, path="metrics"):
     """Conventions of the metrics."""
 
-    box: str = "exclusive"  # exclusive: continuous edges | inclusive: the older convention, a box is x1 - x0 + 1 wide
+    box: BoxConvention = key(
+        BoxConvention.exclusive, "exclusive: continuous edges; inclusive: the older one, a box is x1 - x0 + 1 wide"
+    )
 
 
 @dataclass
-class VizConfig:
+class VizConfig(Group, path="viz"):
     """Figures of one sample beside the one of its chosen heads."""
 
-    heads: bool = True  # X_heads: attention sum and entropy of every head, and the elbow of the sums
-    components: bool = False  # X_components: the places that the entropy counts in the chosen heads' maps
+    heads: bool = key(True, "X_heads: attention sum and entropy of every head, and the elbow of the sums")
+    components: bool = key(False, "X_components: the places that the entropy counts in the chosen heads' maps")
 
 
 @dataclass
-class Config:
+class Config(Group):
     """The whole of it."""
 
-    stage: str = "pipeline"
-    save_fig: bool = True
-    save_format: str = "png"  # of figures: png | pdf | svg; masks are always png
-    show_plot: bool = False
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    device_id: int | None = None  # the N of cuda:N, for device=auto or cuda
-    seed: int = 0  # of every random draw
+    stage: str = key("pipeline", "what is done")
+    save_fig: bool = key(True, "write the figures beside the record")
+    save_format: FigureFormat = key(
+        FigureFormat.png, "of figures: png, pdf or svg; masks are always png", common="of figures: png, pdf or svg"
+    )
+    show_plot: bool = key(False, "also open the figures in windows, where there is a display")
+    device: str = key("auto", "auto, cpu, cuda or cuda:N", common="auto, cpu, cuda or cuda:N")
+    device_id: int | None = key(None, "the N of cuda:N, with device=auto or cuda", least=0)
+    seed: int = key(0, "of every random draw", least=0)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
@@ -242,66 +504,23 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "stage": STAGES,
-    "save_format": ("png", "pdf", "svg"),
-    "logic.threshold.method": ("chord", "none"),
-    "logic.entropy.weight": ("mass", "area"),
-    "logic.contrast": ("none", "ratio", "difference"),
-    "logic.mask.method": ("mean_relu", "otsu", "quantile"),
-    "logic.mask.resolution": ("grid", "image"),
-    "logic.box.region": ("all", "largest", "largest_hull"),
-    "logic.select.threshold": ("sample", "dataset"),
-    "logic.select.source": ("records", "analyses"),
-    "model.attention": ("eager", "fused"),
-    "data.record_format": ("pkl", "pkl.gz"),
-    "data.save_dtype": ("float16", "float32"),
-    "data.save_attention": ("all", "selected", "none"),
-    "metrics.box": ("exclusive", "inclusive"),
-    "model.dtype": ("auto", "float32", "float16", "bfloat16"),
-    "model.image_aspect_ratio": ("pad", "crop"),
-}
-AT_LEAST: dict[str, float] = {
-    "logic.top_k": 1,
-    "logic.threshold.min_keep": 1,
-    "logic.entropy.center": 0,
-    "logic.entropy.min_value": 0,
-    "logic.filter.min_layer": 0,
-    "logic.filter.bottom_row": 0,
-    "logic.smoothing.sigma": 0,
-    "logic.smoothing.kernel": 1,
-    "logic.smoothing.per_cells": 1,
-    "logic.select.top_n": 1,
-    "logic.select.trials": 1,
-    "logic.select.samples": 1,
-    "model.max_new_tokens": 1,
-    "model.num_beams": 1,
-    "model.temperature": 0,
-    "data.batch_size": 1,
-    "data.workers": 0,
-    "data.start_index": 0,
-    "data.end_index": 0,
-    "evaluate.draws": 1,
-    "evaluate.resamples": 1,
-    "study.draws": 1,
-    "study.head_samples": 1,
-    "report.max_samples": 1,
-    "report.max_side": 32,
-    "device_id": 0,
-    "seed": 0,
-}
+# In and out
 
 
-def configuration(overrides: Sequence[str]) -> Any:
+def configuration(overrides: Sequence[str]) -> Config:
     """What `python pipeline.py <overrides>` would run with.
 
-    Raises UserError and Hydra's errors on values that it would refuse.
+    Raises UserError, and Hydra's errors, on what it would refuse.
     """
     register()
     with initialize_config_dir(str(Path(__file__).parent.resolve()), version_base="1.3"):
-        cfg: Any = compose("config", list(overrides))
-    check(cfg)
-    return cfg
+        try:
+            composed = compose("config", list(overrides))
+        except HydraException as error:
+            if wrong := wrong_word(error):
+                raise UserError(wrong) from None
+            raise
+    return plain(composed)
 
 
 def register() -> None:
@@ -309,45 +528,30 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-def check(cfg: Config) -> None:
-    """Refuses impossible values. Raises UserError naming the key and what would be right."""
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
-        if value is not None and value not in choices:
-            raise UserError(f"{key}={value}: choose from {', '.join(choices)}")
-    for key, least in AT_LEAST.items():
-        value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise UserError(f"{key}={value}: must be {least:g} or more, and finite")
-    _check_study(cfg.study)
-    if cfg.logic.smoothing.kernel is not None and cfg.logic.smoothing.kernel % 2 == 0:
-        raise UserError(f"logic.smoothing.kernel={cfg.logic.smoothing.kernel}: must be odd")
-    if not 0 < cfg.logic.mask.quantile < 1:
-        raise UserError(f"logic.mask.quantile={cfg.logic.mask.quantile}: must lie between 0 and 1")
-    if cfg.model.do_sample and cfg.model.temperature == 0:
-        raise UserError("model.temperature=0: must be above 0 with model.do_sample=true")
-    if cfg.model.top_p is not None and not 0 < cfg.model.top_p <= 1:
-        raise UserError(f"model.top_p={cfg.model.top_p}: must lie above 0 and at most at 1")
-    if cfg.model.use_flash_attn:
-        raise UserError(
-            "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
-        )
-    if cfg.data.save_attention == "none" and cfg.data.visualize_batch:
-        raise UserError(
-            "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"
-        )
-    conversation(cfg.model.conv_mode)
-    if cfg.data.end_index is not None and cfg.data.end_index <= cfg.data.start_index:
-        raise UserError(f"data.end_index={cfg.data.end_index}: must lie after data.start_index={cfg.data.start_index}")
+def plain(cfg: Config | DictConfig) -> Config:
+    """The configuration as plain objects, which check their values. Raises UserError on impossible ones."""
+    return OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[return-value]
 
 
-def _check_study(config: StudyConfig) -> None:
-    for key, least in (("top_k", 1), ("sigmas", 0), ("discovery", 1)):
-        values = getattr(config, key)
-        if not values or not all(math.isfinite(value) and value >= least for value in values):
-            raise UserError(f"study.{key}={list(values)}: expected one number or more, each {least} or above")
-    kernels = list(config.kernels)
-    if not kernels or not all(
-        kernel is None or (isinstance(kernel, int) and kernel > 0 and kernel % 2) for kernel in kernels
-    ):
-        raise UserError(f"study.kernels={kernels}: expected odd numbers of cells, or null for 4 sigma to each side")
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain dicts, lists, texts and numbers."""
+    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)  # type: ignore[return-value]
+
+
+def as_yaml(config: Config) -> str:
+    """The configuration as YAML that Hydra reads again."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
+    """(dotted name, dataclass field) of every key, in the order of the schema."""
+    for one in fields(group):  # type: ignore[arg-type]
+        if isinstance(one.type, type) and issubclass(one.type, Group):
+            yield from keys(one.type)
+        else:
+            yield f"{group.path}.{one.name}" if group.path else one.name, one
+
+
+def free_text() -> set[str]:
+    """The keys whose values are texts and paths."""
+    return {name for name, one in keys() if one.metadata["free"]}

@@ -1,18 +1,15 @@
 """What several test files share: the configuration as the command line composes it, and the shipped model, loaded once."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 import conf.schema
+from conf.schema import Config
 from lab.base.paths import PROJECT
 
-conf.schema.register()
 
-
-def configuration(*overrides: str):
+def configuration(*overrides: str) -> Config:
     """The configuration that `python pipeline.py <overrides>` would run with."""
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", list(overrides))
+    return conf.schema.configuration(overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +52,7 @@ def collect_scenes(tmp_path_factory, picturebook):
         folder = tmp_path_factory.mktemp("scenes")
         data = make(folder / "data", n, seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
+            patch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
             patch.chdir(PROJECT)
             paths = (f"data.data_file={data}", f"data.output_dir={folder}/out")
             run(configuration("stage=batch", "data.process_all=true", *paths, *overrides))

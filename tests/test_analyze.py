@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from omegaconf import OmegaConf
 
 from analyze import (
     HeadScore,
     attention_sums,
     bottom_row_max,
     chord_elbow,
-    chosen_heads,
     most_selected,
     passes_threshold,
     rank_heads,
@@ -25,11 +23,13 @@ from analyze import (
     selection_frequency,
     spatial_entropy,
 )
-from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ThresholdConfig
+from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ModelConfig, ThresholdConfig
 from lab.base.errors import UserError
 from lab.bench import reference_rules
+from lab.heads.choice import head_choice
 from lab.records.record import Record
 from llava.grid import Grid
+from tests.conftest import configuration
 
 ROOT = Path(__file__).parents[1]
 PAPER_ENTROPY = EntropyConfig(center=1.0, weight="area", flat_is_focused=False)
@@ -146,8 +146,7 @@ def test_ranking_leaves_the_record_as_it_was():
 
 def test_ranking_takes_the_configuration_of_the_command_line():
     record = Record(blobs(np.random.default_rng(0), 4, 3, 8).reshape(4, 3, 1, 64).astype(np.float32))
-    composed = OmegaConf.structured(LogicConfig)
-    composed.heads = [[2, 1], [0, 0]]
+    composed = configuration("logic=selection_v1", "logic.heads=[[2,1],[0,0]]").logic
     assert rank_heads(record, composed) == rank_heads(record, LogicConfig())
     assert chosen_heads(record, [], composed) == [(2, 1), (0, 0)]
 
@@ -178,9 +177,9 @@ def test_threshold_keeps_its_own_head_and_none_keeps_all():
 
 
 def test_unknown_methods_are_refused_with_the_choices():
-    with pytest.raises(UserError, match=r"threshold\.method is 'elbow'; expected chord or none"):
+    with pytest.raises(UserError, match=r"threshold\.method=elbow: choose from chord, none"):
         passes_threshold(np.ones((2, 2)), ThresholdConfig(method="elbow"))
-    with pytest.raises(UserError, match=r"entropy\.weight is 'count'; expected mass or area"):
+    with pytest.raises(UserError, match=r"entropy\.weight=count: choose from mass, area"):
         spatial_entropy(np.eye(3, dtype=np.float32)[None], EntropyConfig(weight="count"))
 
 
@@ -327,6 +326,11 @@ def test_scores_of_gives_heads_that_the_ranking_left_out():
 # chosen heads
 
 
+def chosen_heads(record, ranking, logic, preset=None):
+    choice = head_choice(logic, ModelConfig(localization_heads=preset))
+    return choice.of((record.num_layers, record.num_heads), ranking)
+
+
 def ranking_of(*heads: tuple[int, int]) -> list[HeadScore]:
     return [HeadScore(layer, head, 0.5, 0.1, False, 1) for layer, head in heads]
 
@@ -356,26 +360,26 @@ def test_preset_heads_are_the_models_first():
 @pytest.mark.parametrize(
     ("logic", "preset", "message"),
     [
-        (LogicConfig(top_k=0), None, "top_k is 0; expected 1 to 20"),
-        (LogicConfig(top_k=21), None, "top_k is 21; expected 1 to 20"),
-        (LogicConfig(heads=[[4, 0]]), None, r"logic.heads: \[4, 0\] is not a head of this model"),
-        (LogicConfig(heads=[[0, -1]]), None, r"\[0, -1\] is not a head"),
-        (LogicConfig(heads=[[0, 1], [0, 1]]), None, "named twice"),
-        (LogicConfig(heads=[[0, 1, 2]]), None, "not a head"),
-        (LogicConfig(heads=[14, 24]), None, r"14 is not a head.*expected \[\[layer, head\], \.\.\.\]"),
-        (LogicConfig(heads=[[0.0, 1.0]]), None, "not a head"),
-        (LogicConfig(heads=[[True, 1]]), None, "not a head"),
-        (LogicConfig(heads="best"), None, "logic.heads: 'best' is not a head"),
-        (LogicConfig(heads=7), None, "logic.heads: 7 is not a head"),
-        (LogicConfig(heads=[]), None, "logic.heads is empty"),
-        (LogicConfig(heads="preset"), None, "names no localization_heads"),
-        (LogicConfig(heads="preset"), [[0, 9]], r"model.localization_heads: \[0, 9\] is not a head"),
-        (LogicConfig(heads="preset", top_k=2), [[0, 1]], "top_k is 2, but model.localization_heads names 1"),
+        ({"top_k": 0}, None, "top_k=0: must be 1 or more"),
+        ({"top_k": 21}, None, "top_k is 21; expected 1 to 20"),
+        ({"heads": [[4, 0]]}, None, r"logic.heads: \[4, 0\] is not a head of this model"),
+        ({"heads": [[0, -1]]}, None, r"\[0, -1\] is not a head"),
+        ({"heads": [[0, 1], [0, 1]]}, None, "named twice"),
+        ({"heads": [[0, 1, 2]]}, None, "not a head"),
+        ({"heads": [14, 24]}, None, r"14 is not a head.*expected \[\[layer, head\], \.\.\.\]"),
+        ({"heads": [[0.0, 1.0]]}, None, "not a head"),
+        ({"heads": [[True, 1]]}, None, "not a head"),
+        ({"heads": "best"}, None, "logic.heads: 'best' is not a head"),
+        ({"heads": 7}, None, "logic.heads: 7 is not a head"),
+        ({"heads": []}, None, "logic.heads is empty"),
+        ({"heads": "preset"}, None, "names no localization_heads"),
+        ({"heads": "preset"}, [[0, 9]], r"model.localization_heads: \[0, 9\] is not a head"),
+        ({"heads": "preset", "top_k": 2}, [[0, 1]], "top_k is 2, but model.localization_heads names 1"),
     ],
 )
 def test_impossible_choices_of_heads_are_refused(logic, preset, message):
     with pytest.raises(UserError, match=message):
-        chosen_heads(RECORD, RANKING, logic, preset)
+        chosen_heads(RECORD, RANKING, LogicConfig(**logic), preset)
 
 
 # over many samples

@@ -48,7 +48,9 @@ def make_record(size: tuple[int, int], grid: Grid | None = None, query: str = "t
 def make_figures(size=(640, 360), k=3, query="the bird", record=None, cfg=CFG):
     record = record or make_record(size, query=query)
     heads = [(i // 8, i % 8) for i in range(8, 8 + k)]
-    return viz.sample_figures(record, localize(record, heads, cfg.logic), Image.new("RGB", size, "white"), cfg)
+    return viz.sample_figures(
+        record, localize(record, heads, cfg.logic), Image.new("RGB", size, "white"), cfg.logic, cfg.viz
+    )
 
 
 def overlays(figure) -> list[AxesImage]:

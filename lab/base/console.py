@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Container, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
@@ -31,21 +31,8 @@ NOISE = (
 )  # of Hydra's errors
 
 
-FREE_TEXT = (  # keys whose values are not for Hydra to parse
-    *(
-        "data.image_file",
-        "data.query",
-        "data.attention_file",
-        "data.attention_dir",
-        "data.save_id",
-        "data.data_file",
-        "data.output_dir",
-    ),
-    "study.find",
-    *("model.name", "model.base", "model.cache_dir"),
-)
-
-
+# How OmegaConf refuses a word that is not among those of a key.
+WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<words>.*?)\]\s+full_key: (?P<key>\S+)")
 TERMINAL = 80  # columns
 
 
@@ -65,26 +52,33 @@ def exit_in_one_line() -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """The lines of an error, and of what caused it, that say what is wrong and what would be right, joined."""
+    if wrong := wrong_word(error):
+        return wrong
     lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = " ".join(kept)
-    return (
-        f"{text} (python pipeline.py --help lists the keys)" if "not in '" in text or "not in struct" in text else text
-    )
+    unknown = "not in '" in text or "not in struct" in text
+    return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
 
 
-def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+def wrong_word(error: Exception) -> str | None:
+    """What is wrong and what would be right, if the error is about a word that is not among those of its key."""
+    found = WRONG_WORD.search(f"{error}\n{error.__cause__ or ''}")
+    return f"{found['key']}={found['value']}: choose from {found['words']}" if found else None
+
+
+def hydra_arguments(arguments: Sequence[str], free_text: Container[str]) -> list[str]:
     """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
 
+    `free_text` are the keys whose values are not for Hydra to parse.
     Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the
     job to.
     """
     launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
     for argument in arguments:
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
-            raise UserError(
-                f"{argument}: keys cannot be added or removed; write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
-            )
+            instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
+            raise UserError(f"{argument}: keys cannot be added or removed; {instead}")
         if argument in ("-m", "--multirun") and not launcher:
             raise UserError(
                 f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local"
@@ -95,13 +89,13 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         raise UserError(
             "hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ..."
         )
-    return [_quoted(argument) for argument in arguments]
+    return [_quoted(argument, free_text) for argument in arguments]
 
 
-def _quoted(argument: str) -> str:
+def _quoted(argument: str, free_text: Container[str]) -> str:
     key, equals, value = argument.partition("=")
     whole = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-    if key not in FREE_TEXT or not equals or value in ("null", "???") or whole or value.startswith("${"):
+    if key not in free_text or not equals or value in ("null", "???") or whole or value.startswith("${"):
         return argument
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)  # Hydra's rules for quotes
     return f"{key}='{escaped}'"

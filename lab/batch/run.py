@@ -1,11 +1,8 @@
-"""stage=batch: one record and ranking for every line of a JSONL file, the model loaded once, in one process or in many.
+"""The bulk run of one process: images read ahead, expressions on one image asked together, records written behind.
 
-    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
-    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
-
-Images are read ahead in worker processes, expressions on one image are asked together, and records are written while
-the model goes on, by a thread or, beside a GPU, by processes; `summary.json` tells how long it waited for them. Batches
-are planned from all samples before anything runs, so that a record does not depend on the number of processes.
+Images are read in worker processes, and records are written while the model goes on, by a thread or, beside a GPU, by
+processes. Batches are planned from all samples before anything runs, so that a record does not depend on the number of
+processes.
 """
 
 import logging
@@ -13,21 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.schema import Config
 from lab.base.console import progress
 from lab.base.errors import DiskFull, reason
 from lab.base.memory import keep_freed_memory
 from lab.base.processes import Processes
 from lab.base.workers import cores, done_elsewhere
+from lab.batch.job import BatchJob
 from lab.batch.storage import as_stored
 from lab.batch.writer import Writer
 from lab.datasets import Sample
 from lab.records.folder import write_record
-from lab.stages.common import wants_generic
-from lab.stages.finish import finish
 
 if TYPE_CHECKING:
     from collector import PendingRecords
@@ -37,21 +31,13 @@ if TYPE_CHECKING:
     from llava.model.loaded import LoadedModel
 
     Written = tuple[Row, Sequence[Record]]  # samples and their records
-
     Problems = list[str | DiskFull | None]
-
     Write = Callable[[Written], Problems]
-
 
 log = logging.getLogger(__name__)
 
-
 BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
-
-
 AHEAD = 8  # rows that may wait for the writers
-
-
 MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
 
 
@@ -70,41 +56,35 @@ class Outcome:
         self.errors.append({"id": sample.id, "line": sample.line, "error": why})
 
 
-def collect_rows(
-    cfg: Config, loaded: "LoadedModel", folder: Path, rows: "Sequence[Row]", run: Processes, outcome: Outcome
-) -> None:
-    """Collects, ranks and writes the samples of some rows; what fails, and what the model waited for, goes into
-    `outcome`.
-    """
-    from lab.batch.batcher import AdaptiveBatcher, automatic_size
+def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+    """Collects, ranks and writes the samples of some rows; `outcome` takes what fails and what the model waited for."""
+    from lab.batch.batcher import AdaptiveBatcher, automatic_size  # torch: a run that finds everything done needs none
     from lab.batch.rows import RowDataset, feed
 
-    size = cfg.data.batch_size or min(BLOCK, automatic_size(loaded))
-    apart = cfg.model.use_generate or (size == 1 and not cfg.data.share_image)
-    asking = AdaptiveBatcher(
-        loaded, cfg.model, size=1 if apart else size, grows=cfg.data.batch_size is None, apart=apart
-    )
+    data = job.data
+    size = data.batch_size or min(BLOCK, automatic_size(loaded))
+    apart = job.model.use_generate or (size == 1 and not data.share_image)
+    batcher = AdaptiveBatcher(loaded, job.model, size=1 if apart else size, grows=data.batch_size is None, apart=apart)
     accelerated = loaded.device.type != "cpu"
     if not accelerated:
         keep_freed_memory()
     mine = max(1, cores() // run.local_world)
-    workers = cfg.data.workers if cfg.data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
-    waiting = Waiting(
-        feed(RowDataset(rows, loaded, cfg.model, generic=wants_generic(cfg)), workers=workers, pin=accelerated)
-    )
-    threads, elsewhere = writers(cfg, mine, accelerated=accelerated)
+    workers = data.workers if data.workers is not None else min(MOST_WORKERS, mine - 1) if accelerated else 0
+    dataset = RowDataset(rows, loaded, job.model, generic=job.generic)
+    waiting = Waiting(feed(dataset, workers=workers, pin=accelerated))
+    threads, elsewhere = writers(data.workers, mine, accelerated=accelerated, windows=job.windows)
     with (
-        done_elsewhere(partial(write_row, cfg=cfg, folder=folder), elsewhere) as write,
+        done_elsewhere(partial(write_row, job=job), elsewhere) as write,
         Writer(threads=threads, ahead=AHEAD) as writer,
     ):
-        answered = _answered(asking, waiting, write, writer, outcome)
+        answered = _answered(batcher, waiting, write, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
 
 
 class Waiting:
-    """ReadyRow rows, and the seconds that were spent waiting for them."""
+    """Rows that are ready, and the seconds that were spent waiting for them."""
 
     def __init__(self, rows: "Iterator[ReadyRow]") -> None:
         self.rows, self.seconds = rows, 0.0
@@ -120,24 +100,23 @@ class Waiting:
             self.seconds += time.perf_counter() - began
 
 
-def writers(cfg: Config, cores: int, *, accelerated: bool) -> tuple[int, int]:
-    """How many threads hand answers over, and how many processes rank and write them; with 0 processes the threads do
-    it.
+def writers(workers: int | None, cores: int, *, accelerated: bool, windows: bool) -> tuple[int, int]:
+    """How many threads hand answers over, and how many processes rank and write them; with 0 the threads do it.
 
     A GPU can answer more in a second than one process can rank and write; a CPU cannot.
     """
-    if cfg.show_plot:  # windows can be opened from the main thread only
+    if windows:  # they can be opened from the main thread only
         return 0, 0
-    most = MOST_WRITERS if cfg.data.workers is None else min(MOST_WRITERS, cfg.data.workers)
+    most = MOST_WRITERS if workers is None else min(MOST_WRITERS, workers)
     processes = min(most, cores // 4) if accelerated and most > 1 else 0
     return max(1, processes), processes
 
 
 def _answered(
-    asking: "AdaptiveBatcher", prepared: "Iterator[ReadyRow]", write: "Write", writer: Writer, outcome: Outcome
+    batcher: "AdaptiveBatcher", prepared: "Iterator[ReadyRow]", write: "Write", writer: Writer, outcome: Outcome
 ) -> Iterator[Sample]:
     """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
-    for row, answers, number in asking.answers(prepared):
+    for row, answers, number in batcher.answers(prepared):
         for sample, why in row.failed:
             outcome.fail(sample, why)
             yield sample
@@ -148,9 +127,8 @@ def _answered(
 
 def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number: int, outcome: Outcome) -> None:
     """Waits for the answers of one row and has them written; runs in a writer's thread. Raises DiskFull."""
-    for sample, problem in zip(
-        samples, write((samples, answers.of(number))), strict=False
-    ):  # it ends early if the disk is full
+    problems = write((samples, answers.of(number)))  # fewer than samples if the disk is full
+    for sample, problem in zip(samples, problems, strict=False):
         if isinstance(problem, DiskFull):
             raise problem
         if problem is None:
@@ -159,7 +137,7 @@ def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number
             outcome.fail(sample, problem)
 
 
-def write_row(written: "Written", cfg: Config, folder: Path) -> "Problems":
+def write_row(written: "Written", job: BatchJob) -> "Problems":
     """Ranks the records of some samples and writes their files; for each sample None, or why it failed.
 
     A full disk ends the list.
@@ -167,8 +145,8 @@ def write_row(written: "Written", cfg: Config, folder: Path) -> "Problems":
     problems: Problems = []
     for sample, record in zip(*written, strict=True):
         try:
-            record = as_stored(record, cfg)
-            finish(cfg, write_record(folder, sample.id, record, cfg), record, fresh=True)
+            kept = as_stored(record, job.data, job.logic, job.choice)
+            job.finish(write_record(job.folder, sample.id, kept, job.data.record_format), kept, fresh=True)
             problems.append(None)
         except DiskFull as error:
             return [*problems, error]

@@ -1,10 +1,10 @@
 """What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention,
 record_format.
 
-    kept = as_stored(record, cfg)                # what the file will hold; rank and draw this, so that a later reading
-    finds the same path = write_record(folder, "bird", kept, cfg) find_record(folder, "bird")                  #
-    bird.pkl or bird.pkl.gz serves(load_record(path), cfg)               # whether an earlier run's record holds all
-    that this run wants of it tell_disk_use(disk_use((32, 32), 576, "float16", cfg, samples=1000), folder)
+    kept = as_stored(record, data, logic, choice)           # what the file will hold; rank and draw this, so that a later reading
+    finds the same path = write_record(folder, "bird", kept, data.record_format) find_record(folder, "bird")                  #
+    bird.pkl or bird.pkl.gz serves(load_record(path), data, logic, choice)               # whether an earlier run's record holds all
+    that this run wants of it tell_disk_use(disk_use((32, 32), 576, "float16", data, choice, samples=1000), folder)
 
 float16 holds every bfloat16 weight from 2^-14 up exactly, as it has more digits and no weight exceeds 1; smaller
 weights are off by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themselves.
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analyze import Head, attention_sums, chosen_heads, measure_heads, rank_heads
-from conf.schema import Config, DataConfig
+from analyze import Head, attention_sums, measure_heads, rank_heads
+from conf.schema import DataConfig, EntropyConfig, LogicConfig, RecordFormat, SaveAttention, StoredDtype
 from lab.base.chunks import cast
+from lab.heads.choice import HeadChoice
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index, settings_of
 
@@ -72,15 +73,15 @@ def at_precision(record: Record, data: DataConfig) -> Record:
     )
 
 
-def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
-    """The record with the maps of these heads only, and the scores of all heads by `cfg.logic.entropy`."""
+def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyConfig) -> Record:
+    """The record with the maps of these heads only, and the scores of all heads by `entropy_config`."""
     shape = record.num_layers, record.num_heads
     sums = attention_sums(record).astype(np.float32)  # loses nothing: they are values of the record's precision
     entropy, components, bottom_row = (
-        c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), cfg.logic.entropy)
+        c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), entropy_config)
     )
     subset = HeadSubset(
-        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(cfg.logic.entropy)
+        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(entropy_config)
     )
 
     def only(weights: np.ndarray) -> np.ndarray:
@@ -96,36 +97,33 @@ def with_maps_of(record: Record, heads: Sequence[Head], cfg: Config) -> Record:
     )
 
 
-def as_stored(record: Record, cfg: Config) -> Record:
+def as_stored(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
-    record = at_precision(record, cfg.data)
-    if cfg.data.save_attention == "all" or not record.subset.holds_all:
+    record = at_precision(record, data)
+    if data.save_attention == SaveAttention.all or not record.subset.holds_all:
         return record
-    return with_maps_of(record, wanted_heads(record, cfg), cfg)
+    return with_maps_of(record, wanted_heads(record, data, logic, choice), logic.entropy)
 
 
-def wanted_heads(record: Record, cfg: Config) -> list[Head]:
-    """The heads whose maps the configuration keeps of a record: those that make the heat map, or with
-    save_attention=none, none.
-    """
-    if cfg.data.save_attention == "none":
+def wanted_heads(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> list[Head]:
+    """The heads whose maps are kept of a record: those that make the heat map; none with save_attention=none."""
+    if data.save_attention == SaveAttention.none:
         return []
-    return chosen_heads(record, rank_heads(record, cfg.logic), cfg.logic, cfg.model.localization_heads)
+    return choice.of((record.num_layers, record.num_heads), rank_heads(record, logic))
 
 
-def serves(record: Record, cfg: Config) -> bool:
-    """Whether a stored record holds all that the configuration would keep of the sample, so that it need not be
-    collected again.
+def serves(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> bool:
+    """Whether a stored record holds all that would be kept of the sample, so that it need not be collected again.
 
     More than that is fine: a full record serves every `save_attention`.
     """
-    if cfg.data.save_dtype == "float32" and record.dtype != "float32":
+    if data.save_dtype == StoredDtype.float32 and record.dtype != "float32":
         return False
     if record.subset.holds_all:
         return True
-    if cfg.data.save_attention == "all" or not record.subset.has_scores_by(settings_of(cfg.logic.entropy)):
+    if data.save_attention == SaveAttention.all or not record.subset.has_scores_by(settings_of(logic.entropy)):
         return False
-    return record.subset.holds(wanted_heads(record, cfg))
+    return record.subset.holds(wanted_heads(record, data, logic, choice))
 
 
 # how much room
@@ -152,7 +150,14 @@ class DiskUse:
 
 
 def disk_use(
-    shape: tuple[int, int], tokens: int, dtype: str, cfg: Config, *, samples: int, generic: bool = False
+    shape: tuple[int, int],
+    tokens: int,
+    dtype: str,
+    data: DataConfig,
+    choice: HeadChoice,
+    *,
+    samples: int,
+    generic: bool = False,
 ) -> DiskUse:
     """What `samples` records of a model take.
 
@@ -160,19 +165,15 @@ def disk_use(
         shape: (layers, heads).
         tokens: image tokens of a sample, V.
         dtype: the model's precision.
+        data: how records are kept. choice: the heads whose maps are, with save_attention=selected.
         generic: whether the records hold the generic prompt's attention too.
     """
     every = shape[0] * shape[1]
-    fixed = (
-        len(cfg.logic.heads)
-        if isinstance(cfg.logic.heads, Sequence) and cfg.logic.heads != "preset"
-        else cfg.logic.top_k
-    )
-    kept = {"all": every, "selected": fixed, "none": 0}[cfg.data.save_attention]
-    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, cfg.data)]) * (2 if generic else 1)
-    scores = 0 if cfg.data.save_attention == "all" else every * BYTES_OF_SCORES
+    kept = {SaveAttention.all: every, SaveAttention.selected: choice.number, SaveAttention.none: 0}[data.save_attention]
+    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, data)]) * (2 if generic else 1)
+    scores = 0 if data.save_attention == SaveAttention.all else every * BYTES_OF_SCORES
     return DiskUse(
-        samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, cfg.data.record_format == "pkl.gz"
+        samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, data.record_format == RecordFormat("pkl.gz")
     )
 
 

@@ -32,6 +32,7 @@ from lab.bench import reference_rules
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
 from lab.picturebook.make import samples as drawn_scenes
+from lab.stages.batch import batch_job
 from llava.model.loaded import LoadedModel
 
 EXPRESSIONS = (
@@ -113,9 +114,8 @@ def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], fold
     cfg.data.batch_size = case.batch
     rows = lab.batch.rows.plan_rows(samples, share_image=True)
     outcome = lab.batch.run.Outcome()
-    lab.batch.run.collect_rows(
-        cfg, loaded, folder, rows, lab.batch.run.Processes(rank=1, world=2), outcome
-    )  # not the main one: no progress bar
+    one_of_two = lab.batch.run.Processes(rank=1, world=2)  # not the main one: no progress bar
+    lab.batch.run.collect_rows(batch_job(cfg, folder), loaded, rows, one_of_two, outcome)
     if outcome.errors:
         raise UserError(f"{case.name}: {outcome.errors[0]['error']}")
     return sum(outcome.waited.values())

@@ -65,6 +65,13 @@ def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
     return list(samples.values())
 
 
+def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
+    """`read_jsonl` of the file that `data.data_file` names. Raises UserError naming that key if it is not there."""
+    if not path.exists():
+        raise UserError(f"no data file {path}: set data.data_file to a JSONL file")
+    return read_jsonl(path, final_period=final_period)
+
+
 def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split inside texts

@@ -16,8 +16,8 @@ from typing import Any
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.files import check_id
+from lab.base.pickles import SafeUnpickler, plain_rebuilders
 from lab.datasets.sample import Sample, check_box, check_source, check_truth
-from lab.records.pickles import SafeUnpickler, plain_rebuilders
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,15 @@
 """Files of localization heads, as stage=select writes them: read, checked, and put in place of `logic.heads=path`."""
 
-import copy
 import json
 import logging
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from conf.schema import Config
 from lab.base.errors import UserError
 from lab.base.paths import find
+from lab.heads.choice import PRESET, HeadChoice
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +53,25 @@ def _whole(number: Any) -> int:
     return number
 
 
-def with_heads_of_file(cfg: Config) -> Config:
-    """The configuration with the first `top_k` heads of the file in place of `logic.heads=path`; unchanged if that
-    names no file.
+def with_heads_of_file(config: Config) -> Config:
+    """The configuration with what is in the file in place of `logic.heads=path`: its first `top_k` heads.
 
-    stage=select ranks every sample, so that it may write the very file that `logic.heads` names.
+    Unchanged if that names no file. stage=select ranks every sample, so that it may write the very file that
+    `logic.heads` names.
     """
-    if not isinstance(cfg.logic.heads, str) or cfg.logic.heads == "preset":
-        return cfg
-    heads: Any = None
-    if cfg.stage != "select":
-        heads = read_heads(find(cfg.logic.heads))
-        heads["heads"] = heads["heads"][: cfg.logic.top_k]
-    changed = copy.deepcopy(cfg)
-    changed.logic.heads = heads
-    return changed
+    if not isinstance(config.logic.heads, str) or config.logic.heads == PRESET:
+        return config
+    heads: dict[str, Any] | None = None
+    if config.stage != "select":
+        heads = read_heads(find(config.logic.heads))
+        heads["heads"] = heads["heads"][: config.logic.top_k]
+    return replace(config, logic=replace(config.logic, heads=heads))
 
 
-def warn_of_another_model(cfg: Config, name: str) -> None:
-    """Says so if the heads of the file were found in another model than `name`: of the same shape, but not the same
-    heads.
-    """
-    heads = cfg.logic.heads
-    if isinstance(heads, Mapping) and heads.get("model") and not same_model(heads["model"], name):
-        log.warning("the heads of %s were found in %s, and this is %s", heads["file"], heads["model"], name)
+def warn_of_another_model(choice: HeadChoice, name: str) -> None:
+    """Says so if the heads were found in another model than `name`: of the same shape, but not the same heads."""
+    if choice.model and not choice.is_preset and not same_model(choice.model, name):
+        log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)
 
 
 def same_model(name: str, other: str) -> bool:

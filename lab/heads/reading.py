@@ -1,4 +1,4 @@
-"""Records and rankings of a folder, read a few at a time: the best heads of each sample."""
+"""Records and rankings of a folder, read a few at a time: the best heads of each sample, and the model they belong to."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -8,17 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
-from omegaconf import OmegaConf
 
 from analyze import Head, attention_sums, passes_threshold, rank_heads
-from conf.schema import Config, LogicConfig
+from conf.schema import LogicConfig, ThresholdConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
+from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.heads.files import same_model
 from lab.heads.selection import Picks
 from lab.records.files import load_record
-from lab.records.pickles import load_plain
 from lab.records.record import Record
 
 Result = TypeVar("Result")
@@ -30,17 +29,18 @@ MAX_LAYERS = MAX_HEADS_OF_LAYER = 1024  # no model has more; bounds what a wrong
 # the best heads of each sample
 
 
-def picks_of_records(files: Sequence[Path], cfg: Config) -> Picks:
-    """Ranks every record by `cfg.logic`; with one threshold over the data set, reads them twice.
+def picks_of_records(files: Sequence[Path], logic: LogicConfig, workers: int | None = None) -> Picks:
+    """Ranks every record by `logic`; with one threshold over the data set, reads them twice.
 
     Raises UserError, naming two files, if they are of different models.
     """
-    logic: Any = OmegaConf.to_object(cfg.logic)  # plain attributes: a fifth of the time of one ranking
-    passes = passes_on_average(files, cfg) if cfg.logic.select.threshold == "dataset" else None
-    heads = _no_heads(len(files), cfg.logic.select.top_n)
+    passes = None
+    if logic.select.threshold == ThresholdOver.dataset:
+        passes = passes_on_average(files, logic.threshold, workers)
+    heads = _no_heads(len(files), logic.select.top_n)
     model = ModelOfRecords()
     best = partial(_best_of_record, top_n=heads.shape[1], logic=logic, passes=passes)
-    for row, found in zip(heads, model.read(best, files, "select", cfg.data.workers), strict=True):
+    for row, found in zip(heads, model.read(best, files, "select", workers), strict=True):
         row[: len(found)] = np.reshape(found, (-1, 2))
     return Picks(heads, model.shape, model.name)
 
@@ -49,12 +49,14 @@ def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.n
     return [(score.layer, score.head) for score in rank_heads(record, logic, passes)[:top_n]]
 
 
-def passes_on_average(files: Sequence[Path], cfg: Config) -> Bool[np.ndarray, "layers heads"]:
+def passes_on_average(
+    files: Sequence[Path], config: ThresholdConfig, workers: int | None = None
+) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
-    for sums in ModelOfRecords().read(attention_sums, files, "threshold", cfg.data.workers):
+    for sums in ModelOfRecords().read(attention_sums, files, "threshold", workers):
         total = total + sums
-    return passes_threshold(total / len(files), cfg.logic.threshold)
+    return passes_threshold(total / len(files), config)
 
 
 def _no_heads(samples: int, top_n: int) -> Int[np.ndarray, "samples top_n 2"]:

@@ -144,6 +144,11 @@ def ratios(
     }
 
 
+def metric_names(thresholds: Sequence[float] = THRESHOLDS) -> tuple[str, ...]:
+    """The names of the figures, in the order of `ratios`."""
+    return tuple(ratios(*np.zeros((4, 0)), thresholds=thresholds))
+
+
 def _groups(scores: Sequence[Score]) -> dict[str, Bool[np.ndarray, " samples"]]:
     splits, sizes = np.array([one.split or "" for one in scores]), np.array([one.size for one in scores])
     by_split = {f"split {name}": splits == name for name in dict.fromkeys(splits.tolist()) if name}

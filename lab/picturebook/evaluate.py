@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 
 from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
-from conf.schema import Config, configuration
+from conf.schema import LogicConfig, configuration
 from lab.base.console import exit_in_one_line, markdown, progress
-from lab.measure.controls import highest_point, same_layers
+from lab.measure.controls import same_layers
 from lab.measure.metrics import box_iou, exclusive
+from lab.measure.predictions import highest_point
 from lab.picturebook.make import Drawn, samples
 from lab.records.record import Record
 
@@ -70,15 +71,15 @@ class Scored:
         return float(box_iou(np.array(self.box_xyxy), np.array(exclusive(found_xyxy))))
 
 
-def score_together(scored: list[Scored], heads: list[Head], cfg: Config) -> dict[str, float]:
+def score_together(scored: list[Scored], heads: list[Head], rules: LogicConfig) -> dict[str, float]:
     """Pointing accuracy and Acc@0.5 of fixed heads, their maps together."""
-    return _shares_right([(s, localize(s.record, heads, cfg.logic)) for s in scored])
+    return _shares_right([(s, localize(s.record, heads, rules)) for s in scored])
 
 
-def score_greedy(scored: list[Scored], cfg: Config, top_k: int) -> dict[str, float]:
+def score_greedy(scored: list[Scored], rules: LogicConfig, top_k: int) -> dict[str, float]:
     """The same for the heads that each scene's own ranking puts first."""
-    ranked = [(s, [(score.layer, score.head) for score in rank_heads(s.record, cfg.logic)[:top_k]]) for s in scored]
-    return _shares_right([(s, localize(s.record, heads, cfg.logic)) for s, heads in ranked])
+    ranked = [(s, [(score.layer, score.head) for score in rank_heads(s.record, rules)[:top_k]]) for s in scored]
+    return _shares_right([(s, localize(s.record, heads, rules)) for s, heads in ranked])
 
 
 def _shares_right(results: list[tuple[Scored, Localization]]) -> dict[str, float]:
@@ -114,7 +115,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "answers": _answers(scored) if config.answers else None,
         "variants": {
-            name: evaluate_variant(finding, scored, configuration(overrides), config)
+            name: evaluate_variant(finding, scored, configuration(overrides).logic, config)
             for name, overrides in VARIANTS.items()
         },
         "pointing_per_head": np.round(pointing, 3).tolist(),
@@ -123,22 +124,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def evaluate_variant(
-    finding: list[Scored], scored: list[Scored], cfg: Config, config: EvaluateConfig
+    finding: list[Scored], scored: list[Scored], rules: LogicConfig, config: EvaluateConfig
 ) -> dict[str, Any]:
     """The heads that one set of rules finds, and how well they do alone, together, and against random heads of their
     layers.
     """
     shape = finding[0].record.num_layers, finding[0].record.num_heads
-    counts = selection_frequency([rank_heads(s.record, cfg.logic) for s in finding], config.top_n, shape)
+    counts = selection_frequency([rank_heads(s.record, rules) for s in finding], config.top_n, shape)
     heads = most_selected(counts, config.top_k)
     rng = np.random.default_rng(0)
-    draws = [score_together(scored, same_layers(heads, shape[1], rng), cfg) for _ in range(config.draws)]
+    draws = [score_together(scored, same_layers(heads, shape[1], rng), rules) for _ in range(config.draws)]
     return {
         "heads": [list(head) for head in heads],
         "selected": [int(counts[head]) for head in heads],
-        "alone": [score_together(scored, [head], cfg) for head in heads],
-        "together": score_together(scored, heads, cfg),
-        "per sample": score_greedy(scored, cfg, config.top_k),
+        "alone": [score_together(scored, [head], rules) for head in heads],
+        "together": score_together(scored, heads, rules),
+        "per sample": score_greedy(scored, rules, config.top_k),
         "random": {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]},
         "selection_counts": counts.tolist(),
     }

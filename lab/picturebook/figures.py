@@ -9,7 +9,6 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 import viz
-from analyze import fixed_heads
 from bbox import localize
 from collector import collect
 from conf.schema import configuration
@@ -17,7 +16,7 @@ from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.stages.common import load_model
+from lab.stages.common import choice_of, load_model
 
 FIGURES = {
     "readme_cat.png": ("cat.png", "a cat on the floor"),
@@ -27,16 +26,17 @@ FIGURES = {
 
 def draw_figures(out: Path) -> list[Path]:
     """Writes every figure of `FIGURES` into `out` and returns the paths."""
-    cfg = configuration(["model=picturebook", "viz.heads=false"])
-    loaded = load_model(cfg)
-    heads = fixed_heads((loaded.num_layers, loaded.num_heads), cfg.logic, cfg.model.localization_heads)
+    config = configuration(["model=picturebook", "viz.heads=false"])
+    loaded = load_model(config)
+    heads = choice_of(config).fixed((loaded.num_layers, loaded.num_heads))
     if heads is None:
         raise UserError("the figures show the model preset's heads: set logic.heads=preset")
     written = []
     for name, (picture, query) in FIGURES.items():
         image = open_image(PROJECT / "examples" / "images" / picture)
-        record = collect(loaded, image, query, cfg.model)
-        figures = viz.sample_figures(record, localize(record, heads, cfg.logic), image, cfg)
+        record = collect(loaded, image, query, config.model)
+        located = localize(record, heads, config.logic)
+        figures = viz.sample_figures(record, located, image, config.logic, config.viz)
         viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=90)
         written.append(out / name)
     return written

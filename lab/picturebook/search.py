@@ -34,6 +34,7 @@ from lab.datasets import Sample, need_truth, read_jsonl, read_truth
 from lab.measure.intervals import bootstrap
 from lab.measure.metrics import box_iou, exclusive
 from lab.records.files import load_record
+from lab.stages.study import settings_of
 from lab.study.find import find_heads, split
 from lab.study.plan import CONTRASTS, REGIONS
 
@@ -57,12 +58,12 @@ class SearchConfig:
 
 def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarray, "combinations 3"]]:
     """Every combination of CHOICES, and its Acc@0.5 with the 95 % interval."""
-    cfg = configuration([])
+    settings = settings_of(configuration([f"data.data_file={config.data_file}"]))
     samples = read_jsonl(Path(config.data_file))
     need_truth(samples, config.data_file)
-    parts = split(samples, Path(config.records), cfg)
-    logic: Any = OmegaConf.to_object(cfg.logic)
-    heads = find_heads(parts, cfg).fixed("both", max(CHOICES["heads"]), logic)
+    parts = split(samples, Path(config.records), settings)
+    logic = settings.logic
+    heads = find_heads(parts, settings).fixed("both", max(CHOICES["heads"]), logic)
     seen = [(sample, parts.files[sample.id]) for sample in parts.scored if sample.id in parts.files]
     scored = in_workers(partial(ious, heads=heads, smoothing=logic.smoothing), seen)
     hits = np.array(

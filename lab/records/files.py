@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
-from lab.records.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.base.pickles import damaged, dump_plain, load_plain, rebuild
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index
 from llava.grid import _whole

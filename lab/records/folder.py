@@ -3,20 +3,14 @@
 import re
 from pathlib import Path
 
-from conf.schema import Config
+from conf.schema import RecordFormat
 from lab.base.errors import UserError
 from lab.records.files import save_record
 from lab.records.record import Record
 
 ENDINGS = (".pkl", ".pkl.gz")
-
-
-SAMPLE_FILE = re.compile(
-    r"([^.].*?)(_analysis)?\.pkl(\.gz)?"
-)  # name, whether it is a ranking, whether it is compressed
-
-
-# where
+# The name, whether it is a ranking, whether it is compressed.
+SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")
 
 
 def find_record(folder: Path, name: str) -> Path | None:
@@ -48,9 +42,9 @@ def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
     return {kind: dict(sorted(files.items())) for kind, files in listed.items()}
 
 
-def write_record(folder: Path, name: str, record: Record, cfg: Config) -> Path:
-    """Saves a record under the ending that `data.record_format` says, in place of an older one with the other ending."""
-    path = folder / f"{name}.{cfg.data.record_format}"
+def write_record(folder: Path, name: str, record: Record, format: RecordFormat) -> Path:
+    """Saves a record under the ending of its format, in place of an older one with the other ending."""
+    path = folder / f"{name}.{format}"
     save_record(path, record)
     for ending in ENDINGS:
         if (other := folder / f"{name}{ending}") != path:

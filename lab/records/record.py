@@ -23,7 +23,7 @@ from jaxtyping import Float32
 
 from lab.base.chunks import cast
 from lab.base.errors import UserError
-from lab.records.subset import AllHeads, HeadSubset, head_index
+from lab.records.subset import ALL_HEADS, AllHeads, HeadSubset, head_index
 from llava.grid import Grid
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Record:
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
-    subset: AllHeads | HeadSubset = AllHeads()
+    subset: AllHeads | HeadSubset = ALL_HEADS
 
     @classmethod
     def from_tensor(

@@ -8,13 +8,12 @@ questions, so that nobody has to ask which of them a record has.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from enum import Enum
 from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from conf.schema import EntropyConfig
+from conf.schema import Choice, EntropyConfig
 from lab.base.errors import UserError
 
 SCHEMA = 1  # of what a file holds of a HeadSubset
@@ -71,6 +70,9 @@ class AllHeads:
     def in_file(self) -> dict[str, Any]:
         """What a record's file holds beside the weights and meta."""
         return {}
+
+
+ALL_HEADS = AllHeads()
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +180,6 @@ def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def settings_of(config: EntropyConfig) -> dict[str, Any]:
-    """The settings of logic.entropy by name, as plain values for a file."""
+    """The settings of `logic.entropy` by name, as plain values that a file can hold."""
     values = {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
-    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    return {name: str(value) if isinstance(value, Choice) else value for name, value in values.items()}

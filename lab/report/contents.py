@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from conf.schema import Config
 from lab.datasets import Sample, Truth
 from lab.report.folder import RunFolder
-from lab.report.samples import Finding
+from lab.report.samples import Finding, Rules
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A folder and the configuration that its records are read with."""
+    """A folder, how its records are read, and what is known of its samples."""
 
     folder: RunFolder
-    cfg: Config
+    rules: Rules
+    config: Config  # to be shown and compared
     known: Mapping[str, Sample]  # of its data file
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import Config, check
+from conf.schema import Config, plain
 from lab.base.errors import UserError
 from lab.heads.files import with_heads_of_file
 from lab.records.folder import list_samples
@@ -84,9 +84,8 @@ def _json_lines(path: Path, *, whole: bool = False) -> list[Any]:
         return []
 
 
-def saved_config(folder: RunFolder, cfg: Config) -> Config:
-    """The configuration that the run was evaluated with or, failing that, collected with; `cfg` if the folder tells
-    neither.
+def saved_config(folder: RunFolder, config: Config) -> Config:
+    """The configuration that the run was evaluated with or, failing that, collected with; `config` if neither is told.
 
     Raises UserError naming the file if the configuration is not one of today's.
     """
@@ -97,15 +96,11 @@ def saved_config(folder: RunFolder, cfg: Config) -> Config:
         if saved is None and path.exists():
             saved = OmegaConf.load(path)
         if saved is None:
-            log.warning(
-                "%s has no config.yaml: its records are read with the configuration of this command", folder.path
-            )
-            return cfg
-        merged: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
+            log.warning("%s has no config.yaml: its records are read with this command's configuration", folder.path)
+            return config
+        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
     except (OmegaConfBaseException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{where}: its configuration is not one of this version ({reason}); run stage=evaluate there again"
-        ) from None
-    check(merged)
-    return with_heads_of_file(merged)
+        other = f"{where}: its configuration is not one of this version ({reason})"
+        raise UserError(f"{other}; run stage=evaluate there again") from None
+    return with_heads_of_file(plain(merged))  # type: ignore[arg-type]

@@ -18,10 +18,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
-from omegaconf import OmegaConf
 
 from analyze import Head
-from conf.schema import Config
+from conf.schema import as_dict, as_yaml
 from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
 from lab.report.contents import Gathered, Shown
@@ -35,8 +34,8 @@ BINS = 20  # of the histogram of IoU
 to_json = partial(htmlsafe_json_dumps, dumps=partial(json.dumps, separators=(",", ":"), allow_nan=False))
 
 
-def render(gathered: Gathered, cfg: Config) -> str:
-    """The whole page."""
+def render(gathered: Gathered, *, resamples: int, seed: int) -> str:
+    """The whole page; intervals come from so many resamples."""
     script, style = script_text(), (HERE / "static" / "page.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
@@ -46,16 +45,16 @@ def render(gathered: Gathered, cfg: Config) -> str:
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html.j2")
-    runs = [_run_view(gathered, index, cfg) for index in range(len(gathered.runs))]
+    runs = [_run_view(gathered, index, resamples, seed) for index in range(len(gathered.runs))]
     return page.render(
         script=Markup(script),  # our own files
         style=Markup(style),
         hashes={"script": _hash(script), "style": _hash(style)},
         runs=runs,
-        comparison=_comparison(gathered, cfg) if len(runs) == 2 else None,
+        comparison=_comparison(gathered, resamples, seed) if len(runs) == 2 else None,
         shown=len(gathered.samples),
         total=gathered.total,
-        seed=cfg.seed,
+        seed=seed,
         hit=tables.HIT,
         data=to_json(
             {"colours": colours(), "hit": tables.HIT, "runs": _runs_data(gathered), "samples": samples_data(gathered)}
@@ -92,19 +91,19 @@ def colours() -> str:
 # what the templates show
 
 
-def _run_view(gathered: Gathered, index: int, cfg: Config) -> dict[str, Any]:
+def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict[str, Any]:
     run, findings = gathered.runs[index], [sample.findings[index] for sample in gathered.samples]
     scores = tables.scores_of_run(gathered, index)
-    fresh, saved = tables.fresh_estimates(scores, cfg), tables.saved_estimates(run.folder.metrics)
+    fresh, saved = tables.fresh_estimates(scores, resamples, seed), tables.saved_estimates(run.folder.metrics)
     ious = [score.box_iou for score in scores if score.box_iou is not None]
     return {
         "label": "AB"[index],
         "name": str(run.folder.path),
         "model": str(
-            next((f.meta["model_name"] for f in findings if f.meta and f.meta.get("model_name")), run.cfg.model.name)
+            next((f.meta["model_name"] for f in findings if f.meta and f.meta.get("model_name")), run.config.model.name)
         ),
         "facts": tables.facts(run, findings),
-        "config": OmegaConf.to_yaml(run.cfg, resolve=True),
+        "config": as_yaml(run.config),
         "failures": list(run.folder.errors.items()),
         "fresh": tables.metric_table({"chosen heads": fresh}) if fresh else None,
         "groups": tables.group_table(fresh) if fresh else None,
@@ -114,12 +113,12 @@ def _run_view(gathered: Gathered, index: int, cfg: Config) -> dict[str, Any]:
         ),
         "saved": tables.metric_table(saved) if saved else None,
         "saved_samples": max((one.n for estimates in saved.values() for one in estimates), default=0),
-        "other_rules": tables.other_rules(run.folder.metrics, run.cfg),
+        "other_rules": tables.other_rules(run.folder.metrics, run.config),
         "histogram": np.histogram(ious, BINS, (0, 1))[0].tolist() if ious else None,
         "rho": _rho(run.folder.metrics),
         "selection": _selection(run.folder.selection),
         "ranked": sum(bool(finding.best) for finding in findings),
-        "top_n": run.cfg.logic.select.top_n,
+        "top_n": run.rules.logic.select.top_n,
     }
 
 
@@ -130,10 +129,7 @@ def _rho(metrics: Mapping[str, Any] | None) -> float | None:
 
 
 def _selection(selection: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The first heads of localization_heads.json, and how they were counted;
-
-    None if there is none or it is of another kind.
-    """
+    """The first heads of localization_heads.json and how they were counted; None if it is missing or of another kind."""
     try:
         rows = [
             (
@@ -154,15 +150,15 @@ def _selection(selection: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
 
 
-def _comparison(gathered: Gathered, cfg: Config) -> dict[str, Any]:
-    rows, both, one_only = tables.differences(gathered, cfg)
+def _comparison(gathered: Gathered, resamples: int, seed: int) -> dict[str, Any]:
+    rows, both, one_only = tables.differences(gathered, resamples, seed)
     ious = [[f.score.box_iou if f.score else None for f in sample.findings] for sample in gathered.samples]
     return {
         "rows": rows,
         "both": both,
         "one_only": one_only,
         "span": max([5.0, *(max(abs(row["low"]), abs(row["high"])) for row in rows)]),
-        "settings": tables.config_differences(*(run.cfg for run in gathered.runs)),
+        "settings": tables.config_differences(*(as_dict(run.config) for run in gathered.runs)),
         "points": [pair for pair in ious if None not in pair],
     }
 
@@ -174,7 +170,7 @@ def _runs_data(gathered: Gathered) -> list[dict[str, Any]]:
     rows = []
     for index, run in enumerate(gathered.runs):
         findings = [sample.findings[index] for sample in gathered.samples]
-        counts = tables.head_counts(findings, run.cfg.logic.select.top_n)
+        counts = tables.head_counts(findings, run.rules.logic.select.top_n)
         shape = counts.shape if counts is not None else (0, 0)
         quality = np.array((run.folder.metrics or {}).get("head_mean_iou") or [], float)
         rows.append(

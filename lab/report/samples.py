@@ -7,24 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from analyze import Head, HeadScore, chosen_heads, rank_heads, scores_of
-from bbox import Localization, head_maps
-from conf.schema import Config
+from analyze import Head, HeadScore, rank_heads, scores_of
+from bbox import Localization, head_maps, localize_record
+from conf.schema import BoxConvention, Config, Contrast, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import find
+from lab.base.pickles import load_plain
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.sample import Box
+from lab.heads.choice import HeadChoice, head_choice
 from lab.heads.reading import ModelOfRecords
-from lab.measure.controls import prediction
 from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
+from lab.measure.predictions import prediction
 from lab.records.files import load_record
-from lab.records.pickles import load_plain
 from lab.records.record import Record
 from lab.records.subset import NotKept
 from lab.report.folder import RunFolder
 from lab.report.pictures import levels, outline, text_of, thumbnail
-from lab.stages.results import localize_record
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How records are read: what is chosen and located, and the convention of boxes."""
+
+    logic: LogicConfig
+    choice: HeadChoice
+    inclusive: bool
+
+    @classmethod
+    def of(cls, config: Config) -> "Rules":
+        """As a configuration says."""
+        choice = head_choice(config.logic, config.model)
+        return cls(config.logic, choice, config.metrics.box == BoxConvention.inclusive)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +71,15 @@ class Finding:
     answer: Prediction | None = None  # dropped once it is scored: a mask is as large as its image
 
 
-def find_sample(name: str, folder: RunFolder, known: Sample | None, model: ModelOfRecords, cfg: Config) -> Finding:
+def find_sample(name: str, folder: RunFolder, known: Sample | None, model: ModelOfRecords, rules: Rules) -> Finding:
     """Reads and localizes one sample. Damaged and absent records make a finding that says so.
 
-    Raises UserError if the record is of another model than those that `model` has seen, or if `cfg` asks for heads that
-    it does not have.
+    Raises UserError if the record is of another model than those that `model` has seen, or if `rules` choose heads that
+    the model does not have.
     """
     told = Finding("missing", query=known.query if known else "", image_file=str(known.image_file) if known else None)
     if name not in folder.records:
-        return _without_record(name, folder, told, cfg.logic.select.top_n)
+        return _without_record(name, folder, told, rules.logic.select.top_n)
     path = folder.records[name]
     try:
         record = load_record(path)
@@ -83,7 +98,7 @@ def find_sample(name: str, folder: RunFolder, known: Sample | None, model: Model
         sized = _with_size(record, told.image_file)
     except UserError as error:
         return replace(told, why=f"its image's size is unknown: {error}")
-    return _localized(name, sized, told, cfg)
+    return _localized(name, sized, told, rules)
 
 
 def _without_record(name: str, folder: RunFolder, told: Finding, top_n: int) -> Finding:
@@ -106,32 +121,32 @@ def _with_size(record: Record, image_file: str | None) -> Record:
     return record.with_image_size(open_image(find(image_file)).size)
 
 
-def _localized(name: str, record: Record, told: Finding, cfg: Config) -> Finding:
+def _localized(name: str, record: Record, told: Finding, rules: Rules) -> Finding:
     try:
-        ranking = rank_heads(record, cfg.logic)
+        ranking = rank_heads(record, rules.logic)
     except NotKept as error:  # its scores were measured by other settings
         return replace(told, status="ranked", why=str(error))
     told = replace(
         told,
         image_size=record.image_size,
-        best=tuple((row.layer, row.head) for row in ranking[: cfg.logic.select.top_n]),
+        best=tuple((row.layer, row.head) for row in ranking[: rules.logic.select.top_n]),
     )
-    chosen = chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads)
+    chosen = rules.choice.of((record.num_layers, record.num_heads), ranking)
     if not record.subset.holds(chosen):
         return replace(told, status="ranked", why="no attention of its heads stored, only every head's scores")
-    found = localize_record(record, ranking, cfg)
+    found = localize_record(record, ranking, rules.logic, rules.choice)
     return replace(
         told,
         status="done",
-        heads=tuple(scores_of(record, found.heads, cfg.logic)),
+        heads=tuple(scores_of(record, found.heads, rules.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
         outline=outline(found.mask),
-        maps=_maps(record, found, cfg.logic.contrast),
-        answer=prediction(name, found, record.grid, inclusive=cfg.metrics.box == "inclusive"),
+        maps=_maps(record, found, rules.logic.contrast),
+        answer=prediction(name, found, record.grid, inclusive=rules.inclusive),
     )
 
 
-def _maps(record: Record, found: Localization, contrast: str) -> Maps:
+def _maps(record: Record, found: Localization, contrast: Contrast) -> Maps:
     maps = head_maps(record, found.heads, contrast)
     every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
     highest = float(every.max())
@@ -151,7 +166,7 @@ def truth_of(known: Sample | None, image_size: tuple[int, int] | None) -> tuple[
         return None, str(error)
 
 
-def scored(finding: Finding, truth: Truth | None, cfg: Config) -> Finding:
+def scored(finding: Finding, truth: Truth | None, *, inclusive: bool) -> Finding:
     """The finding with its score, no answer being a miss, and without the answer's mask."""
     if truth is None:
         return replace(finding, answer=None)
@@ -162,7 +177,7 @@ def scored(finding: Finding, truth: Truth | None, cfg: Config) -> Finding:
         and finding.answer.mask.shape != truth.mask.shape
     ):
         return replace(finding, answer=None)
-    measured = score(truth, finding.answer, inclusive=cfg.metrics.box == "inclusive")
+    measured = score(truth, finding.answer, inclusive=inclusive)
     return replace(finding, answer=None, score=measured)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from omegaconf import OmegaConf
 
-from analyze import Head, fixed_heads
-from conf.schema import Config
-from lab.measure.controls import COLUMNS
-from lab.measure.intervals import Estimate, compare, summarize
+from analyze import Head
+from conf.schema import Config, Contrast, LogicConfig, as_dict
+from lab.heads.choice import PRESET, PRESET_KEY
+from lab.measure.intervals import Estimate, compare, metric_names, summarize
 from lab.measure.metrics import Score
 from lab.report.contents import Gathered, Run
 from lab.report.samples import Finding
@@ -28,6 +27,7 @@ OWN_PLACES = (
 )
 RULES = ("logic", "metrics")  # the parts of the configuration that decide what is found and how it is measured
 HIT = 0.5  # IoU
+COLUMNS = metric_names()
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def facts(run: Run, findings: Sequence[Finding]) -> list[tuple[str, str]]:
     grids = sorted({f"{f.maps.levels.shape[1]} x {f.maps.levels.shape[2]}" for f in done if f.maps})
     versions = ", ".join(f"{name} {number}" for name, number in dict(meta.get("versions") or {}).items())
     told = [
-        ("Model", f"{meta.get('model_name') or run.cfg.model.name}{size}"),
+        ("Model", f"{meta.get('model_name') or run.config.model.name}{size}"),
         ("Heads", heads_in_words(run, shape)),
-        ("Rules", rules_in_words(run.cfg)),
+        ("Rules", rules_in_words(run.rules.logic)),
         ("Image tokens", " or ".join(grids)),
         ("Prompt", str(meta.get("conv_mode", ""))),
         ("Precision", ", ".join(str(meta[key]) for key in ("dtype", "attn_implementation") if meta.get(key))),
@@ -74,28 +74,27 @@ def shape_of(findings: Sequence[Finding]) -> tuple[int, int] | None:
 
 
 def fixed(run: Run, shape: tuple[int, int] | None) -> list[Head] | None:
-    """The heads that the configuration fixes for all samples; None if they are picked for each."""
-    return fixed_heads(shape, run.cfg.logic, run.cfg.model.localization_heads) if shape else None
+    """The heads that are the same for all samples; None if they are picked for each."""
+    return run.rules.choice.fixed(shape) if shape else None
 
 
 def heads_in_words(run: Run, shape: tuple[int, int] | None) -> str:
     """The fixed heads and where they are from, or that they are picked anew."""
-    heads, wanted = fixed(run, shape), run.cfg.logic.heads
+    heads, choice = fixed(run, shape), run.rules.choice
     if heads is None:
-        return f"the {run.cfg.logic.top_k} best of each sample, picked anew"
-    source = wanted if wanted == "preset" else wanted["file"] if isinstance(wanted, Mapping) else "as given"
+        return f"the {choice.top_k} best of each sample, picked anew"
+    source = {"logic.heads": "as given", PRESET_KEY: PRESET}.get(choice.source, choice.source)
     return f"{', '.join(f'L{layer} H{head}' for layer, head in heads)}, the same for all samples ({source})"
 
 
-def rules_in_words(cfg: Config) -> str:
+def rules_in_words(logic: LogicConfig) -> str:
     """What tells this logic from another at a glance."""
-    logic = cfg.logic
     smoothing = f"sigma {logic.smoothing.sigma:g}" + (
         f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
     )
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.min_layer}"
-    contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != "none" else ""
+    contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != Contrast.none else ""
     return f"{heads}{contrast}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
 
 
@@ -164,12 +163,12 @@ def saved_estimates(metrics: Mapping[str, Any] | None) -> dict[str, list[Estimat
         return {}
 
 
-def fresh_estimates(scores: Sequence[Score], cfg: Config) -> list[Estimate]:
+def fresh_estimates(scores: Sequence[Score], resamples: int, seed: int) -> list[Estimate]:
     """The figures of the samples on the page; [] if none has a truth."""
-    return summarize(scores, resamples=cfg.evaluate.resamples, seed=cfg.seed) if scores else []
+    return summarize(scores, resamples=resamples, seed=seed) if scores else []
 
 
-def differences(gathered: Gathered, cfg: Config) -> tuple[list[dict[str, Any]], int, int]:
+def differences(gathered: Gathered, resamples: int, seed: int) -> tuple[list[dict[str, Any]], int, int]:
     """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer; how many; how
     many only one does.
 
@@ -181,7 +180,7 @@ def differences(gathered: Gathered, cfg: Config) -> tuple[list[dict[str, Any]], 
     if not both:
         return [], 0, one_only
     first, second = ([pair[i].score for pair in both] for i in (0, 1))
-    found = compare(first, second, resamples=cfg.evaluate.resamples, seed=cfg.seed)  # type: ignore[arg-type]
+    found = compare(first, second, resamples=resamples, seed=seed)  # type: ignore[arg-type]
     order = {name: place for place, name in enumerate(COLUMNS)}
     rows = sorted(
         (one for one in found if one.group == "all" and one.metric in order), key=lambda one: order[one.metric]
@@ -212,7 +211,7 @@ def head_counts(findings: Sequence[Finding], top_n: int) -> Int[np.ndarray, "lay
     return counts
 
 
-def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf; a list is a leaf."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -221,11 +220,9 @@ def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def config_differences(first: Any, second: Any) -> list[tuple[str, str, str]]:
+def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, first value, second value) where two configurations differ in more than where they read and write."""
-    one, other = (
-        dict(flat(OmegaConf.to_container(OmegaConf.create(config), resolve=True))) for config in (first, second)
-    )
+    one, other = dict(flat(first)), dict(flat(second))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return [(key, _told(one, key), _told(other, key)) for key in keys if not key.startswith(OWN_PLACES)]
 
@@ -234,11 +231,11 @@ def _told(config: Mapping[str, Any], key: str) -> str:
     return "null" if key in config and config[key] is None else str(config.get(key, "-"))
 
 
-def other_rules(metrics: Mapping[str, Any] | None, cfg: Config) -> list[str]:
+def other_rules(metrics: Mapping[str, Any] | None, config: Config) -> list[str]:
     """`key=value` of the rules that metrics.json was made with and this page was not."""
     saved = (metrics or {}).get("config")
     if not isinstance(saved, Mapping):
         return []
-    changed = config_differences(saved, cfg)
+    changed = config_differences(saved, as_dict(config))
     # How heads are counted over samples is no rule of what is found in one.
     return [f"{key}={then}" for key, then, _ in changed if key.startswith(RULES) and not key.startswith("logic.select")]

@@ -1,1 +1,91 @@
-"""The stages: one file for each."""
+"""The stages: one file for each, and one table of them.
+
+    STAGES["batch"].run(config)     # the exit code
+
+A stage gets the whole configuration, prints a short table and returns an exit code. What lies below the stages gets the
+parts that it needs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conf.schema import Config
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What `stage=NAME` does."""
+
+    run: Callable[[Config], int]
+    text: str  # one line, for --help
+    many: bool = False  # whether it divides its work among the processes of a launcher
+
+
+# Each stage is imported when it runs: it starts without the libraries of the others, which saves up to a second.
+
+
+def _collect(config: Config) -> int:
+    from lab.stages.collect import run
+
+    return run(config)
+
+
+def _analyze(config: Config) -> int:
+    from lab.stages.analyze import run
+
+    return run(config)
+
+
+def _visualize(config: Config) -> int:
+    from lab.stages.visualize import run
+
+    return run(config)
+
+
+def _pipeline(config: Config) -> int:
+    from lab.stages.pipeline import run
+
+    return run(config)
+
+
+def _batch(config: Config) -> int:
+    from lab.stages.batch import run
+
+    return run(config)
+
+
+def _select(config: Config) -> int:
+    from lab.stages.select import run
+
+    return run(config)
+
+
+def _evaluate(config: Config) -> int:
+    from lab.stages.evaluate import run
+
+    return run(config)
+
+
+def _study(config: Config) -> int:
+    from lab.stages.study import run
+
+    return run(config)
+
+
+def _report(config: Config) -> int:
+    from lab.stages.report import run
+
+    return run(config)
+
+
+STAGES = {
+    "collect": Stage(_collect, "picture and expression -> record: what every head looks at"),
+    "analyze": Stage(_analyze, "record, or a folder of them -> the heads, best first"),
+    "visualize": Stage(_visualize, "record -> mask, box and figures"),
+    "pipeline": Stage(_pipeline, "collect, analyze and visualize one picture"),
+    "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True),
+    "select": Stage(_select, "records -> the heads that are selected again and again"),
+    "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
+    "study": Stage(_study, "records and the truth -> the paper's tables in miniature"),
+    "report": Stage(_report, "a folder of records, or two -> one page with everything"),
+}

@@ -1,4 +1,10 @@
-"""stage=batch: one record and ranking for every line of a JSONL file."""
+"""stage=batch: one record and ranking for every line of a JSONL file, the model loaded once, in one process or in many.
+
+    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+
+`summary.json` tells how long the model waited for images and writers; `errors.jsonl` lists the samples that failed.
+"""
 
 import json
 import logging
@@ -7,18 +13,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import Config
+from conf.schema import Config, DataConfig
 from lab.base.console import table
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import write_atomic
 from lab.base.paths import find
 from lab.base.processes import Processes, only_run, processes
 from lab.base.workers import cores
+from lab.batch.job import BatchJob
 from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, Outcome, collect_rows
 from lab.batch.storage import disk_use, tell_disk_use
-from lab.datasets import Sample, read_jsonl
-from lab.stages.common import load_model, make_folder, model_folder, wants_generic
+from lab.datasets import Sample, read_samples
+from lab.stages import common
+from lab.stages.common import choice_of, make_folder, model_folder, wants_generic
+from lab.stages.finish import Finish
 
 if TYPE_CHECKING:
     from llava.model.loaded import LoadedModel
@@ -27,95 +36,109 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
-    """The samples of a JSONL file; lab.datasets.jsonl tells its keys. Raises UserError naming the line that is wrong."""
-    if not path.exists():
-        raise UserError(f"no data file {path}: set data.data_file to a JSONL file")
-    return read_jsonl(path, final_period=final_period)
-
-
-def run_batch(cfg: Config) -> int:
+def run(config: Config) -> int:
     """Collects and analyses every chosen sample that is not done yet; returns 1 if any failed, else 0."""
-    if cfg.data.data_file is None:
+    if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
-    chosen = _chosen(read_samples(find(cfg.data.data_file), final_period=cfg.data.final_period), cfg)
-    run = processes()
-    folder = make_folder(cfg) if run.main else model_folder(cfg)
-    run.gather([0])  # until the folder is there
-    with only_run(folder, run):
+    chosen = chosen_samples(config.data)
+    group = processes()
+    folder = make_folder(config) if group.main else model_folder(config)
+    group.gather([0])  # until the folder is there
+    with only_run(folder, group):
         began = time.time()
-        found = run.gather([_run(cfg, folder, chosen, run)])
-        if run.main:
-            _conclude(cfg, folder, chosen, found, time.time() - began)
-        run.gather([0])  # until the summary is there: a launcher may end everyone as soon as one process fails
+        found = group.gather([_share(config, folder, chosen, group)])
+        if group.main:
+            _conclude(config, folder, chosen, found, time.time() - began)
+        group.gather([0])  # until the summary is there: a launcher may end everyone as soon as one process fails
     return 1 if any(one.errors for one in found) else 0
 
 
-def _chosen(samples: list[Sample], cfg: Config) -> list[Sample]:
-    if cfg.data.process_all:
+def collect_first(config: Config) -> bool:
+    """With `data.process_all`: collects what is missing. Whether a sample failed."""
+    if not config.data.process_all:
+        return False
+    refuse_two_sources(config.data)
+    return run(config) != 0
+
+
+def refuse_two_sources(data: DataConfig) -> None:
+    """Raises UserError if records are to be read from a folder and collected from a data file at once."""
+    if data.attention_dir is not None:
+        both = "data.attention_dir names a folder to read, data.process_all=true a data file to collect"
+        raise UserError(f"{both}: give one of the two")
+
+
+def chosen_samples(data: DataConfig) -> list[Sample]:
+    """The samples of the data file, all of them or those from `start_index` to `end_index`."""
+    samples = read_samples(find(str(data.data_file)), final_period=data.final_period)
+    if data.process_all:
         return samples
-    start, stop = (
-        cfg.data.start_index,
-        cfg.data.end_index if cfg.data.end_index is not None else cfg.data.start_index + 1,
-    )
+    start = data.start_index
+    stop = start + 1 if data.end_index is None else data.end_index
     if start >= len(samples):
-        raise UserError(f"data.start_index={start}: {cfg.data.data_file} has {len(samples)} samples, counted from 0")
+        raise UserError(f"data.start_index={start}: {data.data_file} has {len(samples)} samples, counted from 0")
     return samples[start:stop]
+
+
+def batch_job(config: Config, folder: Path) -> BatchJob:
+    """What a bulk run asks and writes, as a configuration says."""
+    choice, generic = choice_of(config), wants_generic(config)
+    finish = Finish.of(config)
+    windows = config.show_plot
+    return BatchJob(folder, config.model, config.data, config.logic, choice, finish, generic, windows)
 
 
 # one process
 
 
-def _run(cfg: Config, folder: Path, chosen: Sequence[Sample], run: Processes) -> Outcome:
-    """This process's share: what is there is ranked anew, the rest collected."""
-    from lab.batch.rows import plan_rows
+def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Processes) -> Outcome:
+    """This process's share: records that are there get today's ranking, and the missing ones are collected."""
+    from lab.batch.rows import plan_rows  # torch
 
-    outcome = Outcome()
-    rows = plan_rows(chosen, share_image=cfg.data.share_image and not cfg.model.use_generate)
-    block = cfg.data.batch_size or BLOCK
-    mine = [row for rows in run.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
+    outcome, job = Outcome(), batch_job(config, folder)
+    rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.use_generate)
+    block = config.data.batch_size or BLOCK
+    mine = [row for rows in group.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
     try:
-        done = _ranked_anew(cfg, folder, [sample for row in mine for sample in row], run, outcome)
+        done = _finish_found(job, [sample for row in mine for sample in row], group, outcome)
         missing = [left for row in mine if (left := tuple(sample for sample in row if sample.id not in done))]
         if missing:
-            loaded = load_model(cfg)
-            if run.main:
-                _tell_disk_use(
-                    cfg, loaded, folder, min(len(chosen), run.world * sum(map(len, missing)))
-                )  # of all, about
-            collect_rows(cfg, loaded, folder, missing, run, outcome)
+            loaded = common.load_model(config)
+            if group.main:
+                about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
+                _tell_disk_use(job, loaded, about)
+            collect_rows(job, loaded, missing, group, outcome)
     except DiskFull as error:
         outcome.stopped = str(error)
     return outcome
 
 
-def _ranked_anew(cfg: Config, folder: Path, samples: Sequence[Sample], run: Processes, outcome: Outcome) -> set[str]:
-    """The ids of the samples whose records are there and were ranked by today's rules, or could not be."""
+def _finish_found(job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome) -> set[str]:
+    """Ranks the records of an earlier run by today's rules. The ids of their samples, failed ones among them."""
     done = set()
-    for sample, error in finish_records(
-        cfg, folder, samples, workers=cfg.data.workers or max(1, cores() // run.local_world)
-    ):
+    workers = job.data.workers or max(1, cores() // group.local_world)
+    for sample, error in finish_records(job, samples, workers=workers):
         done.add(sample.id)
         if error is None:
             outcome.before += 1
         else:
             outcome.fail(sample, error)
-    if done and run.main:
+    if done and group.main:
         log.info("%d of %d samples are collected already", len(done), len(samples))
     return done
 
 
-def _tell_disk_use(cfg: Config, loaded: "LoadedModel", folder: Path, samples: int) -> None:
+def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", samples: int) -> None:
     shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
-    tell_disk_use(
-        disk_use(shape, loaded.geometry.tokens, dtype, cfg, samples=samples, generic=wants_generic(cfg)), folder
-    )
+    tokens = loaded.geometry.tokens
+    use = disk_use(shape, tokens, dtype, job.data, job.choice, samples=samples, generic=job.generic)
+    tell_disk_use(use, job.folder)
 
 
 # all processes
 
 
-def _conclude(cfg: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
+def _conclude(config: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
     """Writes errors.jsonl and summary.json and prints the table. Raises DiskFull if the run had to stop."""
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
     new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
@@ -125,8 +148,8 @@ def _conclude(cfg: Config, folder: Path, chosen: Sequence[Sample], found: Sequen
         raise DiskFull(f"{stopped}; {left} of {len(chosen)} samples are missing; the same command continues with them")
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
-        "data_file": str(cfg.data.data_file),
-        "model": cfg.model.name,
+        "data_file": str(config.data.data_file),
+        "model": config.model.name,
         "samples": len(chosen),
         "done": new + before,
         "skipped": before,
@@ -136,10 +159,6 @@ def _conclude(cfg: Config, folder: Path, chosen: Sequence[Sample], found: Sequen
         "waited": [one.waited for one in found],
     }
     write_atomic(folder / "summary.json", json.dumps(summary, indent=1))
-    print(
-        table(
-            ("samples", "done now", "done before", "failed", "seconds"),
-            [(len(chosen), new, before, len(errors), summary["seconds"])],
-        )
-    )
+    row = (len(chosen), new, before, len(errors), summary["seconds"])
+    print(table(("samples", "done now", "done before", "failed", "seconds"), [row]))
     print(f"\nwrote {folder} (summary.json{', errors.jsonl lists what failed' if errors else ''})")

@@ -1,25 +1,52 @@
 """What a run makes of each record, new or found: its ranking and, if asked for, mask, box and figures."""
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from analyze import rank_heads
-from conf.schema import Config
+from bbox import Localization, localize_record
+from conf.schema import Config, LogicConfig
+from lab.heads.choice import HeadChoice
 from lab.records.record import Record
-from lab.stages.results import box_json, figure_files, localize_record, sibling, write_localization, write_ranking
+from lab.stages.common import choice_of
+from lab.stages.results import (
+    FigureOptions,
+    box_json,
+    sibling,
+    write_localization,
+    write_ranking,
+)
 
 DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
-def finish(cfg: Config, path: Path, record: Record, *, fresh: bool) -> None:
-    """Ranking and, if asked for, mask, box and figure; the latter are left alone if they are what they would become."""
-    ranking = rank_heads(record, cfg.logic)
-    write_ranking(path, ranking)
-    if not cfg.data.visualize_batch:
-        return
-    result = localize_record(record, ranking, cfg)
-    box, mask, *figures = sibling(path, "_bbox.json"), sibling(path, "_mask.png"), *figure_files(cfg, path, result)
-    there = box.exists() and mask.exists() and (not cfg.save_fig or all(figure.exists() for figure in figures))
-    if fresh or not there or box.read_text() != box_json(record, result):
-        with DRAWING:
-            write_localization(cfg, path, record, result)
+@dataclass(frozen=True)
+class Finish:
+    """Writes the results of one record beside it. It can be sent to worker processes."""
+
+    logic: LogicConfig
+    choice: HeadChoice
+    figures: FigureOptions
+    visualize: bool  # masks, boxes and figures too
+
+    @classmethod
+    def of(cls, config: Config) -> "Finish":
+        """As a configuration says."""
+        return cls(config.logic, choice_of(config), FigureOptions.of(config), config.data.visualize_batch)
+
+    def __call__(self, path: Path, record: Record, *, fresh: bool) -> None:
+        """Ranks, and localizes if asked to. Files of a record that is not `fresh` are kept if they still tell its box."""
+        ranking = rank_heads(record, self.logic)
+        write_ranking(path, ranking)
+        if not self.visualize:
+            return
+        result = localize_record(record, ranking, self.logic, self.choice)
+        if fresh or not self._drawn(path, record, result):
+            with DRAWING:
+                write_localization(path, record, result, self.logic, self.figures)
+
+    def _drawn(self, path: Path, record: Record, result: Localization) -> bool:
+        box, mask = sibling(path, "_bbox.json"), sibling(path, "_mask.png")
+        wanted = [box, mask, *(self.figures.files(path, result) if self.figures.save else [])]
+        return all(file.exists() for file in wanted) and box.read_text() == box_json(record, result)

@@ -1,43 +1,52 @@
-"""What the stages make of one sample: ranking, mask, box and figures beside the record, and in words."""
+"""What the stages make of one sample: ranking, mask, box and figures as files beside the record, and in words."""
 
 import io
 import json
 import logging
 import math
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from analyze import HeadScore, chosen_heads
-from bbox import Localization, localize
-from conf.schema import Config
+from analyze import HeadScore
+from bbox import Localization
+from conf.schema import Config, FigureFormat, LogicConfig, VizConfig
 from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
 from lab.base.paths import find
-from lab.heads.files import same_model
 from lab.records.record import Record
-from lab.stages.common import _image_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 log = logging.getLogger(__name__)
 
 
-def localize_record(record: Record, ranking: list[HeadScore], cfg: Config) -> Localization:
-    """Heads as `logic.heads` says, then their mask and box. Refuses a preset's heads on a record of another model."""
-    made_by = record.meta.get("model_name")
-    if cfg.logic.heads == "preset" and made_by and not same_model(str(made_by), cfg.model.name):
-        raise UserError(
-            f"logic.heads=preset are the heads of {cfg.model.name}, but the record is of {made_by}: set model, or logic.heads=null"
-        )
-    return localize(record, chosen_heads(record, ranking, cfg.logic, cfg.model.localization_heads), cfg.logic)
+@dataclass(frozen=True)
+class FigureOptions:
+    """Which figures of a sample are made, and what becomes of them."""
+
+    save: bool
+    show: bool
+    format: FigureFormat
+    viz: VizConfig
+    image_file: str | None  # of records that name no picture, or one that has moved
+
+    @classmethod
+    def of(cls, config: Config) -> "FigureOptions":
+        """As a configuration says."""
+        return cls(config.save_fig, config.show_plot, config.save_format, config.viz, config.data.image_file)
+
+    def files(self, path: Path, result: Localization) -> list[Path]:
+        """The files of `viz.sample_figures`, in its order, beside the record."""
+        extra = [name for name in ("heads", "components") if getattr(self.viz, name)]
+        return [sibling(path, f"_{name}.{self.format}") for name in (f"top{len(result.heads)}", *extra)]
 
 
 def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
@@ -52,9 +61,12 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
     return written
 
 
-def write_localization(cfg: Config, path: Path, record: Record, result: Localization) -> list[Path]:
+def write_localization(
+    path: Path, record: Record, result: Localization, logic: LogicConfig, options: FigureOptions
+) -> list[Path]:
     """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, the figures beside the record."""
-    figures = _draw(cfg, record, result) if cfg.save_fig or cfg.show_plot else {}  # first: they may lack their picture
+    # The figures first: their picture may be missing.
+    figures = _draw(record, result, logic, options) if options.save or options.show else {}
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     buffer = io.BytesIO()
     Image.fromarray(result.mask.astype(np.uint8) * 255).save(buffer, format="png")
@@ -62,25 +74,15 @@ def write_localization(cfg: Config, path: Path, record: Record, result: Localiza
     write_atomic(written[1], box_json(record, result))
     if not figures:
         return written
-    import viz
+    import viz  # matplotlib, only where a figure is wanted
 
-    if cfg.save_fig:
-        for figure, file in zip(figures.values(), figure_files(cfg, path, result), strict=True):
+    if options.save:
+        for figure, file in zip(figures.values(), options.files(path, result), strict=True):
             viz.save_figure(figure, file)
             written.append(file)
-    if cfg.show_plot:
+    if options.show:
         viz.show(*figures.values())
     return written
-
-
-def figure_files(cfg: Config, path: Path, result: Localization) -> list[Path]:
-    """The files of `viz.sample_figures`, in its order."""
-    names = [
-        f"top{len(result.heads)}",
-        *(["heads"] if cfg.viz.heads else []),
-        *(["components"] if cfg.viz.components else []),
-    ]
-    return [sibling(path, f"_{name}.{cfg.save_format}") for name in names]
 
 
 def box_json(record: Record, result: Localization) -> str:
@@ -95,27 +97,26 @@ def box_json(record: Record, result: Localization) -> str:
     )
 
 
-def _draw(cfg: Config, record: Record, result: Localization) -> "dict[str, Figure]":
+def _draw(record: Record, result: Localization, logic: LogicConfig, options: FigureOptions) -> "dict[str, Figure]":
     import viz  # matplotlib, only where a figure is wanted
 
-    picture = open_image(_picture_of(record, cfg))
+    picture = open_image(picture_of(record, options.image_file))
     if record.image_size not in (None, picture.size):
-        known = "data.image_file must name the picture that the record was made from"
-        raise UserError(
-            f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}: {known}"
-        )
-    return viz.sample_figures(record, result, picture, cfg)
+        sizes = f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}"
+        raise UserError(f"{sizes}: data.image_file must name the picture that the record was made from")
+    return viz.sample_figures(record, result, picture, logic, options.viz)
 
 
-def _picture_of(record: Record, cfg: Config) -> Path:
-    """The picture that a record was made from, or `data.image_file` for records that name none or that have moved."""
+def picture_of(record: Record, image_file: str | None) -> Path:
+    """The picture that a record was made from, or `image_file` for records that name none or that have moved."""
     named = record.meta.get("image_file")
     if named and find(str(named)).exists():
         return find(str(named))
-    log.warning(
-        "the record's picture %s is not there: using data.image_file=%s", named or "(none named)", cfg.data.image_file
-    )
-    return _image_file(cfg)
+    named = named or "(none named)"
+    log.warning("the record's picture %s is not there: using data.image_file=%s", named, image_file)
+    if image_file is None:
+        raise UserError("no picture: set data.image_file=path/to/picture")
+    return find(image_file)
 
 
 def sibling(path: Path, suffix: str) -> Path:

@@ -10,63 +10,61 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from analyze import Head
-from conf.schema import Config, SelectConfig
+from conf.schema import Config, SelectConfig, Source, ThresholdOver, as_dict
 from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.paths import find
+from lab.datasets import read_samples
 from lab.heads.files import NAME
 from lab.heads.reading import picks_of_analyses, picks_of_records
 from lab.heads.selection import Picks, Selection, count_selections
 from lab.records.folder import list_samples
-from lab.stages.batch import read_samples, run_batch
-from lab.stages.common import model_folder, print_written
+from lab.stages import batch
+from lab.stages.batch import refuse_two_sources
+from lab.stages.common import model_folder, print_written, records_folder
 
 log = logging.getLogger(__name__)
 
 
-def run_select(cfg: Config) -> int:
+def run(config: Config) -> int:
     """Counts, writes the heads, the frequencies and their figure, and shows the best.
 
     Returns 1 if a sample could not be collected.
     """
-    failed, names = _collected(cfg)
-    folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
+    failed, names = _collected(config)
+    folder = records_folder(config)
     listed = list_samples(folder)
-    source, files = chosen_files(folder, listed, names, cfg.logic.select)
-    if source == "records":
-        picks = picks_of_records(files, cfg)
+    source, files = chosen_files(folder, listed, names, config.logic.select)
+    if source == Source.records:
+        picks = picks_of_records(files, config.logic, config.data.workers)
     else:
-        picks = picks_of_analyses(files, cfg.logic.select.top_n, list(listed["records"].values())[:1])
-    selection = count_selections(picks, cfg.logic.select, cfg.seed)
-    written = _write(folder, picks, selection, source, cfg)
-    print(selection_table(selection, max(10, cfg.logic.top_k)))
+        picks = picks_of_analyses(files, config.logic.select.top_n, list(listed["records"].values())[:1])
+    selection = count_selections(picks, config.logic.select, config.seed)
+    written = _write(folder, picks, selection, source, config)
+    print(selection_table(selection, max(10, config.logic.top_k)))
     print_written(written)
     print(f"\nuse them: logic.heads={folder / NAME}")
     return 1 if failed else 0
 
 
-def _collected(cfg: Config) -> tuple[bool, set[str] | None]:
+def _collected(config: Config) -> tuple[bool, set[str] | None]:
     """With `data.process_all`: collects what the data file asks for.
 
     Whether a sample failed, and the names of those to be counted.
     """
-    if not cfg.data.process_all:
+    if not config.data.process_all:
         return False, None
-    if cfg.data.attention_dir is not None:
-        raise UserError(
-            "data.attention_dir names a folder to read, data.process_all=true a data file to collect: give one of the two"
-        )
-    if cfg.data.data_file is None:
+    refuse_two_sources(config.data)
+    if config.data.data_file is None:
         raise UserError("data.process_all=true, but no data file: set data.data_file=samples.jsonl")
-    names = {sample.id for sample in read_samples(find(cfg.data.data_file))}
-    _check_number(len(names), str(cfg.data.data_file), cfg.logic.select)
-    if not run_batch(cfg):
+    names = {sample.id for sample in read_samples(find(config.data.data_file))}
+    _check_number(len(names), str(config.data.data_file), config.logic.select)
+    if not batch.run(config):
         return False, names
-    errors = (model_folder(cfg) / "errors.jsonl").read_text().splitlines()
+    errors = (model_folder(config) / "errors.jsonl").read_text().splitlines()
     return True, names - {json.loads(line)["id"] for line in errors}
 
 
@@ -83,27 +81,27 @@ def _check_number(found: int, where: str, config: SelectConfig) -> None:
 
 def chosen_files(
     folder: Path, listed: dict[str, dict[str, Path]], names: set[str] | None, config: SelectConfig
-) -> tuple[str, list[Path]]:
+) -> tuple[Source, list[Path]]:
     """What to count, "records" or "analyses", and the files of it that belong to the samples `names` (None: to any).
 
     Raises UserError if there are none or fewer than `config.samples`, or if the results could not be written beside
     them.
     """
-    source = config.source or ("records" if listed["records"] else "analyses")
+    source = config.source or (Source.records if listed["records"] else Source.analyses)
     files = [path for name, path in listed[source].items() if names is None or name in names]
     if not files:
         what = "records or rankings" if config.source is None else f"{source} (logic.select.source)"
         raise UserError(
             f"no {what} in {folder}: set data.attention_dir, or make them with stage=batch or data.process_all=true"
         )
-    if source == "analyses" and config.threshold == "dataset":
+    if source == Source.analyses and config.threshold == ThresholdOver.dataset:
         raise UserError(
             f"logic.select.threshold=dataset needs records, but of {folder} only the rankings are read: set it to sample"
         )
     _check_number(len(files), str(folder), config)
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write into {folder}, where the results would go: copy it, or make it writable")
-    if source == "records" and (alone := len(listed["analyses"].keys() - listed["records"].keys())):
+    if source == Source.records and (alone := len(listed["analyses"].keys() - listed["records"].keys())):
         log.warning("%d rankings in %s have no record and are not counted", alone, folder)
     return source, files
 
@@ -111,21 +109,20 @@ def chosen_files(
 # results
 
 
-def _write(folder: Path, picks: Picks, selection: Selection, source: str, cfg: Config) -> list[Path]:
+def _write(folder: Path, picks: Picks, selection: Selection, source: Source, config: Config) -> list[Path]:
     """The files of the stage; the heads last, so that they never stand beside older frequencies."""
     written = [folder / "selection_frequency.csv"]
     write_atomic(written[0], frequency_csv(selection))
-    model = picks.model or (cfg.model.name if cfg.data.attention_dir is None else None)
-    if cfg.save_fig or cfg.show_plot:
-        written += _draw(folder / f"selection_frequency.{cfg.save_format}", selection, model, cfg)
-    heads = heads_json(picks, selection, source, model, cfg)
+    model = picks.model or (config.model.name if config.data.attention_dir is None else None)
+    if config.save_fig or config.show_plot:
+        written += _draw(folder / f"selection_frequency.{config.save_format}", selection, model, config)
+    heads = heads_json(picks, selection, source, model, config)
     write_atomic(folder / NAME, json.dumps(heads, indent=1))
     return [folder / NAME, *written]
 
 
-def heads_json(picks: Picks, selection: Selection, source: str, model: str | None, cfg: Config) -> dict[str, Any]:
-    """The content of localization_heads.json: every head that was ever selected, the most frequent first, and how they
-    were counted.
+def heads_json(picks: Picks, selection: Selection, source: Source, model: str | None, config: Config) -> dict[str, Any]:
+    """The content of localization_heads.json: every head ever selected, the most frequent first, and how they were counted.
 
     num_layers and num_heads are None where only rankings were read, which do not tell them.
     """
@@ -137,12 +134,12 @@ def heads_json(picks: Picks, selection: Selection, source: str, model: str | Non
         "heads": [_row(selection, head) for head in selection.ranked() if selection.count[head]],
         "samples": selection.samples,
         "samples_with_fewer_heads": int(np.count_nonzero(picks.heads[:, -1, 0] < 0)),
-        "top_n": cfg.logic.select.top_n,
+        "top_n": config.logic.select.top_n,
         "trials": selection.trials,
         "samples_per_trial": selection.samples_per_trial,
-        "seed": cfg.seed,
-        "source": source,
-        "config": OmegaConf.to_container(cfg, resolve=True),
+        "seed": config.seed,
+        "source": str(source),
+        "config": as_dict(config),
     }
 
 
@@ -182,13 +179,14 @@ def selection_table(selection: Selection, best: int) -> str:
     return f"{title}\n\n{table(('rank', 'layer', 'head', 'count', 'frequency, %', '± std, %'), rows)}"
 
 
-def _draw(path: Path, selection: Selection, model: str | None, cfg: Config) -> list[Path]:
+def _draw(path: Path, selection: Selection, model: str | None, config: Config) -> list[Path]:
     import viz  # matplotlib, only where a figure is wanted
 
-    title = f"{model or path.parent.name}: heads among the {cfg.logic.select.top_n} best of a sample, {selection.samples} samples"
-    figure = viz.selection_figure(selection.frequency, selection.std, selection.ranked(), cfg.logic.top_k, title)
-    if cfg.save_fig:
+    among = f"heads among the {config.logic.select.top_n} best of a sample"
+    title = f"{model or path.parent.name}: {among}, {selection.samples} samples"
+    figure = viz.selection_figure(selection.frequency, selection.std, selection.ranked(), config.logic.top_k, title)
+    if config.save_fig:
         viz.save_figure(figure, path)
-    if cfg.show_plot:
+    if config.show_plot:
         viz.show(figure)
-    return [path] if cfg.save_fig else []
+    return [path] if config.save_fig else []

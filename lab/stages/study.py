@@ -2,57 +2,77 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Config
+from conf.schema import BoxConvention, Config, as_dict
 from lab.base.console import table
 from lab.base.files import write_atomic
-from lab.base.paths import find
-from lab.stages.common import model_folder, print_written
-from lab.stages.evaluate import collect_first, samples_with_truth
+from lab.datasets import Sample
+from lab.stages.batch import collect_first
+from lab.stages.common import choice_of, print_written, records_folder
+from lab.stages.evaluate import samples_with_truth
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
 from lab.study.find import find_heads, split
 from lab.study.measure import measure_plan
 from lab.study.plan import make_plan
 from lab.study.report import Study, to_json, to_markdown
+from lab.study.settings import Settings
 
 
-def run_study(cfg: Config) -> int:
+def run(config: Config) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample could not be collected."""
-    samples = samples_with_truth(cfg)
-    failed = collect_first(cfg)
-    folder = find(cfg.data.attention_dir) if cfg.data.attention_dir is not None else model_folder(cfg)
-    study = make_study(samples, folder, cfg)
-    written = write(study, folder, cfg)
+    samples = samples_with_truth(config.data)
+    failed = collect_first(config)
+    folder = records_folder(config)
+    study = make_study(samples, folder, settings_of(config))
+    written = write(study, folder, figures=config.save_fig)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)
     return 1 if failed else 0
 
 
-def make_study(samples: Any, folder: Path, cfg: Config) -> Study:
+def settings_of(config: Config) -> Settings:
+    """What the study needs of the configuration."""
+    return Settings(
+        config.logic,
+        choice_of(config),
+        config.study,
+        config.data.data_file,
+        config.model.name,
+        draws=config.evaluate.draws,
+        resamples=config.evaluate.resamples,
+        seed=config.seed,
+        inclusive=config.metrics.box == BoxConvention.inclusive,
+        workers=config.data.workers,
+        config=as_dict(config),
+    )
+
+
+def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> Study:
     """Everything that is measured, from the records in a folder."""
-    parts = split(samples, folder, cfg)
-    found = find_heads(parts, cfg)
-    plan = make_plan(found, cfg)
-    measured = measure_plan(plan, parts, found, cfg)
-    counts, per_trial = trial_counts(found, cfg)
-    agreement, rhos = agreements(counts, cfg.logic.top_k), rank_correlations(found, cfg)
-    verdicts = claims(plan, measured, rhos, agreement, cfg)
-    return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, cfg)
+    parts = split(samples, folder, settings)
+    found = find_heads(parts, settings)
+    plan = make_plan(found, settings)
+    measured = measure_plan(plan, parts, found, settings)
+    counts, per_trial = trial_counts(found, settings)
+    agreement, rhos = agreements(counts, settings.logic.top_k), rank_correlations(found, settings)
+    verdicts = claims(plan, measured, rhos, agreement, settings)
+    return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings)
 
 
-def write(study: Study, folder: Path, cfg: Config) -> list[Path]:
+def write(study: Study, folder: Path, *, figures: bool) -> list[Path]:
     """The files, study.md last, so that it never stands beside older figures."""
-    figures: list[Path] = []
-    if cfg.save_fig:
-        from lab.study.figures import draw
+    drawn: list[Path] = []
+    if figures:
+        from lab.study.figures import draw  # matplotlib, only where a figure is wanted
 
-        figures = draw(study, folder)
+        drawn = draw(study, folder)
     content = json.dumps(_finite(to_json(study)), indent=1, allow_nan=False)
     write_atomic(folder / "study.json", content)
-    write_atomic(folder / "study.md", to_markdown(study, [path.name for path in figures]))
-    return [folder / "study.md", folder / "study.json", *figures]
+    write_atomic(folder / "study.md", to_markdown(study, [path.name for path in drawn]))
+    return [folder / "study.md", folder / "study.json", *drawn]
 
 
 def _finite(value: Any) -> Any:

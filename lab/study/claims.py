@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from analyze import selection_trials
-from conf.schema import Config
 from lab.measure.intervals import bootstrap, paired_bootstrap
 from lab.study.find import Found, first_heads
 from lab.study.measure import Measured
 from lab.study.plan import Plan, Row
+from lab.study.settings import Settings
 
 NEAR = 0.02  # how far k heads may fall behind the best number of heads
 TARGET_GAP, TARGET_TIMES = 0.1, 3.0  # behind the oracle, and times the random heads
@@ -78,10 +78,10 @@ class Agreement:
 
 
 def claims(
-    plan: Plan, measured: Measured, rhos: Sequence[Correlation], agreement: Sequence[Agreement], cfg: Config
+    plan: Plan, measured: Measured, rhos: Sequence[Correlation], agreement: Sequence[Agreement], settings: Settings
 ) -> list[Claim]:
     """Every claim, measured."""
-    hits, k = _Hits(plan, measured, cfg), cfg.logic.top_k
+    hits, k = _Hits(plan, measured, settings), settings.logic.top_k
     heads = {row.labels[0].split(":")[0]: row for row in plan.tables["heads"].rows}
     chosen, oracle, random = (
         heads[name] for name in ("found here", f"oracle, best {k}", "random heads of the same layers")
@@ -132,8 +132,8 @@ def _of_trials(one: Agreement) -> Claim:
 class _Hits:
     """Which samples each row gets right (Acc@0.5), and comparisons of rows over the same samples."""
 
-    def __init__(self, plan: Plan, measured: Measured, cfg: Config) -> None:
-        self.plan, self.parts, self.cfg = plan, measured.parts["Acc@0.5"], cfg
+    def __init__(self, plan: Plan, measured: Measured, settings: Settings) -> None:
+        self.plan, self.parts, self.settings = plan, measured.parts["Acc@0.5"], settings
 
     def of(self, row: Row) -> Float[np.ndarray, "1 2 samples"]:
         """Numerators and denominators, the mean over the row's settings."""
@@ -155,13 +155,13 @@ class _Hits:
         if not others.any():
             return Claim(text, np.inf, np.nan, np.nan, TARGET_TIMES, unit="times", note="random heads are never right")
         value, low, high = (
-            float(v[0]) for v in bootstrap(hits, others, resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed)
+            float(v[0]) for v in bootstrap(hits, others, resamples=self.settings.resamples, seed=self.settings.seed)
         )
         return Claim(text, value, low, high, TARGET_TIMES, unit="times")
 
     def _difference(self, first: Row, second: Row) -> tuple[float, float, float]:
         both, low, high = paired_bootstrap(
-            self.of(first), self.of(second), resamples=self.cfg.evaluate.resamples, seed=self.cfg.seed
+            self.of(first), self.of(second), resamples=self.settings.resamples, seed=self.settings.seed
         )
         return float(both[1, 0] - both[0, 0]), float(low[0]), float(high[0])
 
@@ -174,26 +174,26 @@ def _same_heads(one: Row, other: Row) -> str:
 # rank and quality
 
 
-def rank_correlations(found: Found, cfg: Config) -> list[Correlation]:
+def rank_correlations(found: Found, settings: Settings) -> list[Correlation]:
     """Over the heads ever selected, and over those selected more often than an average head that may be.
 
     Below that, heads are selected by chance, and their order says nothing. The interval draws groups of samples with
     replacement.
     """
-    counts, eligible = found.selected.sum(0), found.selected[0].size - cfg.logic.filter.min_layer * found.shape[1]
+    counts, eligible = found.selected.sum(0), found.selected[0].size - settings.logic.filter.min_layer * found.shape[1]
     chance = counts.sum() / max(1, eligible)
     return [
-        _correlation("ever selected", found, counts > 0, cfg),
-        _correlation("selected more often than the average head", found, counts > chance, cfg),
+        _correlation("ever selected", found, counts > 0, settings),
+        _correlation("selected more often than the average head", found, counts > chance, settings),
     ]
 
 
-def _correlation(over: str, found: Found, heads: Bool[np.ndarray, "layers heads"], cfg: Config) -> Correlation:
+def _correlation(over: str, found: Found, heads: Bool[np.ndarray, "layers heads"], settings: Settings) -> Correlation:
     if heads.sum() < 3:
         return Correlation(over, int(heads.sum()), np.nan, np.nan, np.nan)
     parts = [folds[:, heads].astype(float) for folds in (found.selected, found.iou)]  # [folds, heads] each
     folds = len(parts[0])
-    draws = np.random.default_rng((cfg.seed, 5)).multinomial(folds, np.full(folds, 1 / folds), cfg.evaluate.resamples)
+    draws = np.random.default_rng((settings.seed, 5)).multinomial(folds, np.full(folds, 1 / folds), settings.resamples)
     weights = np.concatenate([np.ones((1, folds)), draws])  # all samples first
     with np.errstate(invalid="ignore"):
         rho = _spearman(weights @ parts[0], weights @ parts[1])
@@ -210,13 +210,13 @@ def _spearman(a: Float[np.ndarray, "draws heads"], b: Float[np.ndarray, "draws h
 # trials
 
 
-def trial_counts(found: Found, cfg: Config) -> tuple[Int[np.ndarray, "trials layers heads"], int]:
+def trial_counts(found: Found, settings: Settings) -> tuple[Int[np.ndarray, "trials layers heads"], int]:
     """How often each head is selected in each of `logic.select.trials` random halves of the samples, and the samples in
     each.
     """
-    picks = found.picks["both"][found.finding][:, : cfg.logic.select.top_n]
+    picks = found.picks["both"][found.finding][:, : settings.logic.select.top_n]
     half = max(1, len(picks) // 2)
-    return selection_trials(picks, found.shape, cfg.logic.select.trials, half, cfg.seed), half
+    return selection_trials(picks, found.shape, settings.logic.select.trials, half, settings.seed), half
 
 
 def agreements(counts: Int[np.ndarray, "trials layers heads"], top_k: int) -> list[Agreement]:

@@ -48,7 +48,7 @@ def settings_figure(study: Study) -> Figure:
     _bars(panels[1], study, criteria, [row.labels[1].replace(" only", "\nonly") for row in criteria["fixed"]])
     _line(panels[2], study, tables["number"], "heads")
     _line(panels[3], study, tables["sigma"], "sigma, cells")
-    masks = {region: [row for row in tables["mask"].rows if row.labels[1] == region] for region in REGIONS}
+    masks = {str(region): [row for row in tables["mask"].rows if row.labels[1] == region] for region in REGIONS}
     _bars(
         panels[4],
         study,

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from omegaconf import OmegaConf
 
 from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all
-from conf.schema import Config, LogicConfig
+from conf.schema import LogicConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.paths import find
@@ -25,6 +24,7 @@ from lab.heads.reading import ModelOfRecords, passes_on_average
 from lab.measure.controls import allowed, check_contrast, head_ious, record_files
 from lab.records.files import load_record
 from lab.records.folder import list_samples
+from lab.study.settings import Settings
 
 CRITERIA = ("both", "sum only", "entropy only")
 FOLDS = 50  # groups of samples that the rank correlation's bootstrap draws
@@ -126,9 +126,9 @@ class Found:
         return tuple(divmod(index, self.shape[1]) for index in order)
 
 
-def split(samples: Sequence[Sample], folder: Path, cfg: Config) -> Split:
+def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
     """As `study.find` says. Raises UserError if a side would be empty."""
-    files, where = record_files(folder, samples), cfg.study.find
+    files, where = record_files(folder, samples), settings.study.find
     if where == "all":
         note = f"Heads are counted over the {len(files)} scored samples themselves: counting reads no label."
         return Split(tuple(samples), files, tuple(files.values()), note)
@@ -137,7 +137,7 @@ def split(samples: Sequence[Sample], folder: Path, cfg: Config) -> Split:
             raise UserError(
                 f"study.find=half needs two records or more, but {folder} holds {len(files)} of these samples"
             )
-        order = np.random.default_rng((cfg.seed, 1)).permutation(sorted(files)).tolist()
+        order = np.random.default_rng((settings.seed, 1)).permutation(sorted(files)).tolist()
         finders = set(order[: len(order) // 2])
         note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on the others."
         scored = tuple(sample for sample in samples if sample.id not in finders)
@@ -157,19 +157,20 @@ def _without(files: dict[str, Path], names: set[str]) -> dict[str, Path]:
     return {name: path for name, path in files.items() if name not in names}
 
 
-def find_heads(parts: Split, cfg: Config) -> Found:
+def find_heads(parts: Split, settings: Settings) -> Found:
     """Reads every record once in worker processes, and those that find once more if they share one threshold.
 
     Raises UserError naming the files if records are of different models or lack what the configuration needs.
     """
-    logic: Any = OmegaConf.to_object(cfg.logic)  # plain attributes
-    common = passes_on_average(parts.finding, cfg) if cfg.logic.select.threshold == "dataset" else None
+    logic, common = settings.logic, None
+    if logic.select.threshold == ThresholdOver.dataset:
+        common = passes_on_average(parts.finding, logic.threshold, settings.workers)
     read = partial(glance, logic=logic, common=common, top_n=max(logic.select.top_n, logic.top_k))
-    folds = np.random.default_rng((cfg.seed, 2)).permutation(len(parts.paths)) % FOLDS
+    folds = np.random.default_rng((settings.seed, 2)).permutation(len(parts.paths)) % FOLDS
     finding, model = set(parts.finding), ModelOfRecords()
     found: Found | None = None
     for row, (job, seen) in enumerate(
-        progress(in_workers(read, _jobs(parts, cfg), cfg.data.workers), "study 1/2", total=len(folds))
+        progress(in_workers(read, _jobs(parts, settings), settings.workers), "study 1/2", total=len(folds))
     ):
         model.compare(job.path, seen.model, seen.shape)
         found = found or Found.empty(parts, seen)
@@ -188,10 +189,10 @@ def find_heads(parts: Split, cfg: Config) -> Found:
     return found
 
 
-def _jobs(parts: Split, cfg: Config) -> list[Job]:
+def _jobs(parts: Split, settings: Settings) -> list[Job]:
     """Every record; of `study.head_samples` at most, drawn at random, every head's own box is measured."""
     seen = [sample for sample in parts.scored if sample.id in parts.files]
-    order = np.random.default_rng((cfg.seed, 3)).permutation(len(seen))[: cfg.study.head_samples]
+    order = np.random.default_rng((settings.seed, 3)).permutation(len(seen))[: settings.study.head_samples]
     measured = {parts.files[seen[i].id]: seen[i] for i in order}
     return [Job(path, measured.get(path)) for path in parts.paths]
 

@@ -10,19 +10,20 @@ from jaxtyping import Float
 
 from analyze import Head
 from bbox import head_maps, heat_box, heat_map, localize
-from conf.schema import Config
 from lab.base.console import progress
 from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
-from lab.measure.controls import highest_point, metric_box, prediction
-from lab.measure.intervals import bootstrap, columns, ratios
+from lab.measure.intervals import bootstrap, columns, metric_names, ratios
 from lab.measure.metrics import Prediction, score
+from lab.measure.predictions import highest_point, metric_box, prediction
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.study.find import Found, Split
 from lab.study.plan import Case, Plan
+from lab.study.settings import Settings
 
-METRICS = ("Acc@0.5", "box IoU", "cIoU", "mIoU", "pointing")
+THRESHOLDS = (0.5,)
+METRICS = metric_names(THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,29 @@ class Measured:
     parts: dict[str, Float[np.ndarray, "2 cases samples"]]  # numerators, denominators
 
 
-def measure_plan(plan: Plan, parts: Split, found: Found, cfg: Config) -> Measured:
+def measure_plan(plan: Plan, parts: Split, found: Found, settings: Settings) -> Measured:
     """Scores every setting on every sample, in worker processes. A sample without a record is a miss."""
-    shots = [_shot(sample, parts, found, cfg) for sample in parts.scored]
-    read = partial(score_cases, cases=plan.cases, inclusive=cfg.metrics.box == "inclusive")
+    shots = [_shot(sample, parts, found, settings) for sample in parts.scored]
+    read = partial(score_cases, cases=plan.cases, inclusive=settings.inclusive)
     scores = np.empty((4, len(plan.cases), len(shots)), np.float32)
-    for i, (_, row) in enumerate(progress(in_workers(read, shots, cfg.data.workers), "study 2/2", total=len(shots))):
+    for i, (_, row) in enumerate(progress(in_workers(read, shots, settings.workers), "study 2/2", total=len(shots))):
         scores[:, :, i] = row
-    figures = ratios(*scores.astype(float), thresholds=(0.5,))
-    values = {name: _estimates(np.array(figures[name]), cfg) for name in METRICS}
+    figures = ratios(*scores.astype(float), thresholds=THRESHOLDS)
+    values = {name: _estimates(np.array(figures[name]), settings) for name in METRICS}
     return Measured(values, {name: np.array(figures[name]) for name in METRICS})
 
 
-def _shot(sample: Sample, parts: Split, found: Found, cfg: Config) -> Shot:
+def _shot(sample: Sample, parts: Split, found: Found, settings: Settings) -> Shot:
     path = parts.files.get(sample.id)
-    return Shot(sample, path, found.greedy(path, cfg.logic.top_k) if path else {})
+    return Shot(sample, path, found.greedy(path, settings.logic.top_k) if path else {})
 
 
-def _estimates(parts: Float[np.ndarray, "2 cases samples"], cfg: Config) -> Float[np.ndarray, "cases 3"]:
+def _estimates(parts: Float[np.ndarray, "2 cases samples"], settings: Settings) -> Float[np.ndarray, "cases 3"]:
     estimates = np.full((parts.shape[1], 3), np.nan)
     counted = (parts[1] > 0).any(1)
     if counted.any():
         estimates[counted] = np.stack(
-            bootstrap(*parts[:, counted], resamples=cfg.evaluate.resamples, seed=cfg.seed), axis=1
+            bootstrap(*parts[:, counted], resamples=settings.resamples, seed=settings.seed), axis=1
         )
     return estimates
 

@@ -8,16 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from analyze import Head, fixed_heads
-from conf.schema import BoxConfig, Config, LogicConfig, MaskConfig, SmoothingConfig
+from analyze import Head
+from conf.schema import BoxConfig, Contrast, LogicConfig, MaskConfig, MaskMethod, Region, Resolution, SmoothingConfig
 from lab.measure.controls import same_layers
 from lab.study.find import CRITERIA, Found, first_heads
+from lab.study.settings import Settings
 
-MASKS = ("mean_relu", "otsu", "quantile")
-REGIONS = ("all", "largest", "largest_hull")
-CONTRASTS = ("none", "ratio", "difference")
+MASKS, REGIONS, CONTRASTS = tuple(MaskMethod), tuple(Region), tuple(Contrast)
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,21 @@ class Plan:
         return {case.key: i for i, case in enumerate(self.cases)}
 
 
-def make_plan(found: Found, cfg: Config) -> Plan:
+def make_plan(found: Found, settings: Settings) -> Plan:
     """Raises UserError if fewer heads were ever selected than a table needs, or `logic.heads` fits the model not."""
-    logic: Any = OmegaConf.to_object(cfg.logic)
+    logic = settings.logic
     heads = found.fixed("both", logic.top_k, logic)
     tables = [
-        _heads_table(found, heads, logic, cfg),
-        _number_table(found, logic, cfg),
+        _heads_table(found, heads, logic, settings),
+        _number_table(found, logic, settings),
         _criteria_table(found, logic),
-        _sigma_table(heads, logic, cfg),
-        _kernel_table(heads, logic, cfg),
+        _sigma_table(heads, logic, settings),
+        _kernel_table(heads, logic, settings),
         _mask_table(heads, logic),
-        _discovery_table(found, logic, cfg),
+        _discovery_table(found, logic, settings),
     ]
     if found.generic:
-        rows = [Row((name,), (Case(replace(logic, contrast=name), heads),)) for name in CONTRASTS]
+        rows = [Row((str(name),), (Case(replace(logic, contrast=name), heads),)) for name in CONTRASTS]
         note = (
             "Each head's map as it is, divided by, or reduced by that of a prompt that asks for nothing in particular."
         )
@@ -105,25 +103,25 @@ def name_heads(heads: Sequence[Head]) -> str:
     return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
-def _heads_table(found: Found, heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Table:
-    k, rng = logic.top_k, np.random.default_rng(cfg.seed)
+def _heads_table(found: Found, heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:
+    k, rng = logic.top_k, np.random.default_rng(settings.seed)
     rows = [Row((f"found here: {name_heads(heads)}",), (Case(logic, heads),))]
-    configured = tuple(fixed_heads(found.shape, cfg.logic, cfg.model.localization_heads) or ())
+    configured = tuple(settings.choice.fixed(found.shape) or ())
     if configured and set(configured) != set(heads):
         rows.append(Row((f"of logic.heads: {name_heads(configured)}",), (Case(logic, configured),)))
     rows.append(Row(("picked anew for each sample",), (Case(logic, greedy="both"),)))
-    draws = [tuple(same_layers(heads, found.shape[1], rng)) for _ in range(cfg.evaluate.draws)]
+    draws = [tuple(same_layers(heads, found.shape[1], rng)) for _ in range(settings.draws)]
     rows.append(Row(("random heads of the same layers",), tuple(Case(logic, drawn, whole=False) for drawn in draws)))
     for number in dict.fromkeys((1, k)):
         best = found.oracle(number)
         rows.append(Row((f"oracle, best {number}: {name_heads(best)}",), (Case(logic, best),)))
-    note = f"Random: mean of {cfg.evaluate.draws} draws, and the range of 95 % of them. Oracle: the heads whose own boxes are best by the "
+    note = f"Random: mean of {settings.draws} draws, and the range of 95 % of them. Oracle: the heads whose own boxes are best by the "
     return Table("heads", "The heads", ("heads",), rows, note + f"labels of {found.measured} scored samples.")
 
 
-def _number_table(found: Found, logic: LogicConfig, cfg: Config) -> Table:
-    most = found.fixed("both", max(cfg.study.top_k), logic)
-    rows = [Row((str(k),), (Case(logic, most[:k]),)) for k in cfg.study.top_k]
+def _number_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:
+    most = found.fixed("both", max(settings.study.top_k), logic)
+    rows = [Row((str(k),), (Case(logic, most[:k]),)) for k in settings.study.top_k]
     return Table("number", "How many heads", ("k",), rows, f"The most selected, in this order: {name_heads(most)}.")
 
 
@@ -134,9 +132,10 @@ def _criteria_table(found: Found, logic: LogicConfig) -> Table:
     return Table("criteria", "Which criteria", ("heads", "criteria"), rows, f"Fixed heads by {fixed}.")
 
 
-def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Table:
+def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:
     rows = [
-        Row((f"{sigma:g}",), (_smoothed(heads, logic, sigma, logic.smoothing.kernel),)) for sigma in cfg.study.sigmas
+        Row((f"{sigma:g}",), (_smoothed(heads, logic, sigma, logic.smoothing.kernel),))
+        for sigma in settings.study.sigmas
     ]
     return Table(
         "sigma",
@@ -147,10 +146,10 @@ def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Ta
     )
 
 
-def _kernel_table(heads: tuple[Head, ...], logic: LogicConfig, cfg: Config) -> Table:
+def _kernel_table(heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:
     rows = [
         Row((_kernel_name(kernel),), (_smoothed(heads, logic, logic.smoothing.sigma, kernel),))
-        for kernel in cfg.study.kernels
+        for kernel in settings.study.kernels
     ]
     return Table(
         "kernel", "Smoothing: kernel", ("kernel",), rows, _cells(logic) + f" Sigma: {logic.smoothing.sigma:g}."
@@ -171,42 +170,44 @@ def _cells(logic: LogicConfig) -> str:
 
 
 def _mask_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
-    def case(method: str, region: str) -> Case:
-        return Case(replace(logic, mask=MaskConfig(method, logic.mask.quantile, "grid"), box=BoxConfig(region)), heads)
+    def case(method: MaskMethod, region: Region) -> Case:
+        mask = MaskConfig(method, logic.mask.quantile, Resolution.grid)
+        return Case(replace(logic, mask=mask, box=BoxConfig(region)), heads)
 
-    rows = [Row((method, region), (case(method, region),)) for method in MASKS for region in REGIONS]
+    rows = [Row((str(method), str(region)), (case(method, region),)) for method in MASKS for region in REGIONS]
     note = f"Thresholds on the grid. Quantile: the cells above the {logic.mask.quantile:g} quantile."
     return Table("mask", "Mask and box", ("threshold", "region"), rows, note)
 
 
-def _discovery_table(found: Found, logic: LogicConfig, cfg: Config) -> Table:
+def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:
     total = len(found.finding)
     rows = [
-        Row((str(n),), tuple(Case(logic, heads, whole=False) for heads in discovered(found, n, logic, cfg)))
-        for n in sizes(found, cfg)
+        Row((str(n),), tuple(Case(logic, heads, whole=False) for heads in discovered(found, n, logic, settings)))
+        for n in sizes(found, settings)
     ]
     rows.append(Row((f"{total} (all)",), (Case(logic, found.fixed("both", logic.top_k, logic), whole=False),)))
-    note = f"Mean of {cfg.study.draws} random subsets of each size, and the range of 95 % of them; of all samples the bootstrap interval."
+    note = f"Mean of {settings.study.draws} random subsets of each size, and the range of 95 % of them; "
+    note += "of all samples the bootstrap interval."
     return Table("discovery", "How many samples it takes to find the heads", ("samples",), rows, note)
 
 
-def sizes(found: Found, cfg: Config) -> list[int]:
+def sizes(found: Found, settings: Settings) -> list[int]:
     """The numbers of samples to find heads with: those of the configuration that are fewer than there are."""
-    return [n for n in cfg.study.discovery if n < len(found.finding)]
+    return [n for n in settings.study.discovery if n < len(found.finding)]
 
 
-def discovered(found: Found, n: int, logic: LogicConfig, cfg: Config) -> list[tuple[Head, ...]]:
+def discovered(found: Found, n: int, logic: LogicConfig, settings: Settings) -> list[tuple[Head, ...]]:
     """The localization heads of each of `study.draws` random subsets of `n` samples; fewer than `top_k` if no more were
     selected.
     """
     subsets = []
-    for draw in range(cfg.study.draws):
-        chosen = np.random.default_rng((cfg.seed, 4, n, draw)).choice(found.finding, n, replace=False)
+    for draw in range(settings.study.draws):
+        chosen = np.random.default_rng((settings.seed, 4, n, draw)).choice(found.finding, n, replace=False)
         counts = replace(found, finding=chosen).counts("both", logic.select.top_n)
         subsets.append(tuple(first_heads(counts, logic.top_k)))
     return subsets
 
 
-def as_dict(table: Table) -> dict[str, Any]:
+def told(table: Table) -> dict[str, Any]:
     """Title, note and headers, for study.json."""
     return {key: value for key, value in asdict(replace(table, rows=[])).items() if key in ("title", "note", "headers")}

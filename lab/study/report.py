@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from omegaconf import OmegaConf
 
 from analyze import Head
-from conf.schema import Config
 from lab.base.console import markdown
 from lab.study.claims import Agreement, Claim, Correlation
 from lab.study.find import Found, Split, first_heads
 from lab.study.measure import METRICS, Measured
-from lab.study.plan import Plan, Row, Table, as_dict, discovered, name_heads, sizes
+from lab.study.plan import Plan, Row, Table, discovered, name_heads, sizes, told
+from lab.study.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Study:
     agreements: list[Agreement]
     rhos: list[Correlation]
     claims: list[Claim]
-    cfg: Config
+    settings: Settings
 
     def estimate(self, row: Row, metric: str) -> tuple[float, float, float]:
         """Value and 95 % interval of a row: of several settings their mean, and the range of 95 % of them."""
@@ -43,7 +42,7 @@ class Study:
     def discovery_overlap(self, n: int) -> Float[np.ndarray, " draws"]:
         """Share of the heads found from all samples that each subset of `n` finds too."""
         everything = set(self.plan.tables["heads"].rows[0].cases[0].heads or ())
-        subsets = discovered(self.found, n, OmegaConf.to_object(self.cfg.logic), self.cfg)  # type: ignore[arg-type]
+        subsets = discovered(self.found, n, self.settings.logic, self.settings)
         return np.array([len(everything & set(heads)) / len(everything) for heads in subsets])
 
 
@@ -63,13 +62,13 @@ def to_markdown(study: Study, figures: Sequence[str]) -> str:
 
 
 def _what(study: Study) -> str:
-    cfg, missing = study.cfg, len(study.split.scored) - len(study.split.files)
+    settings, missing = study.settings, len(study.split.scored) - len(study.split.files)
     lost = f" {missing} of them have no record and count as misses." if missing else ""
     return (
-        f"`{study.found.model or cfg.model.name}` on `{cfg.data.data_file}`: {len(study.split.scored)} samples are scored.{lost} "
+        f"`{study.found.model or settings.model}` on `{settings.data_file}`: {len(study.split.scored)} samples are scored.{lost} "
         f"{study.split.note} Labels are read to score, for the oracle rows, and for the quality of single heads "
         f"({study.found.measured} samples); never to find heads or set a threshold. Rules: the configuration in study.json, unless a table "
-        f"says otherwise. In %, with 95 % bootstrap intervals ({cfg.evaluate.resamples} resamples, seed {cfg.seed}); "
+        f"says otherwise. In %, with 95 % bootstrap intervals ({settings.resamples} resamples, seed {settings.seed}); "
         f"Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
     )
 
@@ -105,7 +104,7 @@ def _cell(value: float, low: float, high: float) -> str:
 
 
 def _trials(study: Study) -> list[str]:
-    trials, k = len(study.trials), study.cfg.logic.top_k
+    trials, k = len(study.trials), study.settings.logic.top_k
     shares = study.trials / study.per_trial
     heads = first_heads(study.trials.sum(0), max(k, 5))
     rates = [shares[:, layer, head] for layer, head in heads]
@@ -129,8 +128,8 @@ def _rho(study: Study) -> str:
     note = (
         "Spearman's rho between how often a head is selected and the mean IoU of the boxes that it gives alone. With "
     )
-    note += f"{study.cfg.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by chance; the second row "
-    note += "leaves out those that get no more than an average head."
+    note += f"{study.settings.logic.select.top_n} votes a sample, heads that look nowhere in particular get votes by "
+    note += "chance; the second row leaves out those that get no more than an average head."
     return f"{markdown(('over the heads', 'heads', 'rho'), rows)}\n\n{note}"
 
 
@@ -139,22 +138,22 @@ def _rho(study: Study) -> str:
 
 def to_json(study: Study) -> dict[str, Any]:
     """study.json: every number of the tables, and the configuration."""
-    cfg = study.cfg
+    settings = study.settings
     return {
-        "data_file": cfg.data.data_file,
-        "model": study.found.model or cfg.model.name,
+        "data_file": settings.data_file,
+        "model": study.found.model or settings.model,
         "scored": len(study.split.scored),
         "records": len(study.split.files),
         "found_over": len(study.split.finding),
         "found_note": study.split.note,
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in study.claims],
-        "tables": {key: {**as_dict(table), "rows": _rows(study, table)} for key, table in study.plan.tables.items()},
-        "discovery_same_heads": {str(n): study.discovery_overlap(n).tolist() for n in sizes(study.found, cfg)},
+        "tables": {key: {**told(table), "rows": _rows(study, table)} for key, table in study.plan.tables.items()},
+        "discovery_same_heads": {str(n): study.discovery_overlap(n).tolist() for n in sizes(study.found, settings)},
         "trials": {"samples": study.per_trial, "agreement": [asdict(one) for one in study.agreements]},
         "rank_correlation": [asdict(one) for one in study.rhos],
         "selection_counts": study.found.selected.sum(0).tolist(),
         "head_mean_iou": (study.found.iou.sum(0) / max(1, study.found.measured)).round(4).tolist(),
-        "config": OmegaConf.to_container(cfg, resolve=True),
+        "config": settings.config,
     }
 
 

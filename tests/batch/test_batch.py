@@ -44,7 +44,7 @@ LONG = "cat " * 3000
 
 @pytest.fixture
 def _shipped(monkeypatch, picturebook):
-    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
 
 
 def write_lines(path: Path, asked) -> Path:
@@ -315,7 +315,7 @@ def test_a_full_disk_met_by_a_writing_process_ends_the_run(tmp_path, monkeypatch
         batch(tmp_path)
 
 
-def first_fits(_written, cfg, folder):
+def first_fits(_written, job):
     return [None, DiskFull("full")]
 
 
@@ -332,12 +332,11 @@ def kill_oneself(number):
 
 
 def test_writers_are_processes_where_the_model_is_on_a_gpu():
-    cfg = configuration()
-    assert writers(cfg, 16, accelerated=True) == (4, 4)
-    assert writers(cfg, 2, accelerated=True) == writers(cfg, 16, accelerated=False) == (1, 0)
-    assert writers(configuration("data.workers=1"), 16, accelerated=True) == (1, 0)
-    cfg.show_plot = True
-    assert writers(cfg, 16, accelerated=True) == (0, 0)
+    assert writers(None, 16, accelerated=True, windows=False) == (4, 4)
+    on_cpu = writers(None, 16, accelerated=False, windows=False)
+    assert writers(None, 2, accelerated=True, windows=False) == on_cpu == (1, 0)
+    assert writers(1, 16, accelerated=True, windows=False) == (1, 0)
+    assert writers(None, 16, accelerated=True, windows=True) == (0, 0)
 
 
 # one run or many

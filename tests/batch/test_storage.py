@@ -13,10 +13,11 @@ from numpy.testing import assert_array_equal
 
 from analyze import attention_sums, rank_heads, score_heads, scores_of
 from bbox import localize
-from conf.schema import DataConfig
+from conf.schema import DataConfig, RecordFormat
 from lab.base.errors import DiskFull, UserError
 from lab.base.paths import PROJECT
 from lab.batch.storage import as_stored, at_precision, disk_use, serves, size, stored_dtype, tell_disk_use
+from lab.heads.choice import HeadChoice, head_choice
 from lab.records.files import load_record, save_record
 from lab.records.folder import find_record, list_samples, write_record
 from lab.records.record import Record
@@ -26,6 +27,7 @@ from tests.conftest import configuration
 from tests.test_analyze import blobs
 
 MODEL = "examples-models-picturebook"
+CHOICE = HeadChoice(3)
 PRECISIONS = [torch.float16, torch.bfloat16, torch.float32]
 
 
@@ -39,6 +41,10 @@ def record(seed: int = 0, dtype: torch.dtype = torch.float32, *, generic: bool =
 
 def config(*overrides: str):
     return configuration("model=llava15_7b", *overrides)
+
+
+def kept_of(full: Record, cfg) -> Record:
+    return as_stored(full, cfg.data, cfg.logic, head_choice(cfg.logic, cfg.model))
 
 
 def pairs(ranking) -> list[tuple[int, int]]:
@@ -60,7 +66,7 @@ def pairs(ranking) -> list[tuple[int, int]]:
 )
 def test_sixteen_bit_models_are_stored_in_float16_unless_told_otherwise(dtype, asked, stored, tmp_path):
     assert stored_dtype(dtype, DataConfig(save_dtype=asked)) == stored
-    kept = as_stored(record(dtype=getattr(torch, dtype)), config(*([f"data.save_dtype={asked}"] if asked else [])))
+    kept = kept_of(record(dtype=getattr(torch, dtype)), config(*([f"data.save_dtype={asked}"] if asked else [])))
     save_record(tmp_path / "r.pkl", kept)
     assert load_record(tmp_path / "r.pkl").tensor().dtype == getattr(torch, stored)
 
@@ -79,7 +85,7 @@ def test_float16_holds_bfloat16_weights_exactly_but_for_the_smallest():
 
 def test_what_is_written_is_what_a_later_reading_ranks(tmp_path):
     cfg = config("data.save_dtype=float16")
-    kept = as_stored(record(), cfg)
+    kept = kept_of(record(), cfg)
     save_record(tmp_path / "r.pkl", kept)
     assert rank_heads(load_record(tmp_path / "r.pkl"), cfg.logic) == rank_heads(kept, cfg.logic)
 
@@ -94,8 +100,8 @@ def test_what_is_written_is_what_a_later_reading_ranks(tmp_path):
 def test_a_partial_record_is_read_back_as_it_was_kept(tmp_path, dtype, kind, ending, generic):
     cfg = config(f"data.save_attention={kind}", f"data.record_format={ending}")
     full = record(dtype=dtype, generic=generic)
-    kept = as_stored(full, cfg)
-    again = load_record(write_record(tmp_path, "r", kept, cfg))
+    kept = kept_of(full, cfg)
+    again = load_record(write_record(tmp_path, "r", kept, cfg.data.record_format))
     heads = (
         pairs(rank_heads(at_precision(full, DataConfig(save_dtype=kept.dtype)), cfg.logic)[: cfg.logic.top_k])
         if kind == "selected"
@@ -132,9 +138,9 @@ def test_a_partial_record_is_read_back_as_it_was_kept(tmp_path, dtype, kind, end
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 def test_rankings_are_made_again_from_stored_scores_by_any_threshold_and_filter(tmp_path, dtype, overrides):
     cfg = config(*overrides)
-    full = as_stored(record(dtype=dtype), cfg)
+    full = kept_of(record(dtype=dtype), cfg)
     paper = [o for o in overrides if o.startswith("logic=")]
-    save_record(tmp_path / "r.pkl", as_stored(full, config("data.save_attention=none", *paper)))
+    save_record(tmp_path / "r.pkl", kept_of(full, config("data.save_attention=none", *paper)))
     part = load_record(tmp_path / "r.pkl")
     assert rank_heads(part, cfg.logic) == rank_heads(full, cfg.logic)
     assert_array_equal(attention_sums(part), attention_sums(full))
@@ -147,13 +153,13 @@ def test_rankings_are_made_again_from_stored_scores_by_any_threshold_and_filter(
 def test_scores_of_every_head_are_those_of_the_heads_that_pass():
     cfg = config("data.save_attention=none")
     for seed in range(5):
-        table, kept = score_heads(record(seed), cfg.logic), as_stored(record(seed), cfg)
+        table, kept = score_heads(record(seed), cfg.logic), kept_of(record(seed), cfg)
         assert_array_equal(kept.subset.spatial_entropy[table.passes], table.spatial_entropy[table.passes])
 
 
 def test_a_head_whose_map_is_not_kept_ends_in_one_line_that_says_so(tmp_path):
     cfg = config("data.save_attention=selected", "logic.heads=[[3,1],[5,0]]")
-    path = write_record(tmp_path, "r", as_stored(record(), cfg), cfg)
+    path = write_record(tmp_path, "r", kept_of(record(), cfg), cfg.data.record_format)
     part = load_record(path)
     assert (
         localize(part, [(5, 0), (3, 1)], cfg.logic).box_xyxy == localize(record(), [(5, 0), (3, 1)], cfg.logic).box_xyxy
@@ -171,7 +177,7 @@ def test_a_head_whose_map_is_not_kept_ends_in_one_line_that_says_so(tmp_path):
 
 
 def test_scores_by_other_rules_of_entropy_are_refused():
-    part = as_stored(record(), config("data.save_attention=none"))
+    part = kept_of(record(), config("data.save_attention=none"))
     with pytest.raises(
         UserError, match=r"keeps scores measured with logic.entropy.center=2.0, not 1.0: set it so, or collect"
     ):
@@ -180,7 +186,9 @@ def test_scores_by_other_rules_of_entropy_are_refused():
 
 def test_a_partial_file_holds_only_tensors_arrays_and_plain_containers(tmp_path):
     cfg = config("data.save_attention=selected")
-    content = pickle.loads(write_record(tmp_path, "r", as_stored(record(dtype=torch.float16), cfg), cfg).read_bytes())
+    content = pickle.loads(
+        write_record(tmp_path, "r", kept_of(record(dtype=torch.float16), cfg), cfg.data.record_format).read_bytes()
+    )
     assert sorted(content) == ["attn", "meta", "partial"]
     assert content["attn"].shape == (3, 1, 144)
     assert content["attn"].dtype == torch.float16
@@ -208,7 +216,7 @@ def test_a_partial_file_holds_only_tensors_arrays_and_plain_containers(tmp_path)
 )
 def test_a_malformed_partial_record_is_refused_by_name(tmp_path, change, message):
     cfg = config("data.save_attention=selected")
-    path = write_record(tmp_path, "r", as_stored(record(), cfg), cfg)
+    path = write_record(tmp_path, "r", kept_of(record(), cfg), cfg.data.record_format)
     content = pickle.loads(path.read_bytes())
     path.write_bytes(pickle.dumps({**content, "partial": {**content["partial"], **change}}))
     with pytest.raises(UserError, match=message) as caught:
@@ -220,7 +228,7 @@ def test_a_malformed_partial_record_is_refused_by_name(tmp_path, change, message
 @pytest.mark.parametrize("missing", ["schema", "heads", "entropy", "attn_sum", "num_components"])
 def test_a_partial_record_that_lacks_something_is_refused(tmp_path, missing):
     cfg = config("data.save_attention=none")
-    path = write_record(tmp_path, "r", as_stored(record(), cfg), cfg)
+    path = write_record(tmp_path, "r", kept_of(record(), cfg), cfg.data.record_format)
     content = pickle.loads(path.read_bytes())
     del content["partial"][missing]
     path.write_bytes(pickle.dumps(content))
@@ -234,7 +242,7 @@ def test_a_partial_record_that_lacks_something_is_refused(tmp_path, missing):
 def folder_of(tmp_path: Path, name: str, *overrides: str, n: int = 6) -> Path:
     cfg = config(*overrides)
     for seed in range(n):
-        write_record(tmp_path / name, f"s{seed}", as_stored(record(seed), cfg), cfg)
+        write_record(tmp_path / name, f"s{seed}", kept_of(record(seed), cfg), cfg.data.record_format)
     return tmp_path / name
 
 
@@ -270,7 +278,7 @@ def stage(monkeypatch, picturebook):
     """Runs a stage with the shipped model into a folder."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
-    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
     return lambda name, out, *overrides: run(configuration(f"stage={name}", f"data.output_dir={out}", *overrides))
 
 
@@ -340,7 +348,9 @@ def test_masks_of_a_batch_cannot_be_asked_for_without_maps(tmp_path):
     ],
 )
 def test_an_earlier_record_serves_if_it_holds_all_that_is_wanted(kept, wanted, served):
-    assert serves(as_stored(record(), config(*kept)), config(*wanted)) is served
+    cfg = config(*wanted)
+    again = kept_of(record(), config(*kept))
+    assert serves(again, cfg.data, cfg.logic, head_choice(cfg.logic, cfg.model)) is served
 
 
 # names
@@ -349,7 +359,7 @@ def test_an_earlier_record_serves_if_it_holds_all_that_is_wanted(kept, wanted, s
 def test_a_record_is_found_by_either_ending_and_never_kept_twice(tmp_path):
     assert find_record(tmp_path, "r") is None
     for ending in ("pkl.gz", "pkl", "pkl.gz"):
-        path = write_record(tmp_path, "r", record(), config(f"data.record_format={ending}"))
+        path = write_record(tmp_path, "r", record(), RecordFormat(ending))
         assert find_record(tmp_path, "r") == path == tmp_path / f"r.{ending}"
         assert list(tmp_path.iterdir()) == [path]
     shutil.copy(path, tmp_path / "r.pkl")
@@ -368,8 +378,8 @@ def test_the_room_told_before_is_the_room_taken(tmp_path, dtype, kind, generic):
     rng = np.random.default_rng(0)
     attn = torch.from_numpy(rng.random((32, 16, 1, 576)) / 576).to(dtype)
     full = Record.from_tensor(attn, {"query": "the bird on the left", "image_size": [1, 1]}, attn if generic else None)
-    taken = write_record(tmp_path, "r", as_stored(full, cfg), cfg).stat().st_size
-    told = disk_use((32, 16), 576, str(dtype).removeprefix("torch."), cfg, samples=1000, generic=generic)
+    taken = write_record(tmp_path, "r", kept_of(full, cfg), cfg.data.record_format).stat().st_size
+    told = disk_use((32, 16), 576, str(dtype).removeprefix("torch."), cfg.data, CHOICE, samples=1000, generic=generic)
     assert taken <= told.record_bytes <= taken * 1.02 + 2500
     assert told.most == 1000 * (told.record_bytes + told.ranking_bytes)
 
@@ -379,11 +389,11 @@ def test_the_room_of_rankings_is_at_most_what_is_told(tmp_path):
 
     ranking = rank_heads(record(), config("logic.threshold.min_keep=1000").logic)
     taken = sum(path.stat().st_size for path in write_ranking(tmp_path / "r.pkl", ranking))
-    assert taken <= disk_use((6, 4), 144, "float32", config(), samples=1).ranking_bytes * len(ranking) / 24
+    assert taken <= disk_use((6, 4), 144, "float32", DataConfig(), CHOICE, samples=1).ranking_bytes * len(ranking) / 24
 
 
 def test_the_line_before_a_run_tells_what_is_needed_and_what_is_free(tmp_path, monkeypatch, capsys, caplog):
-    use = disk_use((32, 32), 576, "bfloat16", config(), samples=1000)
+    use = disk_use((32, 32), 576, "bfloat16", DataConfig(), CHOICE, samples=1000)
     for free, fits, warning in ((35e9, True, ""), (1.3e9, False, "may not fit"), (1e9, False, "will not fit")):
         caplog.clear()
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
@@ -392,7 +402,7 @@ def test_the_line_before_a_run_tells_what_is_needed_and_what_is_free(tmp_path, m
         assert capsys.readouterr().out == f"{needed}; {size(free)} free in {tmp_path}/not/yet\n"
         assert warning in caplog.text
     assert "at most 1.2 MB" in str(
-        disk_use((32, 32), 576, "bfloat16", config("data.record_format=pkl.gz"), samples=1000)
+        disk_use((32, 32), 576, "bfloat16", DataConfig(record_format=RecordFormat("pkl.gz")), CHOICE, samples=1000)
     )
 
 

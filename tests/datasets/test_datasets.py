@@ -20,13 +20,12 @@ from pycocotools import mask as coco
 
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
-from lab.datasets import Sample, need_truth, read_jsonl, read_truth, rle, write_jsonl
+from lab.datasets import Sample, need_truth, read_jsonl, read_samples, read_truth, rle, write_jsonl
 from lab.datasets.__main__ import main
 from lab.datasets.hub import read_hub
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.refcoco import read_refcoco
 from lab.datasets.sample import with_period
-from lab.stages.batch import read_samples
 
 WIDTH, HEIGHT = 64, 48
 BOX = (8.0, 10.0, 40.0, 30.0)

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 import viz
-from analyze import attention_sums, fixed_heads, passes_threshold, rank_heads, selection_frequency, selection_trials
+from analyze import attention_sums, passes_threshold, rank_heads, selection_frequency, selection_trials
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
+from lab.heads.choice import head_choice
 from lab.heads.files import read_heads, warn_of_another_model, with_heads_of_file
 from lab.heads.reading import picks_of_analyses, picks_of_records
 from lab.records.files import load_record, save_record
@@ -188,7 +189,7 @@ def test_one_threshold_for_all_samples_comes_from_their_mean_attention(tmp_path)
     picked = {}
     for threshold in ("sample", "dataset"):
         cfg = configuration("model=llava15_7b", f"logic.select.threshold={threshold}", *overrides)
-        heads = picks_of_records(sorted(tmp_path.glob("*.pkl")), cfg).heads[9]
+        heads = picks_of_records(sorted(tmp_path.glob("*.pkl")), cfg.logic).heads[9]
         picked[threshold] = [tuple(head) for head in heads.tolist() if head != [-1, -1]]
     odd = load_record(tmp_path / "r9.pkl")
     mean = np.mean([attention_sums(load_record(path)) for path in tmp_path.glob("*.pkl")], axis=0)
@@ -342,7 +343,7 @@ def _shipped(monkeypatch, picturebook):
     """Stages that ask a model get the shipped one, loaded once."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
-    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: picturebook)
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
 
 
 def over_file(out: Path, data: Path, *overrides: str) -> int:
@@ -391,7 +392,7 @@ def test_a_sample_that_fails_is_left_out_even_if_an_older_record_is_there(tmp_pa
 
 
 def test_a_data_file_with_too_few_lines_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
     data = data_file(tmp_path / "data.jsonl", str(PROJECT / "examples/images/cat.png"))
     with pytest.raises(UserError, match=r"1 samples.*samples=5"):
         over_file(tmp_path, data, "logic.select.samples=5")
@@ -445,7 +446,7 @@ def test_what_select_writes_is_what_the_other_stages_read(tmp_path, monkeypatch,
 
 def fixed_by(path: Path, shape: tuple[int, int], *overrides: str) -> list[tuple[int, int]] | None:
     cfg = with_heads_of_file(configuration("model=llava15_7b", f"logic.heads={path}", *overrides))
-    return fixed_heads(shape, cfg.logic, cfg.model.localization_heads)
+    return head_choice(cfg.logic, cfg.model).fixed(shape)
 
 
 def test_heads_of_another_models_shape_are_refused(tmp_path):
@@ -465,8 +466,9 @@ def test_heads_counted_from_rankings_alone_only_need_to_exist(tmp_path):
 
 
 def test_a_mapping_that_is_no_file_is_no_list_of_heads():
+    cfg = configuration("model=llava15_7b", "logic.heads={layer: 3}")
     with pytest.raises(UserError, match=r"logic\.heads: .*expected \[\[layer, head\]"):
-        fixed_heads((8, 8), configuration("model=llava15_7b", "logic.heads={layer: 3}").logic)
+        head_choice(cfg.logic, cfg.model)
 
 
 def test_more_heads_than_the_file_names_are_refused(tmp_path):
@@ -507,9 +509,10 @@ def test_a_missing_file_of_heads_says_what_else_there_is(tmp_path):
 def test_heads_found_in_another_model_of_the_same_shape_are_told(tmp_path, caplog):
     path = heads_file(tmp_path / "h.json", model="one/model")
     cfg = with_heads_of_file(configuration("model=llava15_7b", f"logic.heads={path}"))
-    warn_of_another_model(cfg, "one/model")
+    choice = head_choice(cfg.logic, cfg.model)
+    warn_of_another_model(choice, "one/model")
     assert not caplog.records
-    warn_of_another_model(cfg, "another/model")
+    warn_of_another_model(choice, "another/model")
     assert "one/model" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
 

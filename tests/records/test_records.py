@@ -14,8 +14,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+import lab.base.pickles
 import lab.records.files
-import lab.records.pickles
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
 from lab.records.files import load_record, save_record
@@ -226,7 +226,7 @@ def test_a_pickle_cannot_change_the_functions_that_rebuild_tensors(tmp_path):
     with pytest.raises(UserError, match=r"bad\.pkl: found a function"):
         load_record(tmp_path / "bad.pkl")
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before
-    assert lab.records.pickles._encode.__defaults__ is None
+    assert lab.base.pickles._encode.__defaults__ is None
 
 
 def test_bytes_in_an_unusual_encoding_are_refused(tmp_path):

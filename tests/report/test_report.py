@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.schema import as_dict
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.measure.metrics import Score
@@ -20,7 +21,7 @@ from lab.report.contents import Run
 from lab.report.gather import gather, shown_ids
 from lab.report.page import samples_data, to_json
 from lab.report.pictures import levels, outline, thumbnail
-from lab.report.samples import Finding, disagreement
+from lab.report.samples import Finding, Rules, disagreement
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, saved_estimates
 from pipeline import run
 from tests.conftest import configuration
@@ -278,11 +279,11 @@ def test_disagreement_is_the_gap_in_iou_and_then_in_the_boxes():
 def test_settings_that_differ_leave_out_where_a_run_reads_and_writes():
     a = configuration("data.output_dir=x", "logic.top_k=2")
     b = configuration("data.output_dir=y", "stage=batch")
-    assert config_differences(a, b) == [("logic.top_k", "2", "3")]
+    assert config_differences(as_dict(a), as_dict(b)) == [("logic.top_k", "2", "3")]
     assert other_rules({"config": {}}, b)
     assert other_rules(None, b) == []
     assert saved_estimates({"metrics": {"chosen": [{"unknown": 1}]}}) == {}
-    assert fresh_estimates([], b) == []
+    assert fresh_estimates([], 1000, 0) == []
 
 
 # how many
@@ -296,7 +297,7 @@ def test_more_samples_than_a_page_holds_are_drawn_by_seed_the_touched_ones_first
     from lab.report.gather import known_samples
 
     cfg = configuration(f"data.data_file={data}")
-    one = Run(read_folder(folder), cfg, known_samples(read_folder(folder), cfg))
+    one = Run(read_folder(folder), Rules.of(cfg), cfg, known_samples(read_folder(folder), cfg.data.data_file))
     names, total = shown_ids([one], 6, seed=0)
     assert (len(names), total) == (6, 12)
     assert {"s0008", "s0009", "s0010", "s0011"} <= set(names)
@@ -311,10 +312,10 @@ def test_gathering_twice_gives_the_same(scenes, tmp_path):
 
     data, folder = write_run(tmp_path, scenes, 6)
     cfg = configuration(f"data.data_file={data}")
-    one = Run(read_folder(folder), cfg, {})
-    first, second = (samples_data(gather([one], cfg)) for _ in range(2))
+    one = Run(read_folder(folder), Rules.of(cfg), cfg, {})
+    first, second = (samples_data(gather([one], cfg.report, cfg.seed)) for _ in range(2))
     assert first == second
-    rows, both, only = differences(gather([one, one], cfg), cfg)
+    rows, both, only = differences(gather([one, one], cfg.report, cfg.seed), 1000, 0)
     assert (rows, both, only) == ([], 0, 0)  # no truth
 
 
@@ -377,7 +378,7 @@ def test_records_that_keep_some_heads_only_are_shown_if_those_are_the_chosen_one
     cfg = configuration()
     for name, heads in (("s0000", [(1, 5), (1, 6), (2, 4)]), ("s0001", [])):
         path = folder / f"{name}.pkl"
-        save_record(path, with_maps_of(load_record(path), heads, cfg))
+        save_record(path, with_maps_of(load_record(path), heads, cfg.logic.entropy))
     first, second, whole = (sample["runs"][0] for sample in told(report(tmp_path, f"data.data_file={data}"))["samples"])
     assert (first["status"], second["status"], whole["status"]) == ("done", "ranked", "done")
     assert second["why"] == "no attention of its heads stored, only every head's scores"

@@ -17,6 +17,7 @@ from lab.report.contents import Run
 from lab.report.folder import read_folder
 from lab.report.gather import gather, known_samples
 from lab.report.page import render
+from lab.report.samples import Rules
 from pipeline import run
 from tests.conftest import configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
@@ -39,13 +40,17 @@ def gathered(tmp_path_factory, scenes):
     data, folder = write_run(tmp_path_factory.mktemp("run"), scenes, N)
     spoil(data, folder)
     cfg = configuration(f"data.data_file={data}")
-    return gather([Run(read_folder(folder), cfg, known_samples(read_folder(folder), cfg))], cfg)
+    return gather(
+        [Run(read_folder(folder), Rules.of(cfg), cfg, known_samples(read_folder(folder), cfg.data.data_file))],
+        cfg.report,
+        cfg.seed,
+    )
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, gathered):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render(gathered, configuration()))
+    path.write_text(render(gathered, resamples=1000, seed=0))
     return path
 
 
@@ -167,7 +172,7 @@ def test_1000_samples_of_the_heaviest_pictures_weigh_25_mb_and_paint_within_four
     text = base64.b64encode(heaviest_picture()).decode()
     path = tmp_path / "report.html"
     path.write_text(
-        render(replace(gathered, samples=tuple(many), pictures=(text,) * 1000, total=1000), configuration())
+        render(replace(gathered, samples=tuple(many), pictures=(text,) * 1000, total=1000), resamples=1000, seed=0)
     )
     assert 18e6 < path.stat().st_size <= 25e6
     page = visit(path)
@@ -194,7 +199,7 @@ def heaviest_picture() -> bytes:
 
 def test_one_sample_has_a_page(visit, gathered, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(render(replace(gathered, samples=gathered.samples[8:9], total=1), configuration()))
+    path.write_text(render(replace(gathered, samples=gathered.samples[8:9], total=1), resamples=1000, seed=0))
     page = visit(path)
     assert count(page) == "1 sample"
     page.click(f"{CARDS} a")

@@ -22,6 +22,7 @@ from lab.base.errors import DiskFull, UserError
 from lab.base.paths import PROJECT
 from lab.base.workers import CHUNK, in_workers, worker_count
 from lab.batch.storage import as_stored
+from lab.heads.choice import head_choice
 from lab.records.files import save_record
 from lab.records.record import Record
 from pipeline import run
@@ -76,7 +77,8 @@ def test_every_record_of_a_folder_gets_the_ranking_that_it_gets_alone(folder, wo
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_bad_record_is_listed_and_the_others_are_ranked(folder, workers, capsys):
     (folder / "s3.pkl").write_bytes(b"nothing")
-    part = as_stored(record(0), configuration("model=llava15_7b", "data.save_attention=none", "logic=paper"))
+    cfg = configuration("model=llava15_7b", "data.save_attention=none", "logic=paper")
+    part = as_stored(record(0), cfg.data, cfg.logic, head_choice(cfg.logic, cfg.model))
     save_record(folder / "zz.pkl", part)  # its scores are by other rules
     assert analyze_stage(folder, f"data.workers={workers}") == 1
     listed = [json.loads(line) for line in (folder / "analysis_errors.jsonl").read_text().splitlines()]

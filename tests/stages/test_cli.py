@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import viz
+from conf.schema import free_text
 from lab.base.console import hydra_arguments, table
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
@@ -32,7 +33,6 @@ def _one_model(monkeypatch, request):
     if "picturebook" in request.fixturenames:
         loaded = request.getfixturevalue("picturebook")
         monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: loaded)
-        monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: loaded)
 
 
 def stage(name: str, out: Path, *overrides: str) -> int:
@@ -218,7 +218,7 @@ def test_batch_takes_a_range_other_key_names_and_paths_beside_the_file(tmp_path,
     ],
 )
 def test_batch_refuses_a_bad_file_by_line_before_the_model_is_loaded(rows, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.stages.batch.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
     data = jsonl(tmp_path / "data.jsonl", *rows)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=message):
@@ -311,18 +311,18 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
     ],
 )
 def test_any_text_may_be_a_query(text):
-    assert configuration(*hydra_arguments([f"data.query={text}"])).data.query == text
+    assert configuration(*hydra_arguments([f"data.query={text}"], free_text())).data.query == text
 
 
 def test_quoted_text_null_and_other_keys_are_left_as_they_are():
     given = ["data.query='a, b'", "data.save_id=null", "logic.heads=[[1,2]]", "stage=collect"]
-    assert hydra_arguments(given) == given
+    assert hydra_arguments(given, free_text()) == given
 
 
 @pytest.mark.parametrize("argument", ["+foo=3", "++model.foo=3", "~data", "-m", "--multirun"])
 def test_keys_cannot_be_added_and_jobs_not_multiplied(argument):
     with pytest.raises(UserError, match=argument.replace("+", r"\+")):
-        hydra_arguments([argument])
+        hydra_arguments([argument], free_text())
 
 
 def test_heads_of_a_preset_are_refused_for_another_models_record(tmp_path, picturebook):

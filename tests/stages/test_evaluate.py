@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.measure.controls import Overview, merge_draws, same_layers
+from lab.measure.controls import Overview, rank_correlation, same_layers
 from lab.measure.intervals import Estimate
-from lab.stages.evaluate import rank_correlation
+from lab.measure.predictions import merge_draws
 from pipeline import run
 from tests.conftest import configuration
 

@@ -13,7 +13,7 @@ from lab.base.paths import PROJECT
 from lab.heads.reading import picks_of_records
 from lab.records.files import load_record, save_record
 from lab.records.folder import list_samples
-from lab.stages.study import make_study
+from lab.stages.study import make_study, settings_of
 from lab.study.claims import RHO, Claim, agreements, rank_correlations
 from lab.study.find import FOLDS, Found, find_heads, first_heads, split
 from pipeline import run
@@ -150,12 +150,14 @@ def test_labels_do_not_touch_the_heads_that_are_found(scenes, tmp_path):
 
 def test_half_finds_on_one_half_and_scores_the_other(scenes):
     cfg = study_config(scenes, "study.find=half", "study.discovery=[3]")
-    found = make_study(_samples(scenes), scenes[1] / MODEL, cfg)
+    found = make_study(_samples(scenes), scenes[1] / MODEL, settings_of(cfg))
     scored, finders = {sample.id for sample in found.split.scored}, {path.stem for path in found.split.finding}
     assert (len(scored), len(finders), scored & finders) == (N // 2, N // 2, set())
     assert found.found.selected.sum() <= 10 * len(finders)
     other = make_study(
-        _samples(scenes), scenes[1] / MODEL, study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1")
+        _samples(scenes),
+        scenes[1] / MODEL,
+        settings_of(study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1")),
     )
     assert {path.stem for path in other.split.finding} != finders
 
@@ -181,9 +183,10 @@ def test_a_sample_without_a_record_is_a_miss(scenes):
 
 def test_one_threshold_over_the_data_set_finds_what_select_finds(scenes):
     cfg = study_config(scenes, "logic=paper", "study.top_k=[1,2]")
-    parts = split(_samples(scenes), scenes[1] / MODEL, cfg)
-    found = find_heads(parts, cfg)
-    np.testing.assert_array_equal(found.picks["both"], picks_of_records(parts.finding, cfg).heads)
+    settings = settings_of(cfg)
+    parts = split(_samples(scenes), scenes[1] / MODEL, settings)
+    found = find_heads(parts, settings)
+    np.testing.assert_array_equal(found.picks["both"], picks_of_records(parts.finding, cfg.logic).heads)
 
 
 def _samples(scenes):
@@ -224,11 +227,11 @@ def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_cha
     cfg = configuration("logic.filter.min_layer=1", "evaluate.resamples=50")
     counts = np.array([[0, 0, 0, 0], [9, 8, 7, 6], [1, 2, 1, 0]])
     iou = np.array([[1.0, 1, 1, 1], [0.9, 0.8, 0.7, 0.6], [0.65, 0.1, 0.75, 0.3]])
-    every, often = rank_correlations(found_with(counts, iou), cfg)
+    every, often = rank_correlations(found_with(counts, iou), settings_of(cfg))
     assert (every.heads, often.heads) == (7, 4)  # the average of eight heads is 4.25
     assert every.value < 1
     assert (often.value, often.low, often.high) == pytest.approx((1, 1, 1))
-    few = rank_correlations(found_with(counts * 0, iou), cfg)
+    few = rank_correlations(found_with(counts * 0, iou), settings_of(cfg))
     assert [one.heads for one in few] == [0, 0]
     assert np.isnan(few[0].value)
 

@@ -1,0 +1,109 @@
+"""Which heads make the heat map: `logic.heads` in any of its forms, resolved once into a `HeadChoice`.
+
+choice = head_choice(config.logic, config.model)    # raises on what cannot be heads of any model
+choice.fixed((32, 32))                              # [(14, 24), (14, 13), (14, 26)], or None: ranked per sample
+choice.of((32, 32), ranking)                        # the heads of one sample
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analyze import Head, HeadScore
+from conf.schema import LogicConfig, ModelConfig
+from lab.base.errors import UserError
+
+PRESET = "preset"
+PRESET_KEY = "model.localization_heads"
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Fixed heads with where they come from, or the best of each sample's own ranking (`heads` is None)."""
+
+    top_k: int
+    heads: tuple[Head, ...] | None = None  # (layer, head), zero-based, best first
+    source: str = "logic.heads"  # what names them: the key, or a file of stage=select
+    whole: bool = True  # a list is taken whole; of a preset or a file the first top_k
+    model: str | None = None  # the one that they were found in, if known
+    shape: tuple[int, int] | None = None  # (layers, heads) of that model
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether the model preset names the heads, which then belong to its own checkpoint only."""
+        return self.source == PRESET_KEY
+
+    def fixed(self, shape: tuple[int, int]) -> list[Head] | None:
+        """The fixed heads, for a model of (layers, heads); None: heads are ranked per sample.
+
+        Raises UserError if one does not exist, if the file is of a model of another shape, or if `top_k` cannot be had.
+        """
+        if not 1 <= self.top_k <= shape[0] * shape[1]:
+            most = f"1 to {shape[0] * shape[1]}, the number of heads in the model"
+            raise UserError(f"logic.top_k is {self.top_k}; expected {most}")
+        if self.heads is None:
+            return None
+        if self.shape not in (None, shape):
+            of_model, here = (f"{layers} layers x {heads} heads" for layers, heads in (self.shape, shape))
+            raise UserError(f"{self.source} is of a model of {of_model}; this one has {here}: use its own")
+        for layer, head in self.heads:
+            if layer >= shape[0] or head >= shape[1]:
+                raise _not_a_head([layer, head], self.source, shape)
+        if self.whole:
+            return list(self.heads)
+        if len(self.heads) < self.top_k:
+            named = f"{self.source} names {len(self.heads)} heads"
+            raise UserError(f"logic.top_k is {self.top_k}, but {named}; expected at most that many")
+        return list(self.heads[: self.top_k])
+
+    def of(self, shape: tuple[int, int], ranking: Sequence[HeadScore]) -> list[Head]:
+        """The heads of one sample: the fixed ones, or the first `top_k` of its ranking (fewer if it is shorter)."""
+        fixed = self.fixed(shape)
+        return [(score.layer, score.head) for score in ranking[: self.top_k]] if fixed is None else fixed
+
+    @property
+    def number(self) -> int:
+        """How many heads make a heat map, at most."""
+        return len(self.heads) if self.heads is not None and self.whole else self.top_k
+
+
+def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
+    """`logic.heads` as a choice: null | [[layer, head], ...] | preset | what `lab.heads.files.read_heads` made of a file.
+
+    Raises UserError if it is none of these, names a head twice, or names a preset that has no heads.
+    """
+    heads = logic.heads
+    if heads is None:
+        return HeadChoice(logic.top_k)
+    if heads == PRESET:
+        if not model.localization_heads:
+            lacking = "logic.heads is preset, but the model preset names no localization_heads"
+            raise UserError(f"{lacking}; set them, or logic.heads=null to rank")
+        pairs = _pairs(model.localization_heads, PRESET_KEY)
+        return HeadChoice(logic.top_k, pairs, PRESET_KEY, whole=False, model=model.name)
+    if isinstance(heads, Mapping) and {"file", "shape", "heads"} <= heads.keys():
+        shape = None if heads["shape"] is None else (heads["shape"][0], heads["shape"][1])
+        pairs = _pairs(heads["heads"], heads["file"])
+        return HeadChoice(logic.top_k, pairs, heads["file"], whole=False, model=heads.get("model"), shape=shape)
+    return HeadChoice(logic.top_k, _pairs(heads, "logic.heads"))
+
+
+def _pairs(given: Any, source: str) -> tuple[Head, ...]:
+    heads: list[Head] = []
+    for pair in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        whole = isinstance(pair, Sequence) and len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair)
+        if not whole or tuple(pair) in heads:
+            raise _not_a_head(pair, source)
+        heads.append((pair[0], pair[1]))
+    if not heads:
+        raise UserError(f"{source} is empty; {_expected()}")
+    return tuple(heads)
+
+
+def _not_a_head(pair: Any, source: str, shape: tuple[int, int] | None = None) -> UserError:
+    return UserError(f"{source}: {pair!r} is not a head of this model or is named twice; {_expected(shape)}")
+
+
+def _expected(shape: tuple[int, int] | None = None) -> str:
+    limits = f", layer < {shape[0]} and head < {shape[1]}" if shape else ""
+    return f"expected [[layer, head], ...], zero-based, each once{limits}"
