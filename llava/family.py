@@ -21,9 +21,9 @@ from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lab.base.errors import UserError
+from llava.checkpoint.weights import Placement
 from llava.grid import Grid
 from llava.layers import plain_causal, reaches
-from llava.model.weights import Placement
 from llava.prompt import ImageTokens, Prompt, build_prompt
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import LlavaConfig
 
 from lab.base.errors import UserError
+from llava.checkpoint.tower import tower_side
 from llava.grid import Grid
-from llava.model.tower import tower_side
 
 MAX_CROP_RATIO = 50  # longer edge / shorter edge; beyond it, cropping first blows the picture up without bound
 

@@ -8,8 +8,8 @@ from typing import Any
 from transformers.image_processing_utils import select_best_resolution
 
 from lab.base.errors import UserError
+from llava.checkpoint.tower import tower_side
 from llava.grid import Grid
-from llava.model.tower import tower_side
 
 
 @dataclass(frozen=True)

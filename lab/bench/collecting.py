@@ -33,7 +33,7 @@ from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
 from lab.picturebook.make import samples as drawn_scenes
 from lab.stages.batch import batch_job
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel
 
 EXPRESSIONS = (
     "the man in the blue shirt on the left",

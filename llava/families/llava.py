@@ -8,12 +8,13 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from lab.base.errors import UserError
+from llava.checkpoint.files import fetch_weights
+from llava.checkpoint.parts import load_image_processor, load_tokenizer
+from llava.checkpoint.tower import check_clip
+from llava.checkpoint.weights import load_weights, one_line_errors
+from llava.families.original import LANGUAGE_MODELS, load_original
 from llava.family import Family, LoadedModel, Picture, Request
-from llava.model.files import fetch_weights
-from llava.model.loaded import finish, load_image_processor, load_tokenizer
-from llava.model.original import LANGUAGE_MODELS, load_original
-from llava.model.tower import check_clip
-from llava.model.weights import load_weights, one_line_errors
+from llava.finish import finish
 from llava.square import image_geometry, pixel_values
 
 

@@ -10,12 +10,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from llava.checkpoint.files import fetch_weights
+from llava.checkpoint.parts import load_image_processor, load_tokenizer
+from llava.checkpoint.tower import check_clip
+from llava.checkpoint.weights import load_weights, one_line_errors
 from llava.family import Family, LoadedModel, Picture, Request
+from llava.finish import finish
 from llava.grid import Grid
-from llava.model.files import fetch_weights
-from llava.model.loaded import finish, load_image_processor, load_tokenizer
-from llava.model.tower import check_clip
-from llava.model.weights import load_weights, one_line_errors
 from llava.tiles import tile_geometry
 
 

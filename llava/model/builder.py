@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.base.errors import UserError
+from llava.checkpoint.files import fetch, read_json
+from llava.checkpoint.weights import place
 from llava.families import FAMILIES
 from llava.families.llava import Llava
 from llava.family import Family, LoadedModel, Request
-from llava.model.files import fetch, read_json
-from llava.model.weights import place
 
 if TYPE_CHECKING:
     from conf.schema import ModelConfig

@@ -18,7 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lab.base.errors import UserError
-from llava.model.files import listed
+from llava.checkpoint.files import listed
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,12 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from lab.base.errors import UserError
+from llava.checkpoint.files import SMALL_FILES, WEIGHT_FILES, fetch, fetch_weights, listed, read_json
+from llava.checkpoint.parts import load_image_processor, load_tokenizer
+from llava.checkpoint.weights import check_keys, fill, load_tensors, load_weights, one_line_errors
 from llava.constants import IMAGE_END, IMAGE_PATCH, IMAGE_START
 from llava.family import Family, LoadedModel, Request
-from llava.model.files import SMALL_FILES, WEIGHT_FILES, fetch, fetch_weights, listed, read_json
-from llava.model.loaded import finish, load_image_processor, load_tokenizer
-from llava.model.weights import check_keys, fill, load_tensors, load_weights, one_line_errors
+from llava.finish import finish
 from llava.square import image_geometry
 
 LANGUAGE_MODELS: dict[str, tuple[Any, Any]] = {  # model_type -> classes of the language model
