@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from llava.checkpoint.parts import load_tokenizer
 from PIL import Image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from lab.base.errors import UserError
 from lab.stations import check_stations, positions, to_ranges
+from llava.checkpoint.parts import load_tokenizer
 from llava.conversation import CONVERSATIONS, prompt
 from llava.prompt import ImageTokens, build_prompt
 from llava.square import ImageGeometry, pixel_values
