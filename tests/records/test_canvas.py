@@ -46,7 +46,11 @@ def test_the_canvas_is_as_fine_as_the_finest_grid_and_grids_are_added():
     [
         [Grid(0, 3, 3, (0, 0, 10, 6)), Grid(9, 4, 7, (0, -1.3, 10, 7.1), stride=8, kind="tile")],
         [Grid(0, 3, 3, (0, 0, 10, 6)), Grid(9, 2, 7, (0, 1, 10, 5), kind="tile")],
-        [Grid(0, 2, 2, (0, 0, 5, 6), kind="tile"), Grid(4, 2, 2, (5, 0, 10, 6), kind="tile"), Grid(8, 2, 2, (0, 0, 10, 6))],
+        [
+            Grid(0, 2, 2, (0, 0, 5, 6), kind="tile"),
+            Grid(4, 2, 2, (5, 0, 10, 6), kind="tile"),
+            Grid(8, 2, 2, (0, 0, 10, 6)),
+        ],
     ],
     ids=["tiles reach beyond", "tiles end inside", "a grid for each tile"],
 )
