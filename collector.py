@@ -230,7 +230,8 @@ def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> t
     length = packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:
         raise UserError(
-            f"A prompt of {length} tokens and model.max_new_tokens={config.max_new_tokens} exceed the {loaded.context} that the model reads"
+            f"A prompt of {length} tokens and model.max_new_tokens={config.max_new_tokens} "
+            f"exceed the {loaded.context} that the model reads"
         )
     sampling: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p} if config.do_sample else {}
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted()) as rows:

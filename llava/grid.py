@@ -88,9 +88,8 @@ class Grid:
                 f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1"
             )
         if stride < cols or kind not in KINDS:
-            raise UserError(
-                f"grid {plain!r} is impossible; expected a stride of at least {cols}, its cols, and a kind of {' or '.join(KINDS)}"
-            )
+            expected = f"expected a stride of {cols} or more, its cols, and a kind of {' or '.join(KINDS)}"
+            raise UserError(f"grid {plain!r} is impossible; {expected}")
         return cls(start, rows, cols, (x0, y0, x1, y1), stride, kind)
 
     def to_dict(self) -> dict[str, Any]:

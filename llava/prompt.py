@@ -26,7 +26,7 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt: the ids as the model gets them, image tokens written out, and which station each belongs to."""
+    """A tokenized prompt: the ids as the model gets them, image tokens written out, and the station of each."""
 
     ids: tuple[int, ...]
     stations: Ranges
@@ -72,7 +72,8 @@ def build_prompt(
         raise UserError(f"Nothing is left of the query {query!r} after tokenizing; describe the object in words")
     if len(ids) > context:
         raise UserError(
-            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, but the model reads {context}; shorten the query"
+            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, "
+            f"but the model reads {context}; shorten the query"
         )
     stations = to_ranges(labels)
     check_stations(stations, ids, image.token_id)

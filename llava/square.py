@@ -60,7 +60,8 @@ def pixel_values(image: Image.Image, processor: Any, geometry: ImageGeometry) ->
     if not geometry.pad and max(image.size) > MAX_CROP_RATIO * min(image.size):
         width, height = image.size
         raise UserError(
-            f"The image is {width} x {height} pixels, too narrow to crop a square out of; set model.image_aspect_ratio=pad"
+            f"The image is {width} x {height} pixels, too narrow to crop a square out of; "
+            "set model.image_aspect_ratio=pad"
         )
     return processor(image, return_tensors="pt")["pixel_values"]
 
@@ -75,7 +76,8 @@ def image_geometry(config: LlavaConfig, processor: Any, source: Path) -> ImageGe
     resize_to = int(size.get("shortest_edge") or size.get("height") or 0)
     if (crop.get("height"), crop.get("width")) != (seen, seen) or (processor.do_pad and resize_to != seen):
         raise UserError(
-            f"{source}: pictures are resized to {size} and cropped to {crop}, but the vision tower sees {seen} x {seen} pixels"
+            f"{source}: pictures are resized to {size} and cropped to {crop}, "
+            f"but the vision tower sees {seen} x {seen} pixels"
         )
     side = tower_side(config, source)
     start = 1 if config.vision_feature_select_strategy == "full" else 0

@@ -90,7 +90,8 @@ def tile_geometry(config: Any, processor: Any, source: Path) -> TileGeometry:
     resized = size.get("shortest_edge") or size.get("height")
     if (crop.get("height"), crop.get("width"), resized) != (pixels, pixels, pixels):
         raise UserError(
-            f"{source}: tiles are resized to {size} and cropped to {crop}, but the vision tower sees {pixels} x {pixels} pixels"
+            f"{source}: tiles are resized to {size} and cropped to {crop}, "
+            f"but the vision tower sees {pixels} x {pixels} pixels"
         )
     canvases = tuple(tuple(pair) for pair in config.image_grid_pinpoints)
     if canvases != tuple(tuple(pair) for pair in processor.image_grid_pinpoints):

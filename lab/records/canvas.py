@@ -4,9 +4,9 @@
     canvas.maps(weights)                    # [..., image tokens] -> [..., rows, cols]
     canvas.grid                             # where the canvas lies in the picture
 
-The canvas continues the cells of the finest grid over all that any grid covers. Each token's weight is spread evenly over
-its own cell, so that a canvas cell gets the share of it that overlaps the cell; the grids are added. The sum of a map is
-the weight of the tokens that count. Of a single grid the canvas is the grid itself, and no weight is touched.
+The canvas continues the cells of the finest grid over all that any grid covers. Each token's weight is spread evenly
+over its own cell, so that a canvas cell gets the share of it that overlaps the cell; the grids are added. The sum of a
+map is the weight of the tokens that count. Of a single grid the canvas is the grid itself, and no weight is touched.
 """
 
 from collections.abc import Sequence

@@ -64,7 +64,8 @@ def load_model(
     """
     if image_aspect_ratio not in (None, *ASPECT_RATIOS):
         raise UserError(
-            f"Unknown image_aspect_ratio {image_aspect_ratio!r}; choose {' or '.join(ASPECT_RATIOS)}, or null for the checkpoint's own"
+            f"Unknown image_aspect_ratio {image_aspect_ratio!r}; choose {' or '.join(ASPECT_RATIOS)}, "
+            "or null for the checkpoint's own"
         )
     placement = place(device, dtype, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
     pad = None if image_aspect_ratio is None else image_aspect_ratio == "pad"
@@ -80,8 +81,8 @@ def _family(name: str, raw: dict[str, Any]) -> type[Family]:
     kind = raw.get("model_type")
     if kind not in FAMILIES:
         raise UserError(
-            f"{name} is no LLaVA checkpoint and of no other family known here: its config.json says model_type {kind!r}; "
-            f"known are {', '.join(FAMILIES)}"
+            f"{name} is no LLaVA checkpoint and of no other family known here: "
+            f"its config.json says model_type {kind!r}; known are {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
 
@@ -95,7 +96,7 @@ def load_llava(name: str, *, cache_dir: str | None = None, **options: Any) -> Lo
 
 
 def load_from_config(config: "ModelConfig", *, name: str | None = None, device: str = "auto") -> LoadedModel:
-    """`load_model` with the values of a `model` config group; `name` says where it is found if not under its own name."""
+    """`load_model` with the values of a `model` config group; `name` says where it is if not under its own name."""
     loaded = load_model(
         name or config.name,
         base=config.base,

@@ -129,6 +129,17 @@ def test_grids_and_what_is_beside_them_hold_every_image_token_once(eager):
         assert len(positions(prompt.stations, "image")) == picture.tokens
 
 
+@pytest.mark.parametrize("pad", ["pad", "crop"])
+def test_a_class_token_is_beside_the_grid(tmp_path, pad):
+    folder = write_llava(tmp_path / "full", vision_feature_select_strategy="full", image_seq_length=65)
+    loaded = load_model(str(folder), device="cpu", image_aspect_ratio=pad)
+    picture = loaded.family.picture(WIDE)
+    assert (picture.tokens, picture.beside, picture.grids[0].tokens) == (65, (0,), slice(1, 65))
+    silenced(loaded)
+    assert found_in_place(loaded, smooth(240, 144), picture.grids[0]) == 1
+    assert_together_as_alone(loaded)
+
+
 def silenced(loaded: LoadedModel) -> None:
     """Takes the attention out of the vision tower, so that a feature comes from its own cell alone."""
     for name, module in loaded.model.model.vision_tower.named_modules():

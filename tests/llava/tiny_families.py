@@ -28,7 +28,8 @@ PROCESSOR = {
 def write_llava(folder: Path, text: dict[str, Any] = LLAMA, **config: object) -> Path:
     """As llava-hf/llava-1.5-7b-hf."""
     _write_processor(folder, "LlavaProcessor", image_processor_type="CLIPImageProcessor")
-    return _write(folder, text, "llava", LlavaConfig, LlavaForConditionalGeneration, image_seq_length=64, **config)
+    config = {"image_seq_length": 64, **config}
+    return _write(folder, text, "llava", LlavaConfig, LlavaForConditionalGeneration, **config)
 
 
 def write_llava_next(folder: Path, text: dict[str, Any] = MISTRAL, **config: object) -> Path:
@@ -53,8 +54,8 @@ def _write(
 ) -> Path:
     """config.json and model.safetensors."""
     content = {
-        "architectures": [model_class.__name__], "model_type": kind, "image_token_index": VOCAB, "pad_token_id": VOCAB + 1,
-        "ignore_index": -100, "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
+        "architectures": [model_class.__name__], "model_type": kind, "image_token_index": VOCAB, "ignore_index": -100,
+        "pad_token_id": VOCAB + 1, "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
         "text_config": text, "vision_config": {**VISION, "image_size": PIXELS, "model_type": "clip_vision_model"},
         "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": ROWS, **config,
     }  # fmt: skip

@@ -108,7 +108,7 @@ def test_scores_of_a_record_that_keeps_some_maps_are_those_of_the_grids_that_cou
     assert [vars(score) for score in rank_heads(again, LogicConfig())] == [
         vars(score) for score in rank_heads(both, LogicConfig())
     ]
-    with pytest.raises(UserError, match="measured with logic.grids=joined, not whole"):
+    with pytest.raises(UserError, match=r"measured with logic\.grids=joined, not whole"):
         rank_heads(load_record(tmp_path / "a.pkl", Grids.whole), LogicConfig())
 
 
@@ -121,7 +121,7 @@ def test_grids_of_one_square_are_written_as_ever():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"stride": 3}, "a stride of at least 4"),
+        ({"stride": 3}, "a stride of 4 or more"),
         ({"kind": "half"}, "a kind of whole or tile"),
         ({"stride": 5.5}, "5.5 is not a whole number"),
         ({"kind": ["tile"]}, "a kind of whole or tile"),
