@@ -27,7 +27,7 @@ from conf.schema import EntropyConfig, EntropyWeight, LogicConfig, ThresholdConf
 from lab.base.chunks import in_chunks
 from lab.base.errors import UserError
 from lab.records.record import Record
-from lab.records.subset import Scores, settings_of
+from lab.records.subset import Scores
 
 if TYPE_CHECKING:
     import torch
@@ -257,11 +257,10 @@ def measure_heads(record: Record, wanted: Bool[np.ndarray, "layers heads"], conf
     """
 
     def measure() -> Scores:
-        grid = record.grid
-        maps = record.attn[wanted][:, 0, grid.tokens].reshape(-1, grid.rows, grid.cols)
+        maps = record.canvas.maps(record.attn[wanted][:, 0])
         return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
 
-    return record.subset.scores(wanted, settings_of(config), measure)
+    return record.subset.scores(wanted, record.score_settings(config), measure)
 
 
 def rank_heads(

@@ -54,7 +54,7 @@ class Localization:
 
 
 def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Localization:
-    """Heat map, mask and box of the given heads, on the record's first grid.
+    """Heat map, mask and box of the given heads, on the record's canvas.
 
     Without heads the heat map is zero and the mask empty. Raises UserError if the record does not know the image's size
     (see Record.with_image_size) or a setting is unknown.
@@ -98,7 +98,7 @@ def heat_box(
 def head_maps(
     record: Record, heads: Sequence[Head], contrast: Contrast = Contrast.none
 ) -> Float[np.ndarray, "heads rows cols"]:
-    """The heads' attention on the record's first grid, set against that of the generic prompt unless `contrast` is
+    """The heads' attention on the record's canvas, set against that of the generic prompt unless `contrast` is
     none.
 
     Raises UserError if a contrast is asked for and the record holds no attention of the generic prompt.

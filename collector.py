@@ -1,11 +1,10 @@
 """Samples -> records: how much each head of the last prompt token looks at each image token.
 
-    loaded = load_llava("llava-hf/llava-1.5-7b-hf")
+    loaded = load_model("llava-hf/llava-1.5-7b-hf")
     record = collect(loaded, open_image("bird.jpg"), "the bird on the branch")
 
-    question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])      # no weights needed: for worker
-    processes records = ask(loaded, [question]).of(0)                                        # both expressions, the
-    image read once
+    question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])  # no weights needed: for workers
+    records = ask(loaded, [question]).of(0)                                         # both, the image read once
 
 `record.attn` is [layers, heads, 1, image tokens].
 """
@@ -17,16 +16,16 @@ from typing import Any
 
 import torch
 import transformers
-from jaxtyping import Float
 from PIL import Image
 
 from conf.schema import ModelConfig
 from lab.attention.capture import attention_name, kept_rows
-from lab.attention.packing import Packed, pack
+from lab.attention.forward import Rows, image_rows, stacked, to_model
+from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.records.record import Record
-from llava.mm_utils import Prompt, build_prompt, pixel_values
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel, Picture, Sharing
+from llava.prompt import Prompt, check_query
 
 SCHEMA = 1  # of a record's meta
 GENERIC_QUERY = "Write a general description of the image."  # asks for nothing in particular; arXiv 2502.17422
@@ -34,12 +33,12 @@ GENERIC_QUERY = "Write a general description of the image."  # asks for nothing 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One image and what is asked about it, as the model takes it in.
+    """One picture and what is asked about it, as the model takes it in.
 
     Holds no weights and can be sent between processes.
     """
 
-    pixels: Float[torch.Tensor, "1 3 side side"]  # float32
+    picture: Picture
     image_size: tuple[int, int]  # width, height
     queries: tuple[str, ...]
     prompts: tuple[Prompt, ...]  # of the queries and, if wanted, of the generic one behind them
@@ -47,7 +46,7 @@ class Question:
 
     def pin_memory(self) -> "Question":
         """The same in memory that a GPU can read by itself; DataLoader calls it."""
-        return replace(self, pixels=self.pixels.pin_memory())
+        return replace(self, picture=self.picture.pin_memory())
 
 
 def collect(
@@ -90,31 +89,32 @@ def prepare(
     *,
     image_file: str | None = None,
     generic: bool = False,
+    picture: Picture | None = None,
     prompts: Sequence[Prompt] | None = None,
 ) -> Question:
-    """Prompts and pixels of one image. Of `loaded` only the tokenizer, the processor and the geometry are used.
+    """One image and its prompts. Of `loaded` only the family is used, no weights.
 
-    `prompts` are those of the queries, if `make_prompt` has made them already. Raises UserError as `collect`, whichever
-    query is wrong.
+    `picture` and `prompts` are what the family made of the image, and `make_prompt` of the queries, if they are there
+    already. Raises UserError as `collect`, whichever query is wrong.
     """
     config = config or ModelConfig()
     if config.use_flash_attn:
         raise UserError(
             "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
         )
+    for query in queries:
+        check_query(query)
+    if picture is None:
+        picture = loaded.family.picture(image)
     if prompts is None:
-        prompts = [make_prompt(loaded, query, config) for query in queries]
-    beside = [make_prompt(loaded, GENERIC_QUERY, config)] if generic else []
-    pixels = pixel_values(image, loaded.image_processor, loaded.geometry)
-    return Question(pixels, image.size, tuple(queries), (*prompts, *beside), image_file)
+        prompts = [make_prompt(loaded, query, picture, config) for query in queries]
+    beside = [make_prompt(loaded, GENERIC_QUERY, picture, config)] if generic else []
+    return Question(picture, image.size, tuple(queries), (*prompts, *beside), image_file)
 
 
-def make_prompt(loaded: LoadedModel, query: str, config: ModelConfig) -> Prompt:
-    """`build_prompt` for this checkpoint and configuration."""
-    drop = config.drop_space_tokens
-    return build_prompt(
-        query, config.conv_mode, loaded.tokenizer, loaded.image_tokens, drop_space_tokens=drop, context=loaded.context
-    )
+def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: ModelConfig) -> Prompt:
+    """The prompt that asks for `query` in a picture, by this configuration. Raises UserError as `build_prompt`."""
+    return loaded.family.prompt(query, picture, config.conv_mode, drop_space_tokens=config.drop_space_tokens)
 
 
 class PendingRecords:
@@ -126,7 +126,7 @@ class PendingRecords:
         self,
         loaded: LoadedModel,
         questions: Sequence[Question],
-        rows: Float[torch.Tensor, "layers batch heads queries vis"],
+        rows: Rows,
         config: ModelConfig,
         text: str | None = None,
     ) -> None:
@@ -142,7 +142,8 @@ class PendingRecords:
         if self._copied is not None:
             self._copied.synchronize()
         question = self.questions[number]
-        rows = self._rows[:, number, :, :, None].unbind(2)  # per query [layers, heads, 1, vis]
+        own = self._rows[:, number, ..., : question.picture.tokens]  # others of the batch may have more image tokens
+        rows = own[:, :, :, None].unbind(2)  # per query [layers, heads, 1, vis]
         generic = rows[len(question.queries)] if len(question.prompts) > len(question.queries) else None
         asked = zip(
             question.queries, question.prompts, rows, strict=False
@@ -150,18 +151,20 @@ class PendingRecords:
         return [Record.from_tensor(row, self._meta(question, query, prompt), generic) for query, prompt, row in asked]
 
     def _meta(self, question: Question, query: str, prompt: Prompt) -> dict[str, Any]:
-        loaded = self.loaded
+        loaded, picture = self.loaded, question.picture
+        first = picture.grids[0]
+        square = len(picture.grids) == 1 and first.rows == first.cols
         return {
             "image_file": question.image_file,
             "query": query,
             "model_name": loaded.name,
             "image_size": list(question.image_size),  # width, height
-            "vis_len": loaded.geometry.tokens,
-            "patch_size": loaded.geometry.side,  # the grid's, by its traditional name
+            "vis_len": picture.tokens,
+            **({"patch_size": first.rows} if square else {}),  # the grid's side, by its traditional name
             "num_layers": loaded.num_layers,
             "num_heads": loaded.num_heads,
             "generated_text": self.text,
-            "grids": [loaded.geometry.grid(question.image_size).to_dict()],
+            "grids": [grid.to_dict() for grid in picture.grids],
             "stations": prompt.stations,
             "conv_mode": self.config.conv_mode,
             "dtype": str(loaded.dtype).removeprefix("torch."),
@@ -176,15 +179,16 @@ class PendingRecords:
 
 
 def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig | None = None) -> PendingRecords:
-    """Asks everything in one forward, each image read once whatever the number of its expressions.
+    """Asks everything at once, each image read once whatever the number of its expressions, if the family can do so.
 
     What comes out for an expression does not depend on the others: in float32 it differs from `collect`'s by less than
     1e-5. Returns before an accelerator has finished. Raises torch's out-of-memory errors.
     """
-    pixels = torch.cat(
-        [question.pixels.to(loaded.device, non_blocking=True) for question in questions]
-    )  # each may be pinned
-    rows = _forward(loaded, pixels, pack([question.prompts for question in questions]))
+    if loaded.family.sharing is Sharing.ALONE:
+        rows = _side_by_side([_one_by_one(loaded, question) for question in questions])
+    else:
+        inputs = loaded.family.inputs([question.picture.to(loaded.device) for question in questions])
+        rows = image_rows(loaded, inputs, pack([question.prompts for question in questions]))
     return PendingRecords(loaded, questions, rows, config or ModelConfig())
 
 
@@ -195,52 +199,50 @@ def ask_one_by_one(loaded: LoadedModel, question: Question, config: ModelConfig 
     Raises UserError if a text is to be generated for more than one query, or is too long.
     """
     config = config or ModelConfig()
-    first, *others = (pack([[prompt]]) for prompt in question.prompts)
-    text = None
-    if config.use_generate:
-        if len(question.queries) > 1:
-            raise UserError("model.use_generate=true answers one query at a time; set data.share_image=false")
-        rows, text = _generate(loaded, question.pixels, first, config)
-    else:
-        rows = _forward(loaded, question.pixels, first)
-    beside = [_forward(loaded, question.pixels, packed) for packed in others]
-    return PendingRecords(loaded, [question], torch.cat([rows, *beside], dim=3), config, text)
+    if not config.use_generate:
+        return PendingRecords(loaded, [question], _one_by_one(loaded, question), config)
+    if len(question.queries) > 1:
+        raise UserError("model.use_generate=true answers one query at a time; set data.share_image=false")
+    rows, text = _generate(loaded, question, config)
+    beside = replace(question, prompts=question.prompts[1:])
+    if beside.prompts:
+        rows = torch.cat([rows, _one_by_one(loaded, beside)], dim=3)
+    return PendingRecords(loaded, [question], rows, config, text)
 
 
-def _forward(
-    loaded: LoadedModel, pixels: torch.Tensor, packed: Packed
-) -> Float[torch.Tensor, "layers batch heads queries vis"]:
-    packed = packed.to(loaded.device)
-    inputs = packed.inputs(attention_name(loaded.model), loaded.dtype)
-    with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
-        # The model below the output layer: no text is asked for.
-        loaded.model.model(**inputs, pixel_values=pixels.to(loaded.device).to(loaded.dtype), use_cache=False)
-    with torch.inference_mode():
-        return _stacked(rows)
+def _one_by_one(loaded: LoadedModel, question: Question) -> Rows:
+    """[layers, 1, heads, prompts, vis]"""
+    inputs = loaded.family.inputs([question.picture])
+    return torch.cat([image_rows(loaded, inputs, pack([[prompt]])) for prompt in question.prompts], dim=3)
 
 
-def _stacked(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "layers batch heads queries vis"]:
-    return torch.stack([row.to(rows[0].device) for row in rows])  # of a model spread over several devices
+def _side_by_side(rows: Sequence[Rows]) -> Rows:
+    """Questions with unlike numbers of prompts and image tokens in one batch, filled up with zeros."""
+    queries, tokens = (max(one.shape[dim] for one in rows) for dim in (3, 4))
+    return torch.cat(
+        [torch.nn.functional.pad(one, (0, tokens - one.shape[4], 0, queries - one.shape[3])) for one in rows], dim=1
+    )
 
 
-def _generate(
-    loaded: LoadedModel, pixels: torch.Tensor, packed: Packed, config: ModelConfig
-) -> tuple[Float[torch.Tensor, "layers 1 heads 1 vis"], str]:
-    packed, length = packed.to(loaded.device), packed.ids.shape[1]
+def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> tuple[Rows, str]:
+    """The rows of the first prompt, [layers, 1, heads, 1, vis], and the answer to it."""
+    packed = pack([question.prompts[:1]]).to(loaded.device)
+    length = packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:
         raise UserError(
-            f"A prompt of {length} tokens and model.max_new_tokens={config.max_new_tokens} exceed the {loaded.context} that the model reads"
+            f"A prompt of {length} tokens and model.max_new_tokens={config.max_new_tokens} "
+            f"exceed the {loaded.context} that the model reads"
         )
     sampling: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p} if config.do_sample else {}
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted()) as rows:
         output = loaded.model.generate(
             input_ids=packed.ids,
             attention_mask=torch.ones_like(packed.ids),
-            pixel_values=pixels.to(loaded.device, loaded.dtype),
+            **to_model(loaded, loaded.family.inputs([question.picture])),
             max_new_tokens=config.max_new_tokens,
             do_sample=config.do_sample,
             num_beams=config.num_beams,
             **{key: value for key, value in sampling.items() if value is not None},
         )
     text = loaded.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
-    return _stacked(rows)[:, :1], text  # of several beams, which start alike, the first
+    return stacked(rows)[:, :1], text  # of several beams, which start alike, the first

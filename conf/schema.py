@@ -65,6 +65,12 @@ class Region(Choice):
     largest_hull = "largest_hull"
 
 
+class Grids(Choice):
+    joined = "joined"
+    whole = "whole"
+    tiles = "tiles"
+
+
 class ThresholdOver(Choice):
     sample = "sample"
     dataset = "dataset"
@@ -273,6 +279,10 @@ class LogicConfig(Group, path="logic"):
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
         common="null: ranked per sample; [[14,24],...]; preset; a file",
+    )
+    grids: Grids = key(
+        Grids.joined,
+        "what counts where a model sees a picture whole and in tiles: joined: both; whole, tiles: that alone",
     )
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)

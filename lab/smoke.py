@@ -25,8 +25,8 @@ from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
 from lab.picturebook.model import IMAGE_TOKEN, make_processor, make_tokenizer
+from llava.family import LoadedModel
 from llava.model.builder import load_llava
-from llava.model.loaded import LoadedModel
 
 
 @dataclass

@@ -1,26 +1,40 @@
-"""TODO llava.grid."""
+"""Where image tokens lie in a picture."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from lab.base.errors import UserError
+
+KINDS = ("whole", "tile")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Image tokens laid out as rows x cols, row-major, over a rectangle of the original image.
+    """Image tokens laid out as rows x cols over a rectangle of the original image: token (r, c) is the image token
+    start + r * stride + c.
 
     `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of
     the original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it
-    after a crop.
+    after a crop. `stride` counts the tokens from one row to the next and is larger than `cols` where other tokens stand
+    between the rows; 0 means `cols`. `kind` is whole for a grid over the whole picture, and tile for one over tiles of
+    it, which the model sees enlarged.
     """
 
     start: int
     rows: int
     cols: int
     extent_xyxy: tuple[float, float, float, float]
+    stride: int = 0
+    kind: str = "whole"
+
+    def __post_init__(self) -> None:
+        if self.stride == 0:
+            object.__setattr__(self, "stride", self.cols)
 
     @classmethod
     def stretched(cls, rows: int, cols: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
@@ -60,9 +74,12 @@ class Grid:
         """The inverse of `to_dict`. Raises UserError if a key is missing or a value is impossible."""
         try:
             start, rows, cols = (_whole(plain[key]) for key in ("start", "rows", "cols"))
+            stride, kind = _whole(plain.get("stride", cols)), plain.get("kind", "whole")
             x0, y0, x1, y1 = (float(edge) for edge in plain["extent_xyxy"])
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            expected = "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}"
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            expected = (
+                "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}, and stride and kind if they are not the usual"
+            )
             raise UserError(
                 f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}"
             ) from error
@@ -70,16 +87,28 @@ class Grid:
             raise UserError(
                 f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1"
             )
-        return cls(start, rows, cols, (x0, y0, x1, y1))
+        if stride < cols or kind not in KINDS:
+            expected = f"expected a stride of {cols} or more, its cols, and a kind of {' or '.join(KINDS)}"
+            raise UserError(f"grid {plain!r} is impossible; {expected}")
+        return cls(start, rows, cols, (x0, y0, x1, y1), stride, kind)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for meta["grids"]."""
-        return {**asdict(self), "extent_xyxy": list(self.extent_xyxy)}
+        """Plain numbers, for meta["grids"]; stride and kind only if they are not the usual."""
+        plain = {**asdict(self), "extent_xyxy": list(self.extent_xyxy)}
+        usual = {"stride": self.cols, "kind": "whole"}
+        return {key: value for key, value in plain.items() if key not in usual or value != usual[key]}
 
     @property
     def tokens(self) -> slice:
-        """Where the grid's tokens are among the record's V."""
-        return slice(self.start, self.start + self.rows * self.cols)
+        """From the grid's first token to behind its last, among the record's V; with a longer stride, others lie
+        between them.
+        """
+        return slice(self.start, self.start + (self.rows - 1) * self.stride + self.cols)
+
+    @property
+    def index(self) -> Int[np.ndarray, "rows cols"]:
+        """Each cell's token among the record's V."""
+        return self.start + np.arange(self.rows)[:, None] * self.stride + np.arange(self.cols)
 
 
 def _whole(number: Any) -> int:

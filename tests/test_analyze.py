@@ -23,7 +23,7 @@ from analyze import (
     selection_frequency,
     spatial_entropy,
 )
-from conf.schema import EntropyConfig, FilterConfig, LogicConfig, ModelConfig, ThresholdConfig
+from conf.schema import EntropyConfig, FilterConfig, Grids, LogicConfig, ModelConfig, ThresholdConfig
 from lab.base.errors import UserError
 from lab.bench import reference_rules
 from lab.heads.choice import head_choice
@@ -307,11 +307,11 @@ def test_too_few_heads_are_made_up_for_by_the_largest_sums():
     )
 
 
-def test_attention_sums_cover_all_grids_and_maps_only_the_first():
+def test_attention_sums_cover_all_grids_and_maps_only_those_that_count():
     attn = np.zeros((3, 1, 1, 10), np.float32)
     attn[2, 0, 0, [1, 6]] = 0.25, 0.5
-    grids = [Grid(1, 2, 2, (0, 0, 8, 8)).to_dict(), Grid(5, 1, 5, (0, 0, 8, 8)).to_dict()]
-    record = Record(attn, {"grids": grids})
+    grids = [Grid(1, 2, 2, (0, 0, 8, 8)).to_dict(), Grid(5, 1, 5, (0, 0, 8, 8), kind="tile").to_dict()]
+    record = Record(attn, {"grids": grids}).counting(Grids.whole)
     assert attention_sums(record)[2, 0] == 0.75
     assert score_heads(record, LogicConfig()).num_components[2, 0] == 1
 

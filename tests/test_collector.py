@@ -14,8 +14,8 @@ from lab.attention.capture import Wanted, kept_rows, use_attention
 from lab.base.errors import UserError
 from lab.records.files import load_record, save_record
 from lab.stations import positions
-from llava.mm_utils import build_prompt
 from llava.model.builder import load_llava
+from llava.prompt import build_prompt
 from tests.llava import tiny_llava
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 61, 3), dtype=np.uint8))

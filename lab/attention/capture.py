@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -35,33 +35,40 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Which weights to keep: of the queries at `positions`, on the keys in `columns`.
+    """Which weights to keep: of the queries at `positions`, on the keys in `columns`, a range for all rows or each row's
+    own.
 
     `prefix` tells the fused implementation that the first `prefix` positions see each other causally and nothing else,
     so that its mask needs rows only for those behind it.
     """
 
     positions: Int[torch.Tensor, "batch queries"]
-    columns: slice = field(default_factory=lambda: slice(None))
+    columns: slice | Int[torch.Tensor, "batch columns"] = field(default_factory=lambda: slice(None))
     prefix: int = 0
 
 
-def use_attention(model: LlavaForConditionalGeneration, name: str) -> None:
+def use_attention(model: PreTrainedModel, name: str) -> None:
     """Switches the model to `eager` or `fused`."""
     if name not in IMPLEMENTATIONS:
         raise UserError(f"model.attention={name}: choose from {', '.join(IMPLEMENTATIONS)}")
     model.set_attn_implementation(IMPLEMENTATIONS[name])
 
 
-def attention_name(model: LlavaForConditionalGeneration) -> str:
+def attention_name(model: PreTrainedModel) -> str:
     """`eager` or `fused`. Raises UserError if the language model runs anything else, which gives no weights."""
-    implementation = model.config.text_config._attn_implementation
+    implementation = model.config.get_text_config(decoder=True)._attn_implementation
     for name, parts in IMPLEMENTATIONS.items():
         if parts["text_config"] == implementation:
             return name
     raise UserError(
         f"The language model runs {implementation} attention, which gives no weights; load it with eager attention"
     )
+
+
+def attention_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The attention modules of the language model, layer by layer; those of vision towers have another config."""
+    config = model.config.get_text_config(decoder=True)
+    return [m for m in model.modules() if hasattr(m, "layer_idx") and getattr(m, "config", None) is config]
 
 
 class _Enough(Exception):
@@ -86,8 +93,24 @@ class _Kept:
 
 
 @contextmanager
+def until_last_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, a forward ends, and the block with it, when the last layer's attention is done."""
+
+    def end(*_: Any) -> None:
+        raise _Enough
+
+    hook = attention_modules(model)[-1].register_forward_hook(end)
+    try:
+        yield
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def kept_rows(
-    model: LlavaForConditionalGeneration, wanted: Wanted | None = None, *, stop: bool = False
+    model: PreTrainedModel, wanted: Wanted | None = None, *, stop: bool = False
 ) -> Iterator[list[Float[torch.Tensor, "batch heads queries columns"]]]:
     """Within the block, the first forward leaves the wanted weights here, layer by layer, each on its layer's device.
 
@@ -100,7 +123,7 @@ def kept_rows(
         UserError: the language model's attention is neither eager nor fused.
     """
     name = attention_name(model)
-    modules = [layer.self_attn for layer in model.model.language_model.layers]
+    modules = attention_modules(model)
     kept = _Kept(len(modules), wanted, stop)
 
     def keep_eager(_module: torch.nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -130,12 +153,21 @@ def _picked(weights: Float[torch.Tensor, "B H Q S"], wanted: Wanted | None) -> F
     """A copy: a view would keep the whole map."""
     if wanted is None:
         return weights[:, :, -1:].clone()
-    return _at(weights, wanted.positions)[..., wanted.columns].contiguous()
+    return _on(_at(weights, wanted.positions), wanted.columns)
 
 
 def _at(values: Float[torch.Tensor, "B H Q D"], positions: Int[torch.Tensor, "B N"]) -> Float[torch.Tensor, "B H N D"]:
     index = positions.to(values.device)[:, None, :, None]
     return values.gather(2, index.expand(len(values), values.shape[1], -1, values.shape[3]))  # beams share one position
+
+
+def _on(
+    rows: Float[torch.Tensor, "B H N S"], columns: slice | Int[torch.Tensor, "B C"]
+) -> Float[torch.Tensor, "B H N C"]:
+    if isinstance(columns, slice):
+        return rows[..., columns].contiguous()
+    index = columns.to(rows.device)[:, None, None, :]
+    return rows.gather(3, index.expand(*rows.shape[:3], -1))  # beams share one index
 
 
 def fused_attention(
@@ -189,9 +221,8 @@ def wanted_weights(
     else:
         seen = _at(mask, positions - (wanted.prefix if wanted else 0))
     scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-    return scores.softmax(-1)[
-        ..., wanted.columns if wanted else slice(None)
-    ].contiguous()  # the denominator counts every key
+    weights = scores.softmax(-1)  # the denominator counts every key
+    return _on(weights, wanted.columns if wanted else slice(None))
 
 
 AttentionInterface.register(FUSED, fused_attention)

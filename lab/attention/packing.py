@@ -4,10 +4,11 @@
 
 Every expression sees the prefix and itself but no other expression, at the positions that it would have alone; what the
 model makes of it is therefore what it would make of the single prompt. A row with one expression is the ordinary
-prompt.
+prompt. Rows may differ in their prefixes: where several expressions follow, shorter ones are filled up, so that the
+expressions of all rows begin at the same place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Int
 
 from lab.attention.capture import Wanted
 from lab.stations import positions
-from llava.mm_utils import Prompt
+from llava.layers import CHUNKED
+from llava.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +26,15 @@ class Packed:
 
     ids: Int[torch.Tensor, "batch length"]
     place: Int[torch.Tensor, "batch length"]  # of each token in its own prompt
-    part: Int[torch.Tensor, "batch length"]  # 0: prefix, 1 and up: the expressions of the row and its padding
+    part: Int[torch.Tensor, "batch length"]  # 0: prefix, 1 and up: the expressions of the row, then its padding
     last: Int[torch.Tensor, "batch queries"]  # where each prompt's last token is; rows with fewer prompts repeat theirs
-    prefix: int  # tokens of system and image, the same in every prompt
-    columns: slice  # the image tokens
+    prefix: int  # tokens of system and image in the row that has the fewest
+    start: int  # where the expressions begin: the same number in the row that has the most
+    columns: slice | Int[torch.Tensor, "batch columns"]  # the image tokens; rows with fewer repeat their first
 
     @property
     def single(self) -> bool:
-        """Whether every row is one ordinary prompt, for which a causal mask does: padding comes after it."""
+        """Whether every row is one ordinary prompt, for which the model's own mask does: padding comes after it."""
         return self.last.shape[1] == 1
 
     def to(self, device: torch.device) -> "Packed":
@@ -40,57 +43,98 @@ class Packed:
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
-        return replace(self, ids=moved(self.ids), place=moved(self.place), part=moved(self.part), last=moved(self.last))
+        columns = self.columns if isinstance(self.columns, slice) else moved(self.columns)
+        return replace(
+            self,
+            ids=moved(self.ids),
+            place=moved(self.place),
+            part=moved(self.part),
+            last=moved(self.last),
+            columns=columns,
+        )
 
     def wanted(self) -> Wanted:
         """The last token of every prompt, on the image."""
         return Wanted(self.last, self.columns, 0 if self.single else self.prefix)
 
     def inputs(self, attention: str, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
-        """What the model's forward takes, but for the pixels."""
+        """What the model's forward takes, but for the picture."""
         if self.single:
             return {"input_ids": self.ids, "attention_mask": None, "position_ids": None}
         first = 0 if attention == "eager" else self.prefix
-        return {"input_ids": self.ids, "attention_mask": self.mask(first, attention, dtype), "position_ids": self.place}
+        mask = as_mask(self.sees(first), attention, dtype)
+        return {"input_ids": self.ids, "attention_mask": mask, "position_ids": self.place}
 
-    def mask(self, first: int, attention: str, dtype: torch.dtype) -> torch.Tensor:
-        """Which keys the queries from `first` on see, [batch, 1, queries, keys]: bool, or what eager attention adds to
-        the scores.
+    def sees(self, first: int) -> Bool[torch.Tensor, "batch 1 queries keys"]:
+        """Which keys the queries from `first` on see."""
+        order = torch.arange(self.part.shape[1], device=self.part.device)
+        causal = order[first:, None] >= order
+        part = self.part[:, None, :]
+        return (causal & ((part == 0) | (part == self.part[:, first:, None])))[:, None]
+
+    def wanted_behind(self) -> Wanted:
+        """The same as `wanted` in a forward of the expressions alone, which finds the prefix in a cache."""
+        return Wanted(self.last - self.start, self.columns)
+
+    def inputs_behind(
+        self, reaches: Mapping[str, int | None], attention: str, dtype: torch.dtype
+    ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+        """What the model's forward takes behind a cache of the prefix: a mask for each kind of layer, if there are
+        several (see `llava.layers.reaches`).
         """
-        seen = _sees(self.part, first)
-        if attention != "eager":
+        masks = {kind: as_mask(self._sees_near(kind, reach), attention, dtype) for kind, reach in reaches.items()}
+        mask = masks if len(masks) > 1 else next(iter(masks.values()))
+        ids, place = self.ids[:, self.start :], self.place[:, self.start :]
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": place}
+
+    def _sees_near(self, kind: str, reach: int | None) -> Bool[torch.Tensor, "batch 1 queries keys"]:
+        seen = self.sees(self.start)
+        if reach is None:
             return seen
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        query, key = self.place[:, None, self.start :, None], self.place[:, None, None, :]
+        return seen & (query // reach == key // reach if kind == CHUNKED else query - key < reach)
 
 
-def _sees(part: Int[torch.Tensor, "batch length"], first: int) -> Bool[torch.Tensor, "batch 1 queries length"]:
-    order = torch.arange(part.shape[1], device=part.device)
-    causal = order[first:, None] >= order
-    return (causal & ((part[:, None, :] == 0) | (part[:, None, :] == part[:, first:, None])))[:, None]
+def as_mask(seen: Bool[torch.Tensor, "*shape"], attention: str, dtype: torch.dtype) -> torch.Tensor:
+    """What is seen, as bool or, for eager attention, as what is added to the scores."""
+    if attention != "eager":
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def pack(rows: Sequence[Sequence[Prompt]]) -> Packed:
-    """One sequence per row of prompts. All prompts must begin with the same system text and number of image tokens.
+    """One sequence per row of prompts. All prompts of a row must begin with the same text and number of image tokens.
 
     Raises ValueError otherwise, or if there is nothing to pack.
     """
-    image = positions(rows[0][0].stations, "image")
-    prefix, head = image[-1] + 1, rows[0][0].ids[: image[-1] + 1]
-    if any(prompt.ids[:prefix] != head for row in rows for prompt in row):
+    columns = [positions(row[0].stations, "image") for row in rows]
+    heads = [row[0].ids[: image[-1] + 1] for row, image in zip(rows, columns, strict=True)]
+    if any(prompt.ids[: len(head)] != head for row, head in zip(rows, heads, strict=True) for prompt in row):
         raise ValueError("the prompts differ before the end of the image; they cannot share it")
     queries = max(map(len, rows))
-    tails = [[prompt.ids[prefix:] for prompt in row] for row in rows]
-    length = prefix + max(sum(map(len, row)) for row in tails)
-    ids = torch.full((len(rows), length), head[0])
+    shortest, longest = min(map(len, heads)), max(map(len, heads))
+    starts = [longest if queries > 1 else len(head) for head in heads]
+    tails = [[prompt.ids[len(head) :] for prompt in row] for row, head in zip(rows, heads, strict=True)]
+    length = max(start + sum(map(len, row)) for start, row in zip(starts, tails, strict=True))
+    ids = torch.full((len(rows), length), rows[0][0].ids[-1])  # padding: any token but the image's
     place, part = torch.arange(length).repeat(len(rows), 1), torch.full((len(rows), length), queries + 1)
     last = torch.empty(len(rows), queries, dtype=torch.long)
-    for i, row in enumerate(tails):
-        ids[i, :prefix], part[i, :prefix], at = torch.tensor(head), 0, prefix
-        for number, tail in enumerate(row, start=1):
+    for i, (head, at) in enumerate(zip(heads, starts, strict=True)):
+        ids[i, : len(head)], part[i, : len(head)] = torch.tensor(head), 0
+        for number, tail in enumerate(tails[i], start=1):
             stop = at + len(tail)
             ids[i, at:stop], part[i, at:stop] = torch.tensor(tail), number
-            place[i, at:stop] = torch.arange(prefix, prefix + len(tail))
+            place[i, at:stop] = torch.arange(len(head), len(head) + len(tail))
             last[i, number - 1 :] = stop - 1
             at = stop
-        place[i, at:] = prefix  # padding: any place that the model knows
-    return Packed(ids, place, part, last, prefix, slice(image[0], image[-1] + 1))
+        place[i, at:] = len(head)  # padding: any place that the model knows
+    return Packed(ids, place, part, last, shortest, longest, _columns(columns))
+
+
+def _columns(image: Sequence[Sequence[int]]) -> slice | Int[torch.Tensor, "batch columns"]:
+    """A range if the image tokens stand at the same places in all rows, without gaps."""
+    first = image[0]
+    if all(row == first for row in image) and first[-1] - first[0] == len(first) - 1:
+        return slice(first[0], first[-1] + 1)
+    most = max(map(len, image))
+    return torch.tensor([[*row, *[row[0]] * (most - len(row))] for row in image])

@@ -13,7 +13,7 @@ from conf.schema import ModelConfig
 from lab.attention.capture import attention_name
 from lab.base.errors import reason
 from lab.batch.rows import ReadyRow
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel
 
 log = logging.getLogger(__name__)
 

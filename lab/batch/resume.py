@@ -32,7 +32,7 @@ def _finished(sample: Sample, job: BatchJob) -> tuple[bool, str | None]:
     """Whether the record of an earlier run will do, and what went wrong when its results were written."""
     try:
         path = find_record(job.folder, sample.id)
-        record = load_record(path) if path is not None else None
+        record = load_record(path, job.logic.grids) if path is not None else None
         if path is None or record is None or not _same_question(record, sample, job):
             return False, None
         if not serves(record, job.data, job.logic, job.choice):

@@ -15,8 +15,8 @@ from conf.schema import ModelConfig
 from lab.base.errors import UserError, reason
 from lab.base.images import open_image
 from lab.datasets import Sample
-from llava.mm_utils import Prompt
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel, Picture
+from llava.prompt import Prompt
 
 MOST_EXPRESSIONS = 16  # of one image in one sequence
 Row = tuple[Sample, ...]  # samples of one image that are asked together
@@ -58,30 +58,39 @@ class RowDataset(Dataset):
 
     def __init__(self, rows: Sequence[Row], loaded: LoadedModel, config: ModelConfig, *, generic: bool) -> None:
         self.rows, self.config, self.generic = rows, config, generic
-        self.loaded = replace(loaded, model=None)  # the weights stay where they are
+        self.loaded = loaded.without_weights()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> ReadyRow:
+        row = self.rows[number]
         failed: list[tuple[Sample, str]] = []
-        asked = [(sample, prompt) for sample in self.rows[number] if (prompt := self._prompt(sample, failed))]
-        if not asked:
-            return ReadyRow(failed=failed)
-        samples, prompts = zip(*asked, strict=True)
         try:
-            image, image_file = open_image(samples[0].image_file), str(samples[0].image_file)
-            queries = [sample.query for sample in samples]
+            image, image_file = open_image(row[0].image_file), str(row[0].image_file)
+            picture = self.loaded.family.picture(image)  # before the prompts: it tells how many image tokens they hold
+            asked = [(sample, prompt) for sample in row if (prompt := self._prompt(sample, picture, failed))]
+            if not asked:
+                return ReadyRow(failed=failed)
+            samples, prompts = zip(*asked, strict=True)
             question = prepare(
-                self.loaded, image, queries, self.config, image_file=image_file, generic=self.generic, prompts=prompts
+                self.loaded,
+                image,
+                [sample.query for sample in samples],
+                self.config,
+                image_file=image_file,
+                generic=self.generic,
+                picture=picture,
+                prompts=prompts,
             )
         except Exception as error:  # one image must not end the others' run
-            return ReadyRow(failed=failed + [(sample, reason(error)) for sample in samples])
+            before = {sample.id for sample, _ in failed}
+            return ReadyRow(failed=failed + [(sample, reason(error)) for sample in row if sample.id not in before])
         return ReadyRow(samples, question, failed)
 
-    def _prompt(self, sample: Sample, failed: list[tuple[Sample, str]]) -> Prompt | None:
+    def _prompt(self, sample: Sample, picture: Picture, failed: list[tuple[Sample, str]]) -> Prompt | None:
         try:
-            return make_prompt(self.loaded, sample.query, self.config)
+            return make_prompt(self.loaded, sample.query, picture, self.config)
         except UserError as error:
             failed.append((sample, str(error)))
             return None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lab.batch.batcher import AdaptiveBatcher
     from lab.batch.rows import ReadyRow, Row
     from lab.records.record import Record
-    from llava.model.loaded import LoadedModel
+    from llava.family import LoadedModel
 
     Written = tuple[Row, Sequence[Record]]  # samples and their records
     Problems = list[str | DiskFull | None]

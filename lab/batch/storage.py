@@ -23,7 +23,7 @@ from conf.schema import DataConfig, EntropyConfig, LogicConfig, RecordFormat, Sa
 from lab.base.chunks import cast
 from lab.heads.choice import HeadChoice
 from lab.records.record import Record
-from lab.records.subset import HeadSubset, head_index, settings_of
+from lab.records.subset import HeadSubset, head_index
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
         c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), entropy_config)
     )
     subset = HeadSubset(
-        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, settings_of(entropy_config)
+        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, record.score_settings(entropy_config)
     )
 
     def only(weights: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
 
 def as_stored(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
-    record = at_precision(record, data)
+    record = at_precision(record, data).counting(logic.grids)
     if data.save_attention == SaveAttention.all or not record.subset.holds_all:
         return record
     return with_maps_of(record, wanted_heads(record, data, logic, choice), logic.entropy)
@@ -121,7 +121,9 @@ def serves(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadCho
         return False
     if record.subset.holds_all:
         return True
-    if data.save_attention == SaveAttention.all or not record.subset.has_scores_by(settings_of(logic.entropy)):
+    if data.save_attention == SaveAttention.all or not record.subset.has_scores_by(
+        record.score_settings(logic.entropy)
+    ):
         return False
     return record.subset.holds(wanted_heads(record, data, logic, choice))
 

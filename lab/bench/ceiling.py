@@ -10,7 +10,7 @@ from lab.attention.capture import use_attention
 from lab.base.images import open_image
 from lab.bench import collecting
 from lab.bench.machine import describe, matmul_rate
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel
 
 
 def about(loaded: LoadedModel, _cfg: Any) -> dict[str, str]:

@@ -17,13 +17,14 @@ from unittest import mock
 import torch
 from PIL import Image
 
-import collector
 import lab.attention.capture
+import lab.attention.forward
 import lab.batch.rows
 import lab.batch.run
 import lab.stages.finish
 from collector import PendingRecords, prepare
 from lab.attention.capture import use_attention
+from lab.attention.forward import to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.base.images import open_image
@@ -32,7 +33,7 @@ from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
 from lab.picturebook.make import samples as drawn_scenes
 from lab.stages.batch import batch_job
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel
 
 EXPRESSIONS = (
     "the man in the blue shirt on the left",
@@ -125,15 +126,15 @@ def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
     question = prepare(loaded, open_image(sample.image_file), [sample.query])
     packed = pack([question.prompts]).to(loaded.device)
     with torch.inference_mode():
-        pixels = question.pixels.to(loaded.device, loaded.dtype)
+        inputs = to_model(loaded, loaded.family.inputs([question.picture]))
         output = loaded.model(
             input_ids=packed.ids,
             attention_mask=torch.ones_like(packed.ids),
-            pixel_values=pixels,
+            **inputs,
             output_attentions=True,
         )
         maps = torch.stack([attention[0] for attention in output.attentions])  # [layers, heads, queries, keys]
-        attn = maps[:, :, -1:, packed.columns].cpu()
+        attn = maps[:, :, -1:, packed.columns].cpu()  # a range, for there is one row
     reference_rules.ranking(attn)
     path.write_bytes(pickle.dumps({"attn": attn.to(torch.float16), "meta": {}}))
 
@@ -179,9 +180,10 @@ def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, floa
             ("decode", lab.batch.rows, "prepare"),
             ("decode", lab.batch.rows, "open_image"),
             ("decode", lab.batch.rows, "make_prompt"),
+            ("decode", type(loaded.family), "picture"),
             ("capture", lab.attention.capture, "wanted_weights"),
             ("capture", lab.attention.capture, "_picked"),
-            ("capture", collector, "_stacked"),
+            ("capture", lab.attention.forward, "stacked"),
             ("copy", PendingRecords, "of"),
             ("analyze", lab.stages.finish, "rank_heads"),
             ("write", lab.batch.run, "write_record"),

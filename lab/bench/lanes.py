@@ -21,7 +21,7 @@ from lab.base.errors import UserError
 from lab.bench import collecting
 from lab.bench.collecting import Case, Measured
 from lab.stages.common import load_model
-from llava.model.loaded import LoadedModel
+from llava.family import LoadedModel
 
 Result = TypeVar("Result")
 

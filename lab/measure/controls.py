@@ -79,7 +79,7 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], logic: LogicConf
     view: Overview | None = None
     model = ModelOfRecords()
     for sample in progress([s for s in samples if s.id in files], "evaluate 1/2"):
-        record = load_record(files[sample.id])
+        record = load_record(files[sample.id], logic.grids)
         shape = (record.num_layers, record.num_heads)
         model.compare(files[sample.id], record.meta.get("model_name"), shape)
         check_contrast(record, logic.contrast, files[sample.id])

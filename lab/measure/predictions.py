@@ -27,7 +27,7 @@ def measure(
     scores: dict[str, list[Score]] = {name: [] for name in rows}
     kept = []
     for sample in progress(samples, "evaluate 2/2"):
-        record = load_record(files[sample.id]) if sample.id in files else None
+        record = load_record(files[sample.id], logic.grids) if sample.id in files else None
         truth = read_truth(sample, record.image_size if record else None)
         ranking = rank_heads(record, logic) if record else []
         for name, pick in rows.items():

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
+from conf.schema import Grids
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.records.canvas import Canvas
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index
 from llava.grid import _whole
@@ -77,13 +79,15 @@ def _check_geometry(record: Record) -> None:
         if grid.tokens.stop > vis:
             layout = f"grid of {grid.rows} x {grid.cols} from token {grid.start}"
             raise UserError(f"{layout} needs {grid.tokens.stop} image tokens, but there are {vis}")
+    Canvas.over(record.grids)
 
 
 # Reading
 
 
-def load_record(path: str | Path) -> Record:
-    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file.
+def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
+    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file. `grids` are those
+    of its picture that make the maps.
 
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
@@ -111,7 +115,7 @@ def load_record(path: str | Path) -> Record:
     except Exception as error:  # a hostile file can spoil a tensor's attributes
         raise damaged(str(path), error) from error
     check_record(record, str(path))
-    return record
+    return record.counting(grids)
 
 
 def _spread(kept: Record, subset: HeadSubset) -> Record:

@@ -1,13 +1,14 @@
 """Records on disk: the attention of one sample, read without trusting the file and written whole or not at all.
 
     record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
-    record.attn                                         # [layers, heads, 1, image tokens] record.maps
-    # [layers, heads, rows, cols] of the record's first grid record.maps_of([(14, 24), (14, 13)])                # [2,
-    rows, cols], also if the record keeps the maps of these heads only save_record("copy.pkl.gz", record)
+    record.attn                                         # [layers, heads, 1, image tokens]
+    record.maps                                         # [layers, heads, rows, cols], see lab/records/canvas.py
+    record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if only the maps of these are kept
+    save_record("copy.pkl.gz", record)
 
 What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked
 too, generic: the same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their
-settings (lab/partial.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
+settings (lab/records/subset.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
 
 Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records
 does.
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
+from conf.schema import EntropyConfig, Grids
 from lab.base.chunks import cast
 from lab.base.errors import UserError
-from lab.records.subset import ALL_HEADS, AllHeads, HeadSubset, head_index
+from lab.records.canvas import Canvas, choose_grids
+from lab.records.subset import ALL_HEADS, AllHeads, HeadSubset, head_index, settings_of
 from llava.grid import Grid
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class Record:
     dtype: str = "float32"
     generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
     subset: AllHeads | HeadSubset = ALL_HEADS
+    counted: Grids = Grids.joined  # which of the picture's grids make the maps; not in the file
 
     @classmethod
     def from_tensor(
@@ -107,31 +111,40 @@ class Record:
             )
         return (Grid.stretched(side, side, self.image_size or (side, side)),)
 
+    def counting(self, choice: Grids) -> "Record":
+        """The same record with the maps of these grids of its picture (`logic.grids`)."""
+        return replace(self, counted=choice)
+
+    def score_settings(self, config: EntropyConfig) -> dict[str, Any]:
+        """What the scores of heads depend on: the settings of logic.entropy and, with several grids, which count."""
+        return settings_of(config) | ({"grids": str(self.counted)} if len(self.grids) > 1 else {})
+
+    @property
+    def canvas(self) -> Canvas:
+        """The cells of all maps: those of the picture's grid, or a canvas that joins several."""
+        return Canvas.over(choose_grids(self.grids, self.counted))
+
     @property
     def grid(self) -> Grid:
-        """The grid that is analysed: the first."""
-        return self.grids[0]
+        """Where the maps lie in the picture."""
+        return self.canvas.grid
 
     @property
     def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        """Every head's weights on the first grid; a view of `attn`.
+        """Every head's weights on the canvas; a view of `attn` if one grid makes it.
 
         Raises UserError if the record keeps those of some heads only.
         """
         self.subset.need_all()
-        return self._maps()
-
-    def _maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        grid = self.grid
-        return self.attn[:, :, 0, grid.tokens].reshape(self.num_layers, self.num_heads, grid.rows, grid.cols)
+        return self.canvas.maps(self.attn[:, :, 0])
 
     def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
-        """The weights of some (layer, head) on the first grid.
+        """The weights of some (layer, head) on the canvas.
 
         Raises UserError naming a head whose map the record does not keep.
         """
         self.subset.need(heads)
-        return self._maps()[head_index(heads)]
+        return self.canvas.maps(self.attn[:, :, 0][head_index(heads)])
 
     def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The same of the generic prompt. Raises UserError if the record does not hold it."""

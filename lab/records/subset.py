@@ -123,7 +123,8 @@ class HeadSubset:
     ) -> Scores:
         for key, value in settings.items():
             if self.entropy.get(key) != value:
-                measured = f"measured with logic.entropy.{key}={self.entropy.get(key)}, not {value}"
+                name = f"logic.{key}" if key == "grids" else f"logic.entropy.{key}"
+                measured = f"measured with {name}={self.entropy.get(key)}, not {value}"
                 raise NotKept(
                     f"{self.where} keeps scores {measured}: set it so, or collect with data.save_attention=all"
                 )

@@ -82,7 +82,7 @@ def find_sample(name: str, folder: RunFolder, known: Sample | None, model: Model
         return _without_record(name, folder, told, rules.logic.select.top_n)
     path = folder.records[name]
     try:
-        record = load_record(path)
+        record = load_record(path, rules.logic.grids)
     except UserError as error:
         return replace(told, why=str(error))
     meta = record.meta

@@ -14,7 +14,7 @@ def run(config: Config) -> int:
 
         return analyze_folder(config)
     path = record_path(config)
-    ranking = rank_heads(load_record(path), config.logic)
+    ranking = rank_heads(load_record(path, config.logic.grids), config.logic)
     written = write_ranking(path, ranking)
     print(heads_table(ranking[: max(10, config.logic.top_k)]))
     print_written(written)

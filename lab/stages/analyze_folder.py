@@ -79,7 +79,7 @@ def rank_file(path: Path, logic: LogicConfig) -> str | None:
     Raises DiskFull.
     """
     try:
-        write_ranking(path, rank_heads(load_record(path), logic))
+        write_ranking(path, rank_heads(load_record(path, logic.grids), logic))
     except DiskFull:
         raise
     except UserError as error:

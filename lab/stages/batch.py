@@ -30,7 +30,7 @@ from lab.stages.common import choice_of, make_folder, model_folder, wants_generi
 from lab.stages.finish import Finish
 
 if TYPE_CHECKING:
-    from llava.model.loaded import LoadedModel
+    from llava.family import LoadedModel
 
 
 log = logging.getLogger(__name__)

@@ -30,4 +30,5 @@ def ask(config: Config) -> tuple[str, Record]:
     asked = with_period(query) if config.data.final_period else query
     loaded = common.load_model(config)
     generic = wants_generic(config)
-    return name, collect(loaded, image, asked, config.model, image_file=str(image_file), generic=generic)
+    record = collect(loaded, image, asked, config.model, image_file=str(image_file), generic=generic)
+    return name, record.counting(config.logic.grids)

@@ -14,7 +14,7 @@ from lab.heads.files import warn_of_another_model
 from lab.records.folder import find_record
 
 if TYPE_CHECKING:  # the model's libraries take a second to import, and only stages that ask it need them
-    from llava.model.loaded import LoadedModel
+    from llava.family import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from lab.stages.results import FigureOptions, box_line, heads_table, picture_of,
 def run(config: Config) -> int:
     """Localizes one saved record and draws it."""
     path, figures = record_path(config), FigureOptions.of(config)
-    record = load_record(path)
+    record = load_record(path, config.logic.grids)
     if record.image_size is None:  # records of old
         record = record.with_image_size(open_image(picture_of(record, figures.image_file)).size)
     result = localize_record(record, rank_heads(record, config.logic), config.logic, choice_of(config))

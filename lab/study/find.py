@@ -199,7 +199,7 @@ def _jobs(parts: Split, settings: Settings) -> list[Job]:
 
 def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None, top_n: int) -> Glance:
     """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
-    record = load_record(job.path)
+    record = load_record(job.path, logic.grids)
     check_contrast(record, logic.contrast, job.path)
     table = score_all(record, logic)
     best = {criterion: _filled(heads, top_n) for criterion, heads in _best(table, common, logic).items()}

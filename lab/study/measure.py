@@ -76,7 +76,7 @@ def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.
 
     Settings that give the same heads and rules are measured once.
     """
-    record = load_record(shot.path) if shot.path else None
+    record = load_record(shot.path, cases[0].logic.grids) if shot.path else None
     truth = read_truth(shot.sample, record.image_size if record else None)
     known: dict[tuple[object, ...], int] = {}
     scores: list[Float[np.ndarray, " 4"]] = []

@@ -1,9 +1,10 @@
-"""Any LLaVA checkpoint -> transformers' LlavaForConditionalGeneration, ready to be asked where it looks.
+"""Any checkpoint of a known family -> a model of transformers, ready to be asked where it looks.
 
     python -m llava.model.builder liuhaotian/llava-v1.5-7b
     python -m llava.model.builder my-lora-folder --base liuhaotian/llava-v1.5-7b --device cuda:1
 
-loads a checkpoint and prints what was found. Three layouts are understood:
+loads a checkpoint and prints what was found. `llava.families.FAMILIES` lists the families; of LLaVA itself three
+layouts are understood:
 
     transformers  config.json with vision_config and text_config (llava-hf/llava-1.5-7b-hf)
     original      config.json with mm_vision_tower (liuhaotian/llava-v1.5-7b)
@@ -15,28 +16,26 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import LlavaConfig
-
 from lab.base.errors import UserError
-from llava.model.files import fetch, fetch_weights, read_json
-from llava.model.loaded import LoadedModel, finish, image_geometry, load_image_processor, load_tokenizer
-from llava.model.original import LANGUAGE_MODELS, Request, load_original
-from llava.model.weights import Placement, load_weights, one_line_errors, place
+from llava.checkpoint.files import fetch, read_json
+from llava.checkpoint.weights import place
+from llava.families import FAMILIES
+from llava.families.llava import Llava
+from llava.family import Family, LoadedModel, Request
 
 if TYPE_CHECKING:
     from conf.schema import ModelConfig
 
-__all__ = ["LoadedModel", "load_from_config", "load_llava"]
+__all__ = ["LoadedModel", "load_from_config", "load_llava", "load_model"]
 
 log = logging.getLogger(__name__)
 
 ASPECT_RATIOS = ("pad", "crop")
 
 
-def load_llava(
+def load_model(
     name: str,
     *,
     base: str | None = None,
@@ -47,7 +46,7 @@ def load_llava(
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
 ) -> LoadedModel:
-    """Loads a LLaVA checkpoint of any layout, with eager attention.
+    """Loads a checkpoint of any known family, with eager attention.
 
     Args:
         name: folder or hub name.
@@ -55,9 +54,9 @@ def load_llava(
         cache_dir: where downloads go; None: HF_HUB_CACHE or HF_HOME.
         dtype: auto, float32, float16 or bfloat16; see `weights.place`.
         device: auto, cpu, cuda or cuda:N.
-        image_aspect_ratio: pad (to a square) or crop (its middle). None: as an original config.json says; pad for the
-            transformers layout, whose processors mostly say crop although LLaVA-1.5 was trained on padded pictures, and
-            a crop would hide everything near the ends of the longer side.
+        image_aspect_ratio: of LLaVA, pad (to a square) or crop (its middle). None: as an original config.json says;
+            pad for the transformers layout, whose processors mostly say crop although LLaVA-1.5 was trained on padded
+            pictures, and a crop would hide everything near the ends of the longer side.
         load_in_4bit, load_in_8bit: weights of the language model in fewer bits; needs bitsandbytes.
 
     Raises:
@@ -65,26 +64,40 @@ def load_llava(
     """
     if image_aspect_ratio not in (None, *ASPECT_RATIOS):
         raise UserError(
-            f"Unknown image_aspect_ratio {image_aspect_ratio!r}; choose {' or '.join(ASPECT_RATIOS)}, or null for the checkpoint's own"
+            f"Unknown image_aspect_ratio {image_aspect_ratio!r}; choose {' or '.join(ASPECT_RATIOS)}, "
+            "or null for the checkpoint's own"
         )
     placement = place(device, dtype, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
     pad = None if image_aspect_ratio is None else image_aspect_ratio == "pad"
     folder = fetch(name, cache_dir)
     raw = read_json(folder / "config.json")
-    if _is_transformers_layout(name, raw):
-        if base is not None:
-            raise UserError(f"{name} is a whole model: model.base={base} has no use here, leave it out")
-        loaded = _load_transformers(name, folder, cache_dir, placement, pad)
-    else:
-        loaded = load_original(Request(name, base, cache_dir, placement, pad), folder, raw)
+    loaded = _family(name, raw).load(Request(name, base, cache_dir, placement, pad), folder, raw)
     for note in loaded.notes:
         log.info("%s: %s", name, note)
     return loaded
 
 
+def _family(name: str, raw: dict[str, Any]) -> type[Family]:
+    kind = raw.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(
+            f"{name} is no LLaVA checkpoint and of no other family known here: "
+            f"its config.json says model_type {kind!r}; known are {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def load_llava(name: str, *, cache_dir: str | None = None, **options: Any) -> LoadedModel:
+    """`load_model` for LLaVA itself. Raises UserError also for a checkpoint of another family."""
+    raw = read_json(fetch(name, cache_dir) / "config.json")
+    if _family(name, raw) is not Llava:
+        raise UserError(f"{name} is no LLaVA checkpoint but of model_type {raw['model_type']!r}; use load_model for it")
+    return load_model(name, cache_dir=cache_dir, **options)
+
+
 def load_from_config(config: "ModelConfig", *, name: str | None = None, device: str = "auto") -> LoadedModel:
-    """`load_llava` with the values of a `model` config group; `name` says where it is found if not under its own name."""
-    loaded = load_llava(
+    """`load_model` with the values of a `model` config group; `name` says where it is if not under its own name."""
+    loaded = load_model(
         name or config.name,
         base=config.base,
         cache_dir=config.cache_dir,
@@ -97,51 +110,17 @@ def load_from_config(config: "ModelConfig", *, name: str | None = None, device: 
     return replace(loaded, name=config.name)
 
 
-def _is_transformers_layout(name: str, raw: dict[str, Any]) -> bool:
-    """Otherwise it is the original's. Raises UserError if it is neither."""
-    kind = raw.get("model_type")
-    if kind == "llava" and "vision_config" in raw and "text_config" in raw:
-        return True
-    if kind not in LANGUAGE_MODELS:
-        raise UserError(
-            f"{name} is no LLaVA checkpoint known here: its config.json says model_type {kind!r}; known are {', '.join(LANGUAGE_MODELS)}"
-        )
-    if not raw.get("mm_vision_tower"):
-        raise UserError(
-            f"{name}: config.json names no vision tower; expected mm_vision_tower (original layout) or vision_config (transformers layout)"
-        )
-    return False
-
-
-def _load_transformers(
-    name: str, folder: Path, cache_dir: str | None, placement: Placement, pad: bool | None
-) -> LoadedModel:
-    with one_line_errors(folder):
-        config = LlavaConfig.from_pretrained(folder)
-    tower = config.vision_config.model_type
-    if tower != "clip_vision_model":
-        raise UserError(
-            f"{name} has a vision tower of the kind {tower}; only CLIP towers (clip_vision_model) are supported"
-        )
-    tokenizer = load_tokenizer(folder)
-    processor = load_image_processor(folder, pad=pad is not False)
-    geometry = image_geometry(config, processor, folder)
-    model, _ = load_weights(fetch_weights(name, cache_dir), config, placement)
-    return finish(name, "transformers", model, tokenizer, processor, geometry, image_token_id=config.image_token_id)
-
-
 def describe(loaded: LoadedModel) -> str:
     """What was found, as a table of a few lines."""
-    config, geometry = loaded.model.config, loaded.geometry
-    aspect = "padded to a square" if geometry.pad else "its middle cropped to a square"
+    text, vision = loaded.text_config, loaded.model.config.vision_config
+    layer = getattr(loaded.model.config, "vision_feature_layer", "the last")
     rows = {
         "checkpoint": loaded.name,
         "layout": loaded.layout,
-        "language model": f"{config.text_config.model_type}, {loaded.num_layers} layers x {loaded.num_heads} heads",
+        "language model": f"{text.model_type}, {loaded.num_layers} layers x {loaded.num_heads} heads",
         "context": f"{loaded.context} tokens",
-        "vision tower": f"{config.vision_config.num_hidden_layers} layers are read, features from layer {config.vision_feature_layer}",
-        "image": f"{aspect}, {geometry.crop_to} pixels",
-        "grid": f"{geometry.side} x {geometry.side} of {geometry.tokens} image tokens, the first at {geometry.start}",
+        "vision tower": f"{vision.num_hidden_layers} layers are read, features from layer {layer}",
+        **loaded.geometry.describe(),
         "dtype": f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}",
         "memory": f"{loaded.model.get_memory_footprint() / 1e9:.2f} GB",
         "chat template": loaded.conv_mode or "not known from the name",
@@ -153,7 +132,7 @@ def describe(loaded: LoadedModel) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Loads the checkpoint that the command line names, and prints what was found."""
     parser = argparse.ArgumentParser(
-        prog="python -m llava.model.builder", description="Loads a LLaVA checkpoint and prints what was found."
+        prog="python -m llava.model.builder", description="Loads a checkpoint and prints what was found."
     )
     parser.add_argument("name", help="folder or hub name")
     parser.add_argument("--base", help="base of a projector-only or LoRA checkpoint")
@@ -164,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(
             describe(
-                load_llava(
+                load_model(
                     chosen.name, base=chosen.base, cache_dir=chosen.cache_dir, dtype=chosen.dtype, device=chosen.device
                 )
             )

@@ -121,7 +121,9 @@ def test_workers_prepare_what_this_process_would(picturebook):
     for one, other in zip(here, there, strict=True):
         assert one.samples == other.samples
         assert one.question.prompts == other.question.prompts
-        assert np.array_equal(one.question.pixels, other.question.pixels)
+        assert one.question.picture.grids == other.question.picture.grids
+        for key, values in one.question.picture.inputs.items():
+            assert np.array_equal(values, other.question.picture.inputs[key])
 
 
 @pytest.mark.usefixtures("_shipped")

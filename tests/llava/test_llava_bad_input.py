@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lab.base.errors import UserError
-from llava.model import files, original, weights
+from llava.checkpoint import files, weights
+from llava.checkpoint.weights import place
+from llava.families import original
 from llava.model.builder import load_llava
-from llava.model.weights import place
 from tests.llava import tiny_llava
 from tests.llava.tiny_llava import (
     write_base,

@@ -12,8 +12,8 @@ from transformers import LlavaForConditionalGeneration
 from collector import collect
 from conf.schema import ModelConfig
 from llava.conversation import CONVERSATIONS
-from llava.mm_utils import build_prompt
 from llava.model.builder import LoadedModel, load_from_config, load_llava, main
+from llava.prompt import build_prompt
 from tests.llava import tiny_llava
 from tests.llava.tiny_llava import (
     VOCAB,

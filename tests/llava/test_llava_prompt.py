@@ -10,9 +10,10 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from lab.base.errors import UserError
 from lab.stations import check_stations, positions, to_ranges
+from llava.checkpoint.parts import load_tokenizer
 from llava.conversation import CONVERSATIONS, prompt
-from llava.mm_utils import ImageGeometry, ImageTokens, build_prompt, pixel_values
-from llava.model.loaded import load_tokenizer
+from llava.prompt import ImageTokens, build_prompt
+from llava.square import ImageGeometry, pixel_values
 from tests.llava import tiny_llava
 from tests.llava.tiny_llava import MEAN, SIDE, STD, original_ids, original_pixels
 

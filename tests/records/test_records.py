@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import lab.base.pickles
 import lab.records.files
+from conf.schema import Grids
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
 from lab.records.files import load_record, save_record
@@ -367,9 +368,10 @@ def test_with_image_size_leaves_the_record_as_it_was():
     assert record.meta == META
 
 
-def test_maps_are_the_first_grids_tokens_row_by_row():
+def test_maps_are_the_tokens_of_the_grid_that_counts_row_by_row():
     attn = np.arange(24, dtype=np.float32).reshape(2, 1, 1, 12)
-    record = Record(attn, {"grids": [Grid(1, 2, 3, (0, 0, 9, 9)).to_dict(), Grid(7, 1, 5, (0, 0, 9, 9)).to_dict()]})
+    grids = [Grid(1, 2, 3, (0, 0, 9, 9)), Grid(7, 1, 5, (0, 0, 9, 9), kind="tile")]
+    record = Record(attn, {"grids": [grid.to_dict() for grid in grids]}).counting(Grids.whole)
     assert record.maps.shape == (2, 1, 2, 3)
     assert_array_equal(record.maps[1, 0], [[13, 14, 15], [16, 17, 18]])
     assert record.grids[1].tokens == slice(7, 12)

@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import BitsAndBytesConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lab.base.errors import UserError
-from llava.model.files import listed
+from llava.checkpoint.files import listed
 
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FAILURES = (  # what broken files and configs make the libraries raise
@@ -105,15 +107,16 @@ def _quantization(four: bool, eight: bool, dtype: torch.dtype) -> BitsAndBytesCo
 
 
 def load_weights(
+    kind: type[Model],
     folder: Path,
-    config: LlavaConfig,
+    config: PreTrainedConfig,
     placement: Placement,
     *,
     key_mapping: Mapping[str, str] | None = None,
     from_elsewhere: tuple[str, ...] = (),
-) -> tuple[LlavaForConditionalGeneration, list[str]]:
-    """The model with the folder's weights in it, and the keys still to be filled, all of which begin as
-    `from_elsewhere` says.
+) -> tuple[Model, list[str]]:
+    """A model of the class `kind` with the folder's weights in it, and the keys still to be filled, all of which begin
+    as `from_elsewhere` says.
 
     Attention is eager throughout: the weights that this project reads are never formed by the other implementations.
 
@@ -121,7 +124,7 @@ def load_weights(
         UserError: keys missing, left over or of another shape (the first five are named), or unreadable files.
     """
     with one_line_errors(folder):
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        model, info = kind.from_pretrained(
             folder,
             config=config,
             dtype=placement.dtype,

@@ -1,28 +1,22 @@
-"""A query and a picture as the model takes them in: token ids with their stations, pixel values with their grid."""
+"""A query as the model takes it in: token ids, and the station of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from PIL import Image
-
 from lab.base.errors import UserError
 from lab.stations import Ranges, check_stations, to_ranges
 from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
 from llava.conversation import conversation
-from llava.grid import Grid
 
-MAX_CROP_RATIO = 50  # longer edge / shorter edge; beyond it, cropping first blows the picture up without bound
 Segment = tuple[str, str]  # station, text
 
 
 @dataclass(frozen=True)
 class ImageTokens:
     """How the placeholder `<image>` is written as ids: `count` times `token_id`, between marks if the checkpoint has
-    them.
+    them. Where the number depends on the picture, a checkpoint's `count` is the largest.
     """
 
     token_id: int
@@ -32,7 +26,7 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt: the ids as the model gets them, image tokens written out, and which station each belongs to."""
+    """A tokenized prompt: the ids as the model gets them, image tokens written out, and the station of each."""
 
     ids: tuple[int, ...]
     stations: Ranges
@@ -78,7 +72,8 @@ def build_prompt(
         raise UserError(f"Nothing is left of the query {query!r} after tokenizing; describe the object in words")
     if len(ids) > context:
         raise UserError(
-            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, but the model reads {context}; shorten the query"
+            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, "
+            f"but the model reads {context}; shorten the query"
         )
     stations = to_ranges(labels)
     check_stations(stations, ids, image.token_id)
@@ -128,39 +123,3 @@ def _station(characters: Sequence[str]) -> str:
     if "query" in characters:
         return "query"
     return characters[-1] if characters else "role"
-
-
-@dataclass(frozen=True)
-class ImageGeometry:
-    """What happens to a picture on its way to the image tokens, and so where each token lies in it."""
-
-    side: int  # tokens per row and per column
-    start: int  # index of the first patch among the image tokens: 1 if the tower's class token is kept, else 0
-    pad: bool  # centred in a square first; otherwise the middle is cropped out
-    resize_to: int  # pixels of the shorter edge
-    crop_to: int  # pixels of the square that the tower sees
-
-    @property
-    def tokens(self) -> int:
-        """Image tokens of one picture, V."""
-        return self.start + self.side * self.side
-
-    def grid(self, image_size: tuple[int, int]) -> Grid:
-        """The grid of a picture of (width, height) pixels."""
-        if self.pad:
-            return Grid.padded_square(self.side, image_size, self.start)
-        return Grid.centre_crop(self.side, image_size, self.resize_to, self.crop_to, self.start)
-
-
-def pixel_values(image: Image.Image, processor: Any, geometry: ImageGeometry) -> Float[torch.Tensor, "1 3 side side"]:
-    """The RGB picture as the vision tower takes it: padded or cropped, resized, normalised; float32.
-
-    Raises:
-        UserError: the picture is so narrow that cropping its middle makes no sense.
-    """
-    if not geometry.pad and max(image.size) > MAX_CROP_RATIO * min(image.size):
-        width, height = image.size
-        raise UserError(
-            f"The image is {width} x {height} pixels, too narrow to crop a square out of; set model.image_aspect_ratio=pad"
-        )
-    return processor(image, return_tensors="pt")["pixel_values"]

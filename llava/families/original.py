@@ -6,7 +6,6 @@ keys; the rest is transformers.
 """
 
 import re
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,16 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from lab.base.errors import UserError
+from llava.checkpoint.files import SMALL_FILES, WEIGHT_FILES, fetch, fetch_weights, listed, read_json
+from llava.checkpoint.parts import load_image_processor, load_tokenizer
+from llava.checkpoint.weights import check_keys, fill, load_tensors, load_weights, one_line_errors
 from llava.constants import IMAGE_END, IMAGE_PATCH, IMAGE_START
-from llava.model.files import SMALL_FILES, WEIGHT_FILES, fetch, fetch_weights, listed, read_json
-from llava.model.loaded import LoadedModel, finish, image_geometry, load_image_processor, load_tokenizer
-from llava.model.weights import Placement, check_keys, fill, load_tensors, load_weights, one_line_errors
+from llava.family import Family, LoadedModel, Request
+from llava.finish import finish
+from llava.square import image_geometry
 
 LANGUAGE_MODELS: dict[str, tuple[Any, Any]] = {  # model_type -> classes of the language model
     "llava": (LlamaConfig, LlamaForCausalLM),
@@ -49,18 +52,7 @@ PROJECTOR_FILE, ADAPTER_CONFIG, BESIDE_ADAPTER = "mm_projector.bin", "adapter_co
 ON_BASE_FILES = (*SMALL_FILES, PROJECTOR_FILE, BESIDE_ADAPTER, "adapter_model*")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
-
-    name: str
-    base: str | None
-    cache_dir: str | None
-    placement: Placement
-    pad: bool | None  # None: as the checkpoint says
-
-
-def load_original(request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
+def load_original(family: type[Family], request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
     """Loads the checkpoint in `folder` whose config.json is `raw`.
 
     Raises UserError if any part is missing or does not fit.
@@ -72,13 +64,19 @@ def load_original(request: Request, folder: Path, raw: dict[str, Any]) -> Loaded
     tokenizer = load_tokenizer(source, prefer_sentencepiece=True)
     marks = _add_image_marks(tokenizer, raw)
     config = _llava_config(raw, _vision_config(tower_folder), folder, source, tokenizer, notes)
-    processor = load_image_processor(tower_folder, pad=_pads(raw, folder) if request.pad is None else request.pad)
+    pad = _pads(raw, folder) if request.pad is None else request.pad
+    processor = load_image_processor(tower_folder, LlavaImageProcessorPil, do_pad=pad)
     geometry = image_geometry(config, processor, tower_folder)
 
     linear = config.projector_hidden_act == "linear"
     projector = (PROJECTOR,) if request.base else (PROJECTOR + "linear_2.",) if linear else ()
     model, missing = load_weights(
-        source, config, request.placement, key_mapping=KEY_MAPPING, from_elsewhere=(TOWER, *projector)
+        LlavaForConditionalGeneration,
+        source,
+        config,
+        request.placement,
+        key_mapping=KEY_MAPPING,
+        from_elsewhere=(TOWER, *projector),
     )
     if any(key.startswith(TOWER) for key in missing):
         _load_tower(model, missing, fetch_weights(tower, request.cache_dir))
@@ -91,6 +89,7 @@ def load_original(request: Request, folder: Path, raw: dict[str, Any]) -> Loaded
         _load_on_base(model, fetch(request.name, request.cache_dir, ON_BASE_FILES), marks, missing)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return finish(
+        family,
         request.name,
         layout,
         model,

@@ -1,0 +1,65 @@
+"""Packed prompts through a model, up to its last attention: what the last token of each looks at.
+
+rows = image_rows(loaded, loaded.family.inputs(pictures), pack(prompts))    # [layers, batch, heads, queries, vis]
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from transformers import DynamicCache
+
+from lab.attention.capture import attention_name, kept_rows, until_last_attention
+from lab.attention.packing import Packed
+from llava.family import LoadedModel, Sharing
+from llava.layers import reaches
+
+Rows = Float[torch.Tensor, "layers batch heads queries vis"]
+
+
+def image_rows(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
+    """The attention of the last token of every prompt to the image tokens, on the device.
+
+    `inputs` are those of the pictures, on any device; floating-point ones are turned into the model's precision.
+    Several expressions share their picture in the way of `loaded.family.sharing`; one is an ordinary forward.
+    """
+    packed = packed.to(loaded.device)
+    inputs = to_model(loaded, inputs)
+    if packed.single or loaded.family.sharing is Sharing.PACKED:
+        return _at_once(loaded, inputs, packed)
+    if loaded.family.sharing is Sharing.CACHED:
+        return _behind_cache(loaded, inputs, packed)
+    raise ValueError(f"{type(loaded.family).__name__} cannot share a picture: ask one expression at a time")
+
+
+def to_model(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A picture's inputs on the model's device and, if they are floating-point, in its precision."""
+    return {
+        key: value.to(loaded.device).to(loaded.dtype) if value.is_floating_point() else value.to(loaded.device)
+        for key, value in inputs.items()
+    }
+
+
+def stacked(rows: Sequence[torch.Tensor]) -> Rows:
+    """The layers' rows on one device, also of a model that is spread over several."""
+    return torch.stack([row.to(rows[0].device) for row in rows])
+
+
+def _at_once(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
+    text = packed.inputs(attention_name(loaded.model), loaded.dtype)
+    with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
+        loaded.model.model(**text, **inputs, use_cache=False)  # the model below the output layer: no text is asked for
+    with torch.inference_mode():
+        return stacked(rows)
+
+
+def _behind_cache(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
+    cache = DynamicCache()  # without a config: with one, layers with a window would forget keys that later tokens need
+    text = packed.inputs_behind(reaches(loaded.text_config), attention_name(loaded.model), loaded.dtype)
+    with torch.inference_mode(), until_last_attention(loaded.model):
+        prefix = packed.ids[:, : packed.start]
+        loaded.model.model(input_ids=prefix, **inputs, past_key_values=cache, use_cache=True)
+    with torch.inference_mode(), kept_rows(loaded.model, packed.wanted_behind(), stop=True) as rows:
+        loaded.model.model(**text, past_key_values=cache, use_cache=True)
+    with torch.inference_mode():
+        return stacked(rows)

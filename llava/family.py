@@ -1,0 +1,192 @@
+"""The seam between what knows a model and everything else: pictures, prompts, and the families that make them.
+
+    loaded = load_model("llava-hf/llava-1.5-7b-hf")         # llava.model.builder; config.json tells the family
+    picture = loaded.family.picture(image)                  # what the model takes in, and where its tokens lie
+    prompt = loaded.family.prompt("the bird", picture, "referseg")
+    loaded.model.model(**loaded.family.inputs([picture]), input_ids=...)
+
+A family is a class of `llava/families/`; an instance of it belongs to one checkpoint and holds no weights, so that it
+can be sent to other processes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from lab.base.errors import UserError
+from llava.checkpoint.weights import Placement
+from llava.grid import Grid
+from llava.layers import plain_causal, reaches
+from llava.prompt import ImageTokens, Prompt, build_prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as a model takes it in. `grids` and `beside` hold each of its image tokens once."""
+
+    inputs: Mapping[str, torch.Tensor]  # of the model's forward, the batch first: pixel_values, ...
+    tokens: int  # image tokens in the prompt, V
+    grids: tuple[Grid, ...]
+    beside: tuple[int, ...] = ()  # tokens that lie nowhere in the picture: class token, ends of rows
+
+    def pin_memory(self) -> "Picture":
+        """The same in memory that a GPU can read by itself."""
+        return replace(self, inputs={key: value.pin_memory() for key, value in self.inputs.items()})
+
+    def to(self, device: torch.device) -> "Picture":
+        """The same on a device; to a GPU without waiting, if the memory is pinned."""
+        return replace(self, inputs={key: value.to(device, non_blocking=True) for key, value in self.inputs.items()})
+
+
+class Sharing(Enum):
+    """How several expressions share one reading of their picture."""
+
+    PACKED = "packed"  # one forward, a mask keeps the expressions apart: every layer must be plain causal
+    CACHED = "cached"  # the picture is read into a cache, the expressions follow: any layer that looks back only
+    ALONE = "alone"  # not at all: each expression in a forward of its own
+
+
+class Geometry(Protocol):
+    """Where the image tokens of a checkpoint lie."""
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one picture, at most."""
+
+    @property
+    def fewest(self) -> int:
+        """Image tokens of one picture, at least."""
+
+    def describe(self) -> dict[str, str]:
+        """What happens to a picture, as rows of a table: {"image": ..., "grid": ...}."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    name: str
+    base: str | None
+    cache_dir: str | None
+    placement: Placement
+    pad: bool | None  # None: as the checkpoint says
+
+    def refuse_base(self) -> None:
+        """Raises UserError if a base was named, for a checkpoint that is whole."""
+        if self.base is not None:
+            raise UserError(f"{self.name} is a whole model: model.base={self.base} has no use here, leave it out")
+
+    def refuse_aspect_ratio(self, why: str) -> None:
+        """Raises UserError if a way to make the picture square was named, for a family that does not."""
+        if self.pad is not None:
+            raise UserError(f"{self.name}: model.image_aspect_ratio has no use here, leave it out: {why}")
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """What several checkpoints have in common; an instance is one checkpoint without its weights."""
+
+    model_types: ClassVar[tuple[str, ...]]  # in config.json
+
+    tokenizer: PreTrainedTokenizerFast
+    image_processor: Any
+    geometry: Any  # a Geometry
+    image_tokens: ImageTokens
+    context: int  # tokens that the model reads, image tokens included
+    sharing: Sharing = Sharing.PACKED
+
+    @classmethod
+    @abstractmethod
+    def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> "LoadedModel":
+        """The checkpoint in `folder`, with eager attention; `raw` is its config.json. Raises UserError."""
+
+    @abstractmethod
+    def picture(self, image: Image.Image) -> Picture:
+        """An RGB picture as the model takes it in. Raises UserError if it cannot."""
+
+    @classmethod
+    def shares(cls, text_config: Any, context: int) -> Sharing:
+        """How expressions may share a picture in prompts of up to `context` tokens.
+
+        A family that reads its prompt in both directions, or keeps a state from token to token, answers ALONE.
+        """
+        if 0 in reaches(text_config).values() or not getattr(text_config, "is_causal", True):
+            return Sharing.ALONE
+        return Sharing.PACKED if plain_causal(text_config, context) else Sharing.CACHED
+
+    def prompt(self, query: str, picture: Picture, conv_mode: str, *, drop_space_tokens: bool | None = None) -> Prompt:
+        """The prompt that asks for `query` in this picture. Raises UserError as `build_prompt`."""
+        image = replace(self.image_tokens, count=picture.tokens)
+        return build_prompt(
+            query, conv_mode, self.tokenizer, image, drop_space_tokens=drop_space_tokens, context=self.context
+        )
+
+    def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """What the model's forward takes of several pictures, in their order."""
+        return {key: torch.cat([picture.inputs[key] for picture in pictures]) for key in pictures[0].inputs}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint in memory, in evaluation mode, with all that is needed to ask it."""
+
+    name: str
+    layout: str  # transformers | original | original, projector on a base | original, LoRA on a base
+    model: PreTrainedModel
+    family: Family
+    conv_mode: str | None  # template that the checkpoint was trained with, if its name tells
+    notes: tuple[str, ...] = ()  # what had to be assumed
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.family.tokenizer
+
+    @property
+    def image_processor(self) -> Any:
+        return self.family.image_processor
+
+    @property
+    def geometry(self) -> Any:
+        return self.family.geometry
+
+    @property
+    def image_tokens(self) -> ImageTokens:
+        return self.family.image_tokens
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads, image tokens included."""
+        return self.family.context
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the language model."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def num_layers(self) -> int:
+        return self.text_config.num_hidden_layers
+
+    @property
+    def num_heads(self) -> int:
+        return self.text_config.num_attention_heads
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def without_weights(self) -> "LoadedModel":
+        """The same for processes that open pictures and make prompts: the weights stay where they are."""
+        return replace(self, model=None)

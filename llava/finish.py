@@ -1,0 +1,57 @@
+"""The parts of a checkpoint become one model, ready to be asked."""
+
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from lab.base.errors import UserError
+from llava.checkpoint.tower import drop_unread_layers
+from llava.family import Family, Geometry, LoadedModel
+from llava.prompt import ImageTokens
+
+CONV_MODES = (  # part of a checkpoint's name -> the template it was trained with; the first that fits
+    ("llama-2", "llava_llama_2"),
+    ("mistral", "mistral_instruct"),
+    ("v1", "vicuna_v1"),
+    ("1.5", "vicuna_v1"),
+    ("v0", "llava_v0"),
+)
+
+
+def finish(
+    family: type[Family],
+    name: str,
+    layout: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: Any,
+    geometry: Geometry,
+    *,
+    image_token_id: int,
+    marked: bool = False,
+    context: int | None = None,
+    notes: tuple[str, ...] = (),
+) -> LoadedModel:
+    """Puts the parts together; `context` is a limit below what the language model's positions allow.
+
+    Raises:
+        UserError: the image tokens leave no room for words.
+    """
+    text = model.config.get_text_config(decoder=True)
+    limit = min(n for n in (text.max_position_embeddings, context) if n)
+    if geometry.fewest >= limit:
+        raise UserError(f"{name}: the image takes {geometry.fewest} tokens, but the model reads only {limit}")
+    generation = model.generation_config
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
+    if generation.pad_token_id is None or generation.pad_token_id < 0:
+        generation.pad_token_id = (
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        )
+    conv_mode = next((mode for part, mode in CONV_MODES if part in name.lower()), None)
+    if tokenizer("").input_ids != [tokenizer.bos_token_id]:
+        notes = (*notes, "the tokenizer adds no beginning-of-sequence token")
+    image_tokens = ImageTokens(image_token_id, geometry.tokens, marked)
+    drop_unread_layers(model)
+    own = family(tokenizer, processor, geometry, image_tokens, limit, family.shares(text, limit))
+    return LoadedModel(name, layout, model.eval(), own, conv_mode, notes)

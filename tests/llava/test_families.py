@@ -1,0 +1,407 @@
+"""What every family must do, on tiny checkpoints in the real format. A new family is a line in `FAMILIES`.
+
+`VARIANTS` are the same families with language models whose layers do not all see everything before a token.
+"""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from collector import ask, collect, prepare
+from conf.schema import ModelConfig
+from lab.attention.capture import Wanted, attention_modules, kept_rows, use_attention
+from lab.attention.packing import pack
+from lab.base.errors import UserError
+from lab.batch.rows import RowDataset, feed, plan_rows
+from lab.datasets import Sample
+from lab.records.files import load_record, save_record
+from lab.stations import positions
+from llava.families import FAMILIES as KNOWN
+from llava.family import LoadedModel, Picture, Sharing
+from llava.grid import Grid
+from llava.model.builder import load_llava, load_model, main
+from tests.llava.tiny_families import FAMILIES, MISTRAL, write_llava, write_llava_next
+
+SHORT = 40  # tokens that a sliding layer sees: fewer than any prompt here
+SLIDING = {**MISTRAL, "sliding_window": SHORT}
+MIXED = {**MISTRAL, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": SHORT, "max_window_layers": 1}
+VARIANTS = {
+    "llava, sliding": lambda folder: write_llava(folder, SLIDING),
+    "llava_next, sliding": lambda folder: write_llava_next(folder, SLIDING),
+    "llava, full and sliding": lambda folder: write_llava(folder, MIXED),
+}
+ATTENTION = ("eager", "fused")
+QUERIES = ("a bird", "a small dog wearing a collar", "the red ball on the left")
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+WIDE, TALL = noise(240, 144), noise(96, 192)
+ASKED = [(WIDE, list(QUERIES)), (TALL, ["a cat"]), (TALL, ["the bird", "a cup beside the house"])]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory) -> Path:
+    return FAMILIES[request.param](tmp_path_factory.mktemp("families") / "tiny")
+
+
+@pytest.fixture(params=ATTENTION)
+def loaded(request, folder) -> LoadedModel:
+    model = load_model(str(folder), device="cpu")
+    use_attention(model.model, request.param)
+    return model
+
+
+@pytest.fixture
+def eager(folder) -> LoadedModel:
+    return load_model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request, tmp_path_factory) -> LoadedModel:
+    return load_model(str(VARIANTS[request.param](tmp_path_factory.mktemp("variants") / "tiny")), device="cpu")
+
+
+def shared(loaded: LoadedModel, sharing: Sharing) -> LoadedModel:
+    return replace(loaded, family=replace(loaded.family, sharing=sharing))
+
+
+def stock(loaded: LoadedModel, image: Image.Image, query: str) -> torch.Tensor:
+    """What transformers' own `output_attentions` says, [layers, heads, 1, image tokens]."""
+    use_attention(loaded.model, "eager")
+    picture = loaded.family.picture(image)
+    prompt = loaded.family.prompt(query, picture, "referseg")
+    with torch.inference_mode():
+        inputs = loaded.family.inputs([picture])
+        output = loaded.model(input_ids=torch.tensor([prompt.ids]), **inputs, output_attentions=True, use_cache=False)
+    return torch.stack(output.attentions)[:, 0, :, -1:, positions(prompt.stations, "image")]
+
+
+def test_every_family_is_tested():
+    assert set(FAMILIES) <= set(KNOWN)
+    tested = {KNOWN[name] for name in FAMILIES}
+    assert tested == set(KNOWN.values())
+
+
+# rows
+
+
+@pytest.mark.parametrize("image", [WIDE, TALL], ids=["wide", "tall"])
+def test_rows_are_those_of_output_attentions(eager, image):
+    record = collect(eager, image, "a bird")
+    assert torch.equal(record.tensor(), stock(eager, image, "a bird"))
+    assert record.attn.max() > 1.5 * np.median(record.attn)
+
+
+@pytest.mark.parametrize("image", [WIDE, TALL], ids=["wide", "tall"])
+def test_fused_rows_are_those_of_output_attentions(eager, image):
+    use_attention(eager.model, "fused")
+    record = collect(eager, image, "a bird")
+    np.testing.assert_allclose(record.attn, stock(eager, image, "a bird").numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_rows_of_layers_with_a_window_are_those_of_output_attentions(variant, attention):
+    use_attention(variant.model, attention)
+    found, expected = collect(variant, WIDE, "a bird").attn, stock(variant, WIDE, "a bird").numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if attention == "eager" else 1e-6)
+    assert found[-1].min() == 0  # the window ends within the picture
+
+
+# geometry
+
+
+def test_grids_and_what_is_beside_them_hold_every_image_token_once(eager):
+    for size in ((240, 144), (96, 192), (64, 64), (61, 30), (300, 30), (1000, 12), (7, 40), (1, 1)):
+        picture = eager.family.picture(noise(*size))
+        held = [*(int(token) for grid in picture.grids for token in grid.index.ravel()), *picture.beside]
+        assert sorted(held) == list(range(picture.tokens))
+        assert eager.geometry.fewest <= picture.tokens <= eager.geometry.tokens
+        prompt = eager.family.prompt("a bird", picture, "referseg")
+        assert len(positions(prompt.stations, "image")) == picture.tokens
+
+
+@pytest.mark.parametrize("pad", ["pad", "crop"])
+def test_a_class_token_is_beside_the_grid(tmp_path, pad):
+    folder = write_llava(tmp_path / "full", vision_feature_select_strategy="full", image_seq_length=65)
+    loaded = load_model(str(folder), device="cpu", image_aspect_ratio=pad)
+    picture = loaded.family.picture(WIDE)
+    assert (picture.tokens, picture.beside, picture.grids[0].tokens) == (65, (0,), slice(1, 65))
+    silenced(loaded)
+    assert found_in_place(loaded, smooth(240, 144), picture.grids[0]) == 1
+    assert_together_as_alone(loaded)
+
+
+def silenced(loaded: LoadedModel) -> None:
+    """Takes the attention out of the vision tower, so that a feature comes from its own cell alone."""
+    for name, module in loaded.model.model.vision_tower.named_modules():
+        if name.endswith("self_attn"):
+            module.register_forward_hook(lambda _module, _args, output: (torch.zeros_like(output[0]), *output[1:]))
+
+
+@torch.inference_mode()
+def features(loaded: LoadedModel, image: Image.Image) -> np.ndarray:
+    """The picture's image features, [image tokens, width]."""
+    output = loaded.model.get_image_features(**loaded.family.inputs([loaded.family.picture(image)]), return_dict=True)
+    return torch.cat(list(output.pooler_output)).numpy()
+
+
+def found_in_place(loaded: LoadedModel, image: Image.Image, grid: Grid) -> float:
+    """Paints the place of one cell after the other; the share of them whose own feature then changes the most."""
+    x0, y0, x1, y1 = grid.extent_xyxy
+    across, down = (x1 - x0) / grid.cols, (y1 - y0) / grid.rows
+    boxes = {
+        (r, c): (x0 + c * across, y0 + r * down, x0 + (c + 1) * across, y0 + (r + 1) * down)
+        for r, c in np.ndindex(grid.rows, grid.cols)
+    }
+    inside = [
+        cell
+        for cell, box in boxes.items()
+        if min(box) >= -1e-6 and box[2] < image.width + 1e-6 and box[3] < image.height + 1e-6
+    ]  # others hold padding
+    before, hits = features(loaded, image), []
+    for cell in inside[:: max(1, len(inside) // 20)]:
+        painted = image.copy()
+        painted.paste((255, 0, 255), tuple(round(edge) for edge in boxes[cell]))
+        change = np.linalg.norm(features(loaded, painted) - before, axis=1)[grid.index]
+        hits.append(divmod(int(change.argmax()), grid.cols) == cell)
+    assert len(hits) >= 16
+    return float(np.mean(hits))
+
+
+@pytest.mark.parametrize("size", [(240, 144), (120, 224)], ids=["wide", "tall"])
+def test_a_painted_cell_changes_its_own_feature_the_most(eager, size):
+    silenced(eager)
+    image = smooth(*size)
+    for grid in eager.family.picture(image).grids:
+        assert found_in_place(eager, image, grid) == 1
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    return noise(8, 8).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def wrong_geometries(picture: Picture, image: Image.Image) -> list[Grid]:
+    """Mistakes that are easily made, for each grid that they would change."""
+    stretched = (0.0, 0.0, float(image.width), float(image.height))
+    wrong = []
+    for grid in picture.grids:
+        x0, y0, x1, y1 = grid.extent_xyxy
+        if max(abs(edge - other) for edge, other in zip(grid.extent_xyxy, stretched, strict=True)) > image.width / 10:
+            wrong.append(replace(grid, extent_xyxy=stretched))  # padding forgotten
+        if grid.stride > grid.cols:
+            wrong.append(replace(grid, stride=grid.cols))  # newlines forgotten
+        wrong.append(replace(grid, extent_xyxy=(x0, y0, x0 + 0.8 * (x1 - x0), y1)))  # too narrow
+        if grid.rows != grid.cols and grid.stride == grid.cols:
+            wrong.append(replace(grid, rows=grid.cols, cols=grid.rows, stride=grid.rows))  # rows for columns
+    return wrong
+
+
+def test_a_wrong_geometry_does_not_pass_the_painted_test(eager):
+    silenced(eager)
+    image = smooth(240, 144)
+    wrong = wrong_geometries(eager.family.picture(image), image)
+    assert len(wrong) >= 2
+    for grid in wrong:
+        assert found_in_place(eager, image, grid) < 0.9
+
+
+# several expressions, several pictures
+
+
+def assert_together_as_alone(loaded: LoadedModel, asked=ASKED, *, generic: bool = False) -> None:
+    questions = [prepare(loaded, image, queries, generic=generic) for image, queries in asked]
+    answers = ask(loaded, questions)
+    for number, (image, queries) in enumerate(asked):
+        for record, query in zip(answers.of(number), queries, strict=True):
+            alone = collect(loaded, image, query, generic=generic)
+            assert record.meta == alone.meta
+            np.testing.assert_allclose(record.attn, alone.attn, rtol=0, atol=1e-5)
+            if generic:
+                np.testing.assert_allclose(record.generic, alone.generic, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_an_expression_is_read_as_if_it_were_alone(loaded, sharing):
+    assert_together_as_alone(shared(loaded, sharing), generic=True)
+    assert_together_as_alone(shared(loaded, sharing), [(WIDE, ["a bird"]), (TALL, ["a small dog wearing a collar"])])
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_an_expression_is_read_as_if_it_were_alone_where_layers_have_a_window(variant, attention):
+    assert variant.family.sharing is Sharing.CACHED
+    use_attention(variant.model, attention)
+    assert_together_as_alone(variant)
+
+
+def test_a_block_mask_alone_would_be_wrong_where_layers_have_a_window(variant):
+    with pytest.raises(AssertionError, match="Mismatched"):
+        assert_together_as_alone(shared(variant, Sharing.PACKED))
+
+
+def test_the_way_of_sharing_is_told_by_the_checkpoint(eager, tmp_path):
+    assert eager.family.sharing is Sharing.PACKED
+    far = load_model(str(write_llava(tmp_path / "far", {**MISTRAL, "sliding_window": 1024})), device="cpu")
+    assert far.family.sharing is Sharing.PACKED  # the window holds the longest prompt
+    for text in ({"layer_types": ["full_attention", "linear_attention"]}, {"is_causal": False}):
+        assert eager.family.shares(SimpleNamespace(**text), 1024) is Sharing.ALONE
+
+
+def test_the_picture_is_read_once(eager):
+    seen = []
+    hook = eager.model.model.vision_tower.register_forward_pre_hook(lambda *_args: seen.append(1))
+    for sharing in (Sharing.PACKED, Sharing.CACHED):
+        ask(shared(eager, sharing), [prepare(eager, image, queries) for image, queries in ASKED])
+    hook.remove()
+    assert len(seen) == 2
+
+
+def test_a_left_padded_batch_equals_alone(loaded):
+    asked = [(WIDE, "a bird"), (TALL, "a small dog wearing a collar")]
+    pictures = [loaded.family.picture(image) for image, _ in asked]
+    prompts = [loaded.family.prompt(q, p, "referseg") for p, (_, q) in zip(pictures, asked, strict=True)]
+    length = max(len(prompt.ids) for prompt in prompts)
+    gaps = [length - len(prompt.ids) for prompt in prompts]
+    ids = torch.tensor([[1] * gap + list(prompt.ids) for gap, prompt in zip(gaps, prompts, strict=True)])
+    mask = torch.tensor([[0] * gap + [1] * (length - gap) for gap in gaps])
+    columns = [[gap + i for i in positions(p.stations, "image")] for gap, p in zip(gaps, prompts, strict=True)]
+    most = max(map(len, columns))
+    wanted = Wanted(
+        torch.full((2, 1), length - 1), torch.tensor([row + [row[0]] * (most - len(row)) for row in columns])
+    )
+    with torch.inference_mode(), kept_rows(loaded.model, wanted) as rows:
+        loaded.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            **loaded.family.inputs(pictures),
+            use_cache=False,
+        )
+    for number, (image, query) in enumerate(asked):
+        found = torch.stack(rows)[:, number, ..., : pictures[number].tokens]
+        np.testing.assert_allclose(found.numpy(), collect(loaded, image, query).attn, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_nothing_runs_behind_the_last_attention(loaded, sharing):
+    layers = loaded.model.model.language_model.layers
+    assert attention_modules(loaded.model) == [layer.self_attn for layer in layers]
+    seen = []
+    for module in (layers[-1].mlp, loaded.model.lm_head):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    ask(shared(loaded, sharing), [prepare(loaded, image, queries) for image, queries in ASKED])
+    assert seen == []
+    prompt = loaded.family.prompt("a bird", loaded.family.picture(WIDE), "referseg")
+    with torch.inference_mode():
+        loaded.model(input_ids=torch.tensor([prompt.ids]), **loaded.family.inputs([loaded.family.picture(WIDE)]))
+    assert len(seen) == 2  # and the model is as it was
+
+
+def test_an_answer_is_that_of_the_model_alone(loaded):
+    config = ModelConfig(use_generate=True, max_new_tokens=6)
+    for beams in (1, 2):
+        record = collect(loaded, WIDE, "a bird", replace(config, num_beams=beams), generic=True)
+        picture = loaded.family.picture(WIDE)
+        prompt = loaded.family.prompt("a bird", picture, "referseg")
+        with torch.inference_mode():
+            ids = loaded.model.generate(
+                input_ids=torch.tensor([prompt.ids]), **loaded.family.inputs([picture]), max_new_tokens=6,
+                num_beams=beams, do_sample=False,
+            )  # fmt: skip
+        text = loaded.tokenizer.decode(ids[0, len(prompt.ids) :], skip_special_tokens=True).strip()
+        assert record.meta["generated_text"] == text
+        np.testing.assert_allclose(record.attn, collect(loaded, WIDE, "a bird").attn, rtol=0, atol=1e-6)
+
+
+def test_an_answer_behind_layers_with_a_window(variant):
+    record = collect(variant, WIDE, "a bird", ModelConfig(use_generate=True, max_new_tokens=3))
+    np.testing.assert_allclose(record.attn, collect(variant, WIDE, "a bird").attn, rtol=0, atol=1e-6)
+
+
+# records and processes
+
+
+def test_a_record_survives_its_file(eager, tmp_path):
+    for image in (WIDE, TALL):
+        record = collect(eager, image, "a bird", generic=True)
+        save_record(tmp_path / "a.pkl", record)
+        again = load_record(tmp_path / "a.pkl")
+        assert (again.meta, again.grids, again.dtype) == (record.meta, eager.family.picture(image).grids, "float32")
+        assert np.array_equal(again.attn, record.attn)
+        assert np.array_equal(again.generic, record.generic)
+        assert record.meta["vis_len"] == record.attn.shape[-1]
+        assert ("patch_size" in record.meta) == (len(record.grids) == 1)
+
+
+def test_other_processes_get_the_family_without_its_weights(eager, tmp_path):
+    WIDE.save(tmp_path / "a.png")
+    sent = pickle.dumps(eager.without_weights())
+    assert b"_rebuild_tensor" not in sent
+    assert b"_rebuild_parameter" not in sent
+    config = ModelConfig()
+    rows = plan_rows([Sample(q, q, tmp_path / "a.png") for q in QUERIES], share_image=True)
+    there = next(iter(feed(RowDataset(rows, pickle.loads(sent), config, generic=True), workers=1, pin=False))).question
+    here = prepare(eager, WIDE, QUERIES, generic=True)
+    assert there.prompts == here.prompts
+    assert (there.picture.tokens, there.picture.grids) == (here.picture.tokens, here.picture.grids)
+    for key, values in here.picture.inputs.items():
+        assert torch.equal(values, there.picture.inputs[key])
+
+
+def test_the_prefix_is_shared_by_rows_that_have_the_same(eager):
+    """One range of columns and the longest causal prefix, whatever the expressions."""
+    questions = [prepare(eager, WIDE, [query, "a cat"]) for query in QUERIES]
+    packed = pack([question.prompts for question in questions])
+    assert isinstance(packed.columns, slice)
+    assert packed.prefix == packed.start == packed.columns.stop
+
+
+# loading
+
+
+def test_what_was_found_is_told(folder, eager, capsys):
+    main([str(folder), "--device", "cpu"])
+    told = capsys.readouterr().out
+    assert all(text in told for text in (*eager.geometry.describe().values(), "3 layers x 4 heads"))
+
+
+def test_a_picture_that_leaves_no_room_for_words(eager):
+    small = replace(eager, family=replace(eager.family, context=eager.geometry.fewest))
+    with pytest.raises(UserError, match=r"tokens, [0-9]+ of them for the image, but the model reads"):
+        collect(small, WIDE, "a bird")
+
+
+def test_llava_alone_is_asked_for(tmp_path):
+    folder = write_llava_next(tmp_path / "next")
+    with pytest.raises(UserError, match="'llava_next'; use load_model"):
+        load_llava(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"image_aspect_ratio": "pad"}, "whole and in tiles"), ({"base": "owner/base"}, "is a whole model")],
+)
+def test_options_of_llava_are_refused_for_tiles(tmp_path, options, reason):
+    with pytest.raises(UserError, match=reason):
+        load_model(str(write_llava_next(tmp_path / "next")), device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"image_grid_pinpoints": [[56, 112]]}, "of the model and of its image processor differ"),
+        ({"vision_feature_select_strategy": "full"}, "a class token fits into no tile"),
+        ({"vision_feature_layer": -9}, "features of layer -9"),
+    ],
+)
+def test_tiles_that_cannot_be(tmp_path, config, reason):
+    with pytest.raises(UserError, match=reason):
+        load_model(str(write_llava_next(tmp_path / "next", **config)), device="cpu")
