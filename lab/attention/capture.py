@@ -128,7 +128,7 @@ def kept_rows(
 
     def keep_eager(_module: torch.nn.Module, _args: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         if not kept.complete:
-            kept.add(_picked(output[1], wanted))
+            kept.add(kept_of_map(output[1], wanted))
 
     def arm(module: torch.nn.Module, _args: Any) -> None:
         vars(module)["kept"] = None if kept.complete else kept
@@ -149,7 +149,7 @@ def kept_rows(
             vars(module).pop("kept", None)
 
 
-def _picked(weights: Float[torch.Tensor, "B H Q S"], wanted: Wanted | None) -> Float[torch.Tensor, "B H N C"]:
+def kept_of_map(weights: Float[torch.Tensor, "B H Q S"], wanted: Wanted | None) -> Float[torch.Tensor, "B H N C"]:
     """A copy: a view would keep the whole map."""
     if wanted is None:
         return weights[:, :, -1:].clone()

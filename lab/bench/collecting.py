@@ -5,34 +5,38 @@ layer's full map kept by `output_attentions=True`, all of them stacked, the last
 `eager` and `fused` run `stage=batch`'s own code.
 """
 
+import cProfile
+import inspect
 import pickle
+import pstats
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from PIL import Image
 
-import lab.attention.capture
-import lab.attention.forward
-import lab.batch.rows
-import lab.batch.run
-import lab.stages.finish
-from collector import PendingRecords, prepare
-from lab.attention.capture import use_attention
-from lab.attention.forward import to_model
+from analyze import rank_heads
+from collector import PendingRecords, make_prompt, prepare
+from conf.schema import Config
+from lab.attention.capture import kept_of_map, use_attention, wanted_weights
+from lab.attention.forward import stacked, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.base.images import open_image
+from lab.base.processes import Processes
+from lab.batch.rows import plan_rows
+from lab.batch.run import Outcome, collect_rows
 from lab.bench import reference_rules
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
 from lab.picturebook.make import samples as drawn_scenes
+from lab.records.folder import write_record
 from lab.stages.batch import batch_job
+from lab.stages.results import write_ranking
 from llava.family import LoadedModel
 
 EXPRESSIONS = (
@@ -101,9 +105,12 @@ def asked(images: list[Path], expressions: int) -> list[Sample]:
     return [Sample(f"{image.stem}_{n}", EXPRESSIONS[n], image) for image in images for n in range(expressions)]
 
 
-def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> float:
-    """Collects, ranks and writes a record for every expression on every image; the seconds that the model stood still
-    meanwhile.
+def run_case(
+    loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path, *, alone: bool = False
+) -> float:
+    """Collects, ranks and writes a record for every expression on every image.
+
+    Returns the seconds that the model stood still meanwhile. `alone`: this thread does everything.
     """
     samples = asked(case.images(images), case.expressions)
     use_attention(loaded.model, "eager" if case.attention == "stock" else case.attention)
@@ -111,11 +118,11 @@ def run_case(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], fold
         for sample in samples:
             stock(loaded, sample, folder / f"{sample.id}.pkl")
         return 0.0
-    cfg.data.batch_size = case.batch
-    rows = lab.batch.rows.plan_rows(samples, share_image=True)
-    outcome = lab.batch.run.Outcome()
-    one_of_two = lab.batch.run.Processes(rank=1, world=2)  # not the main one: no progress bar
-    lab.batch.run.collect_rows(batch_job(cfg, folder), loaded, rows, one_of_two, outcome)
+    data = replace(cfg.data, batch_size=case.batch, workers=0 if alone else cfg.data.workers)
+    job = replace(batch_job(replace(cfg, data=data), folder), windows=alone)
+    outcome = Outcome()
+    one_of_two = Processes(rank=1, world=2)  # not the main one: no progress bar
+    collect_rows(job, loaded, plan_rows(samples, share_image=True), one_of_two, outcome)
     if outcome.errors:
         raise UserError(f"{case.name}: {outcome.errors[0]['error']}")
     return sum(outcome.waited.values())
@@ -139,13 +146,13 @@ def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
     path.write_bytes(pickle.dumps({"attn": attn.to(torch.float16), "meta": {}}))
 
 
-def warm(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> None:
+def warm(loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path) -> None:
     """Runs the case on one image, so that what happens only once has happened."""
     run_case(loaded, cfg, case, images[:1], folder)
     synchronize(loaded.device)
 
 
-def seconds(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> tuple[float, float]:
+def seconds(loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path) -> tuple[float, float]:
     """How long one run takes, until its last file is written, and how much of that the model waited for images and
     writers.
     """
@@ -155,69 +162,66 @@ def seconds(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folde
     return time.perf_counter() - began, waited
 
 
-def memory(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> tuple[int, int]:
+def memory(loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path) -> tuple[int, int]:
     """How many bytes one run takes at most, above the weights: of tensors on the device, and of the process."""
     return peak_memory(lambda: seconds(loaded, cfg, case, images, folder), loaded.device)
 
 
-def parts(loaded: LoadedModel, cfg: Any, case: Case, images: list[Path], folder: Path) -> dict[str, float]:
-    """Seconds of each part of one run in which this process does everything; none of stock, which has no such parts."""
+def parts(loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path) -> dict[str, float]:
+    """Seconds of each part of one run in which this thread does everything; none of stock, which has no such parts."""
     if case.attention == "stock":
         return {}
-    workers, cfg.data.workers = cfg.data.workers, 0
-    try:
-        return time_parts(loaded, lambda: run_case(loaded, cfg, case, images, folder))
-    finally:
-        cfg.data.workers = workers
+    return time_parts(loaded, lambda: run_case(loaded, cfg, case, images, folder, alone=True))
 
 
 def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each part of one run, waiting for the accelerator after each, which a real run does not."""
+    """Seconds of each part of one run, from Python's profiler and, for the model's two halves, from hooks.
+
+    The hooks wait for the accelerator, which a real run does not; on one, `capture` is only the time to ask for it.
+    """
+    functions: dict[str, tuple[Callable[..., Any], ...]] = {
+        "decode": (open_image, make_prompt, type(loaded.family).picture),
+        "capture": (wanted_weights, kept_of_map, stacked),
+        "copy": (PendingRecords.of,),
+        "analyze": (rank_heads,),
+        "write": (write_record, write_ranking),
+    }
     took: dict[str, float] = {}
-    device = loaded.device
+    profile = cProfile.Profile()
+    halves = (("tower", loaded.model.model.vision_tower), ("LM", loaded.model.model.language_model))
     with ExitStack() as stack:
-        for name, place, attribute in (
-            ("decode", lab.batch.rows, "prepare"),
-            ("decode", lab.batch.rows, "open_image"),
-            ("decode", lab.batch.rows, "make_prompt"),
-            ("decode", type(loaded.family), "picture"),
-            ("capture", lab.attention.capture, "wanted_weights"),
-            ("capture", lab.attention.capture, "_picked"),
-            ("capture", lab.attention.forward, "stacked"),
-            ("copy", PendingRecords, "of"),
-            ("analyze", lab.stages.finish, "rank_heads"),
-            ("write", lab.batch.run, "write_record"),
-            ("write", lab.stages.finish, "write_ranking"),
-        ):
-            stack.enter_context(
-                mock.patch.object(place, attribute, _timed(getattr(place, attribute), name, took, device))
-            )
-        stack.enter_context(_timed_module(loaded.model.model.vision_tower, "tower", took, device))
-        stack.enter_context(_timed_module(loaded.model.model.language_model, "LM", took, device))
-        run()
-    took["LM"] -= took.get("capture", 0.0)
+        for name, module in halves:
+            stack.enter_context(_timed_module(module, name, took, loaded.device))
+        profile.runcall(run)
+    seconds_of = {code: cumulative for code, (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
+    for name, parts_of_it in functions.items():
+        took[name] = sum(seconds_of.get(_profiled_as(function), 0.0) for function in parts_of_it)
+    took["LM"] -= took["capture"]
     return took
 
 
-def _timed(function: Callable[..., Any], name: str, took: dict[str, float], device: torch.device) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        synchronize(device)
-        began = time.perf_counter()
-        try:
-            result = function(*args, **kwargs)
-            synchronize(device)
-            return result
-        finally:
-            took[name] = took.get(name, 0.0) + time.perf_counter() - began
-
-    return timed
+def _profiled_as(function: Callable[..., Any]) -> tuple[str, int, str]:
+    """The name that the profiler gives a function."""
+    code = inspect.unwrap(function).__code__
+    return code.co_filename, code.co_firstlineno, code.co_name
 
 
 @contextmanager
 def _timed_module(module: torch.nn.Module, name: str, took: dict[str, float], device: torch.device) -> Iterator[None]:
-    forward = module.forward
-    module.forward = _timed(forward, name, took, device)
+    began: list[float] = []
+
+    def start(_module: torch.nn.Module, _args: Any) -> None:
+        synchronize(device)
+        began.append(time.perf_counter())
+
+    def stop(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
+        synchronize(device)
+        took[name] = took.get(name, 0.0) + time.perf_counter() - began.pop()
+
+    # A forward is left as soon as its last wanted row is kept, so `stop` must also be called for those that raise.
+    hooks = (module.register_forward_pre_hook(start), module.register_forward_hook(stop, always_call=True))
     try:
         yield
     finally:
-        del module.forward
+        for hook in hooks:
+            hook.remove()
