@@ -98,10 +98,6 @@ def prepare(
     already. Raises UserError as `collect`, whichever query is wrong.
     """
     config = config or ModelConfig()
-    if config.use_flash_attn:
-        raise UserError(
-            "model.use_flash_attn=true cannot be used: flash attention never forms the weights that are collected here"
-        )
     for query in queries:
         check_query(query)
     if picture is None:

@@ -83,8 +83,3 @@ def conversation(conv_mode: str) -> Conversation:
             f"No prompt template {conv_mode!r} (model.conv_mode); there are {', '.join(sorted(CONVERSATIONS))}"
         )
     return CONVERSATIONS[conv_mode]
-
-
-def prompt(conv_mode: str, query: str) -> str:
-    """`query` in the template `conv_mode`, with one `<image>` placeholder."""
-    return conversation(conv_mode).prompt(query)

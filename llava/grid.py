@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lab.base.errors import UserError
+from lab.base.numbers import whole
 
 KINDS = ("whole", "tile")
 
@@ -73,8 +74,8 @@ class Grid:
     def from_dict(cls, plain: Mapping[str, Any]) -> "Grid":
         """The inverse of `to_dict`. Raises UserError if a key is missing or a value is impossible."""
         try:
-            start, rows, cols = (_whole(plain[key]) for key in ("start", "rows", "cols"))
-            stride, kind = _whole(plain.get("stride", cols)), plain.get("kind", "whole")
+            start, rows, cols = (whole(plain[key]) for key in ("start", "rows", "cols"))
+            stride, kind = whole(plain.get("stride", cols)), plain.get("kind", "whole")
             x0, y0, x1, y1 = (float(edge) for edge in plain["extent_xyxy"])
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             expected = (
@@ -109,9 +110,3 @@ class Grid:
     def index(self) -> Int[np.ndarray, "rows cols"]:
         """Each cell's token among the record's V."""
         return self.start + np.arange(self.rows)[:, None] * self.stride + np.arange(self.cols)
-
-
-def _whole(number: Any) -> int:
-    if isinstance(number, bool) or int(number) != number:
-        raise ValueError(f"{number!r} is not a whole number")
-    return int(number)

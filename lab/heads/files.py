@@ -8,6 +8,7 @@ from typing import Any
 
 from conf.schema import Config
 from lab.base.errors import UserError
+from lab.base.numbers import whole
 from lab.base.paths import find
 from lab.heads.choice import PRESET, HeadChoice
 
@@ -36,21 +37,15 @@ def read_heads(path: Path) -> dict[str, Any]:
         raise UserError(f"logic.heads={path}: not JSON ({error}); {EXPECTED}") from None
     try:
         shape = (
-            [_whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
+            [whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
         )
-        heads = [[_whole(row["layer"]), _whole(row["head"])] for row in content["heads"]]
+        heads = [[whole(row["layer"]), whole(row["head"])] for row in content["heads"]]
         model = content.get("model")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"logic.heads={path}: malformed ({type(error).__name__}: {error}); {EXPECTED}") from None
     if not heads:
         raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
     return {"file": str(path), "model": model if isinstance(model, str) else None, "shape": shape, "heads": heads}
-
-
-def _whole(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"{number!r} is not a whole number")
-    return number
 
 
 def with_heads_of_file(config: Config) -> Config:

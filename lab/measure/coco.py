@@ -1,11 +1,8 @@
 """Predictions in COCO's file format of results."""
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from lab.base.files import write_atomic
 from lab.datasets import rle
 from lab.datasets.sample import mask_box
 from lab.measure.metrics import Prediction, _encloses
@@ -36,8 +33,3 @@ def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] |
         }
         rows.append(row if one.mask is None else {**row, "segmentation": rle.encode(one.mask)})
     return rows
-
-
-def write_coco_predictions(path: Path, found: Iterable[Prediction], image_ids: Mapping[str, Any] | None = None) -> None:
-    """Writes them as a JSON list, whole or not at all."""
-    write_atomic(path, json.dumps(coco_predictions(found, image_ids)))

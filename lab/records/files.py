@@ -14,11 +14,11 @@ from conf.schema import Grids
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
+from lab.base.numbers import whole
 from lab.base.pickles import damaged, dump_plain, load_plain, rebuild
 from lab.records.canvas import Canvas
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index
-from llava.grid import _whole
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ def _check_geometry(record: Record) -> None:
     size = record.meta.get("image_size")
     if size is not None:
         try:
-            width, height = map(_whole, size)
+            width, height = map(whole, size)
         except (TypeError, ValueError, ArithmeticError):
             width = height = 0
         if not (1 <= width < 2**16 and 1 <= height < 2**16):

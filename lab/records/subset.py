@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from conf.schema import Choice, EntropyConfig
 from lab.base.errors import UserError
+from lab.base.numbers import whole
 
 SCHEMA = 1  # of what a file holds of a HeadSubset
 MAX_HEADS_OF_MODEL = 2**20  # layers x heads; bounds what a wrong file can ask for
@@ -148,7 +149,7 @@ class HeadSubset:
             if plain["schema"] != SCHEMA:
                 raise ValueError(f"schema {plain['schema']!r}, and this version knows {SCHEMA}")
             scores = {name: np.array(plain[name]) for name in SCORES}
-            heads = tuple((_whole(layer), _whole(head)) for layer, head in plain["heads"])
+            heads = tuple((whole(layer), whole(head)) for layer, head in plain["heads"])
             found = cls(heads, **scores, entropy=dict(plain["entropy"]), where=where)
             found.check()
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -167,12 +168,6 @@ class HeadSubset:
                 raise ValueError(f"{name} of shape {list(column.shape)} and type {column.dtype}, or with NaN")
         if len(set(self.heads)) < len(self.heads) or not all(0 <= i < layers and 0 <= j < heads for i, j in self.heads):
             raise ValueError(f"heads {list(self.heads)} of {layers} layers x {heads}")
-
-
-def _whole(number: Any) -> int:
-    if isinstance(number, bool) or int(number) != number:
-        raise ValueError(f"{number!r} is not a whole number")
-    return int(number)
 
 
 def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from lab.base.errors import UserError
 from lab.stations import check_stations, positions, to_ranges
 from llava.checkpoint.parts import load_tokenizer
-from llava.conversation import CONVERSATIONS, prompt
+from llava.conversation import CONVERSATIONS, conversation
 from llava.prompt import ImageTokens, build_prompt
 from llava.square import ImageGeometry, pixel_values
 from tests.llava import tiny_llava
@@ -55,19 +55,19 @@ IMAGE = ImageTokens(token_id=0, count=16)
     ],
 )
 def test_templates_are_the_originals(conv_mode, expected):
-    assert prompt(conv_mode, "Q") == expected
+    assert conversation(conv_mode).prompt("Q") == expected
 
 
 @pytest.mark.parametrize("conv_mode", sorted(CONVERSATIONS))
 def test_every_template_has_one_image_and_the_query_as_it_is(conv_mode):
     query = "a {red} 100% {query}"
-    assert prompt(conv_mode, query).count("<image>") == 1
-    assert query in prompt(conv_mode, query)
+    assert conversation(conv_mode).prompt(query).count("<image>") == 1
+    assert query in conversation(conv_mode).prompt(query)
 
 
 def test_unknown_template_lists_the_known():
     with pytest.raises(UserError, match=r"'vicuna'.*llava_v0.*referseg.*vicuna_v1"):
-        prompt("vicuna", "Q")
+        conversation("vicuna").prompt("Q")
 
 
 # ids
@@ -99,7 +99,7 @@ def build(query, conv_mode, tokenizer, **options):
 
 
 def spelled_out(query: str, conv_mode: str, *, drop_spaces: bool) -> list[int]:
-    before, after = prompt(conv_mode, query).split("<image>")
+    before, after = conversation(conv_mode).prompt(query).split("<image>")
     first, second = original_ids(before, after, drop_spaces=drop_spaces)
     return [*first, *[0] * 16, *second]
 

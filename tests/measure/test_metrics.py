@@ -15,7 +15,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from lab.base.errors import UserError
 from lab.datasets import Truth, rle
-from lab.measure.coco import coco_predictions, write_coco_predictions
+from lab.measure.coco import coco_predictions
 from lab.measure.intervals import bootstrap, compare, summarize
 from lab.measure.metrics import (
     Prediction,
@@ -423,7 +423,7 @@ def test_predictions_are_read_by_cocos_own_tools(tmp_path):
     }
     true.createIndex()
     found = [Prediction("a", BOX, MASK, score=0.9), Prediction("b", boxes["b"], masks["b"])]
-    write_coco_predictions(tmp_path / "predictions.coco.json", found)
+    (tmp_path / "predictions.coco.json").write_text(json.dumps(coco_predictions(found)))
     loaded = true.loadRes(str(tmp_path / "predictions.coco.json"))
     for kind in ("bbox", "segm"):
         evaluation = COCOeval(true, loaded, kind)
