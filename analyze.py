@@ -205,7 +205,10 @@ def _above_centre(
 def _shares(
     weight: EntropyWeight, mass: np.ndarray, component: np.ndarray, map_of: np.ndarray, total: np.ndarray
 ) -> Float[np.ndarray, " components"]:
-    """Each component's part of its map. `mass` and `component` are per cell, `map_of` per component, `total` per map."""
+    """Each component's part of its map.
+
+    `mass` and `component` are per cell, `map_of` per component, `total` per map.
+    """
     area = np.bincount(component, minlength=len(map_of))
     if weight == EntropyWeight.area:
         return area / np.bincount(map_of, weights=area, minlength=len(total))[map_of]
@@ -221,7 +224,10 @@ def _shares(
 
 
 def bottom_row_max(maps: "Float[np.ndarray, 'maps rows cols'] | torch.Tensor") -> Float[np.ndarray, " maps"]:
-    """The largest weight in each map's last row, 0 to 1; heads that rest on the bottom edge do not look at an object."""
+    """The largest weight in each map's last row, 0 to 1.
+
+    Heads that rest on the bottom edge do not look at an object.
+    """
     import torch
 
     return torch.as_tensor(maps)[:, -1].float().amax(1).numpy()
@@ -340,7 +346,10 @@ def selection_trials(
 
 
 def most_selected(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:
-    """The `k` heads with the largest counts, ties in (layer, head) order. Raises UserError if fewer were ever selected."""
+    """The `k` heads with the largest counts, ties in (layer, head) order.
+
+    Raises UserError if fewer were ever selected.
+    """
     selected = np.count_nonzero(counts)
     if not 1 <= k <= selected:
         raise UserError(

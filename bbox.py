@@ -85,7 +85,10 @@ def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig
 def heat_box(
     heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig
 ) -> Box | None:
-    """The box that `localize` gives for a heat map, alone: without the mask on the image that takes most of the time."""
+    """The box that `localize` gives for a heat map, alone.
+
+    Without the mask on the image that takes most of the time.
+    """
     if logic.mask.resolution == Resolution.image:
         mask = region(binarise_on_image(heat, grid, image_size, logic.mask), logic.box)
         return box_on_image(mask, Grid.stretched(image_size[1], image_size[0], image_size), image_size)
@@ -284,7 +287,10 @@ def binarise_on_image(
 def _on_image(
     values: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    """Bilinear (align_corners=False), -inf where the grid does not reach. The extent counts to the nearest whole pixel."""
+    """Bilinear (align_corners=False), -inf where the grid does not reach.
+
+    The extent counts to the nearest whole pixel.
+    """
     import torch
 
     width, height = image_size

@@ -3,8 +3,8 @@
     figure = top_heads_figure(image, query, maps, scores, result, grid)   # the picture with mask and box, each head's
     map over it figure = heads_figure(table, threshold, heads, query)                 # attention sum and entropy of
     every head, and the elbow figure = components_figure(image, query, maps, scores, grid, entropy) # the places that
-    the entropy counts figures = sample_figures(record, result, image, logic, viz)                  # those of them that the
-    configuration asks for save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
+    the entropy counts figures = sample_figures(record, result, image, logic, viz)                  # those of them that
+    the configuration asks for save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
 
 Every colour scale runs from light to dark, so that grey print keeps the order; text may be in any script.
 """
@@ -37,7 +37,8 @@ from lab.records.record import Record
 from llava.grid import Grid
 
 __all__ = [
-    "components_figure", "head_quality_figure", "heads_figure", "sample_figures", "save_figure", "score_title", "selection_figure", "show",
+    "components_figure", "head_quality_figure", "heads_figure", "sample_figures", "save_figure", "score_title",
+    "selection_figure", "show",
     "top_heads_figure",
 ]  # fmt: skip
 

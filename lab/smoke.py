@@ -102,7 +102,8 @@ def smoke(config: SmokeConfig) -> list[tuple[str, str]]:
             ("record", str(list(record.attn.shape))),
             (
                 "weights",
-                f"{loaded.model.get_memory_footprint() / 1e9:.2f} GB, {str(loaded.dtype).removeprefix('torch.')} on {loaded.device}",
+                f"{loaded.model.get_memory_footprint() / 1e9:.2f} GB, {str(loaded.dtype).removeprefix('torch.')} "
+                f"on {loaded.device}",
             ),
             ("loading", f"{loading:.1f} s"),
             ("one sample, median", f"{sorted(seconds[1:])[config.samples // 2]:.3f} s"),

@@ -36,7 +36,7 @@ def positions(ranges: Mapping[str, Sequence[Sequence[int]]], station: str) -> li
 
 
 def check_stations(ranges: Mapping[str, Sequence[Sequence[int]]], ids: Sequence[int], image_token_id: int) -> None:
-    """Raises UserError unless every position has one station, and the image's positions are those of `image_token_id`."""
+    """Raises UserError unless every position has one station, and the image's are those of `image_token_id`."""
     unknown = set(ranges) - set(STATIONS)
     if unknown:
         raise UserError(f"Unknown stations {sorted(unknown)}; there are {', '.join(STATIONS)}")

@@ -1,4 +1,7 @@
-"""What several test files share: the configuration as the command line composes it, and the shipped model, loaded once."""
+"""What several test files share.
+
+The configuration as the command line composes it, and the shipped model, loaded once.
+"""
 
 import pytest
 
@@ -44,7 +47,7 @@ def tower(tmp_path_factory, tensors):
 
 @pytest.fixture(scope="module")
 def collect_scenes(tmp_path_factory, picturebook):
-    """collect_scenes(n, seed, overrides) -> the data file and the folder of outputs of so many drawn scenes, collected."""
+    """collect_scenes(n, seed, overrides) -> the data file and the folder of outputs of so many collected scenes."""
     from lab.picturebook.make import make
     from pipeline import run
 

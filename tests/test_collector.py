@@ -283,9 +283,11 @@ def test_meta_and_the_way_to_disk_and_back(single, tmp_path):
     meta = load_record(tmp_path / "r.pkl").meta
     assert meta == record.meta
     expected = {
-        "image_file": "x/bird.png", "query": "a bird", "model_name": single.name, "image_size": [61, 30], "vis_len": 16, "patch_size": 4,
+        "image_file": "x/bird.png", "query": "a bird", "model_name": single.name, "image_size": [61, 30],
+        "vis_len": 16, "patch_size": 4,
         "num_layers": 3, "num_heads": 4, "generated_text": None, "dtype": "float32", "attn_implementation": "eager",
-        "conv_mode": "vicuna_v1", "grids": [{"start": 0, "rows": 4, "cols": 4, "extent_xyxy": [0.0, -15.0, 61.0, 46.0]}], "schema": 1,
+        "conv_mode": "vicuna_v1",
+        "grids": [{"start": 0, "rows": 4, "cols": 4, "extent_xyxy": [0.0, -15.0, 61.0, 46.0]}], "schema": 1,
     }  # fmt: skip
     assert {key: meta[key] for key in expected} == expected
     assert positions(meta["stations"], "image") == [

@@ -11,4 +11,7 @@ def reason(error: Exception) -> str:
 
 
 class DiskFull(UserError):
-    """There is no space for a file. Whoever goes on after other errors stops here: every further file would fail too."""
+    """There is no space for a file.
+
+    Whoever goes on after other errors stops here: every further file would fail too.
+    """

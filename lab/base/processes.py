@@ -89,7 +89,10 @@ def _number_of_processes() -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process. One of many does not clean up behind Python, where gloo aborts it now and then (torch 2.13)."""
+    """Ends this process.
+
+    One of many does not clean up behind Python, where gloo aborts it now and then (torch 2.13).
+    """
     if _number_of_processes() == 1:
         sys.exit(code)
     logging.shutdown()
@@ -102,7 +105,8 @@ def refuse_many(stage: str) -> None:
     """Raises UserError if this is one process of many: only batch divides its work."""
     if _number_of_processes() > 1:
         raise UserError(
-            f"stage={stage} runs in one process: start it with python, without a launcher (only stage=batch runs in many)"
+            f"stage={stage} runs in one process: start it with python, without a launcher (only "
+            "stage=batch runs in many)"
         )
 
 

@@ -122,7 +122,10 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _begin() -> None:
-    """In a worker: one thread for each process, and no life of its own after an interrupt or when its parent is killed."""
+    """In a worker.
+
+    One thread for each process, and no life of its own after an interrupt or when its parent is killed.
+    """
     import torch
 
     torch.set_num_threads(1)

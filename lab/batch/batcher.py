@@ -90,7 +90,10 @@ class AdaptiveBatcher:
 
     def _failed(self, row: ReadyRow, problem: Exception) -> ReadyRow:
         if should_reduce_batch_size(problem):
-            text = "out of memory, although it was asked alone: use a larger device, model.dtype=float16, or model.attention=fused"
+            text = (
+                "out of memory, although it was asked alone: use a larger device, model.dtype=float16, or "
+                "model.attention=fused"
+            )
         else:
             text = reason(problem)
         return ReadyRow(failed=[*row.failed, *((sample, text) for sample in row.samples)])

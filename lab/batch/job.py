@@ -12,8 +12,8 @@ from lab.heads.choice import HeadChoice
 class BatchJob:
     """All that a bulk run needs to know beside its samples. It can be sent to worker processes.
 
-    `finish(path, record, fresh=...)` writes the results of a record beside it, new (`fresh`) or found. `windows`: it opens
-    windows, which only the main thread of a process can do.
+    `finish(path, record, fresh=...)` writes the results of a record beside it, new (`fresh`) or found. `windows`: it
+    opens windows, which only the main thread of a process can do.
     """
 
     folder: Path

@@ -54,7 +54,10 @@ def plan_rows(samples: Sequence[Sample], *, share_image: bool) -> list[Row]:
 
 
 class RowDataset(Dataset):
-    """Rows as questions; an image that cannot be read or an expression that cannot be asked fails its own samples only."""
+    """Rows as questions.
+
+    An image that cannot be read or an expression that cannot be asked fails its own samples only.
+    """
 
     def __init__(self, rows: Sequence[Row], loaded: LoadedModel, config: ModelConfig, *, generic: bool) -> None:
         self.rows, self.config, self.generic = rows, config, generic
@@ -97,7 +100,10 @@ class RowDataset(Dataset):
 
 
 def feed(rows: RowDataset, *, workers: int, pin: bool) -> Iterator[ReadyRow]:
-    """The rows in order, prepared in so many worker processes (0: in this one), up to two ahead of the caller in each."""
+    """The rows in order, prepared in so many worker processes (0.
+
+    In this one), up to two ahead of the caller in each.
+    """
     yield from DataLoader(
         rows, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None
     )

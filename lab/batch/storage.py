@@ -1,10 +1,11 @@
 """What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention,
 record_format.
 
-    kept = as_stored(record, data, logic, choice)           # what the file will hold; rank and draw this, so that a later reading
-    finds the same path = write_record(folder, "bird", kept, data.record_format) find_record(folder, "bird")                  #
-    bird.pkl or bird.pkl.gz serves(load_record(path), data, logic, choice)               # whether an earlier run's record holds all
-    that this run wants of it tell_disk_use(disk_use((32, 32), 576, "float16", data, choice, samples=1000), folder)
+    kept = as_stored(record, data, logic, choice)       # what the file will hold: rank and draw this
+    path = write_record(folder, "bird", kept, data.record_format)
+    find_record(folder, "bird")                         # bird.pkl or bird.pkl.gz
+    serves(load_record(path), data, logic, choice)      # whether an earlier run's record holds all that is wanted
+    tell_disk_use(disk_use((32, 32), 576, "float16", data, choice, samples=1000), folder)
 
 float16 holds every bfloat16 weight from 2^-14 up exactly, as it has more digits and no weight exceeds 1; smaller
 weights are off by at most 2^-25 (3e-8), and those of float32 models by at most 2^-12 of themselves.
@@ -148,7 +149,10 @@ class DiskUse:
     def __str__(self) -> str:
         each, total = size(self.record_bytes), size(self.records * self.record_bytes)
         most = "at most " if self.compressed else ""
-        return f"{self.records:,} records of {most}{each}: {total}; rankings: at most {size(self.records * self.ranking_bytes)}"
+        return (
+            f"{self.records:,} records of {most}{each}: {total}; rankings: at most "
+            f"{size(self.records * self.ranking_bytes)}"
+        )
 
 
 def disk_use(
@@ -186,7 +190,8 @@ def tell_disk_use(use: DiskUse, folder: Path) -> bool:
     print(f"{use}; {size(free)} free in {folder}")
     if use.records * use.record_bytes > free and not use.compressed:
         log.warning(
-            "that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another data.output_dir"
+            "that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another "
+            "data.output_dir"
         )
         return False
     if use.most > free:

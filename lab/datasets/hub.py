@@ -78,7 +78,8 @@ def _wanted(split: str, total: int, split_by: str | None) -> range:
         return range(total)
     if not parts:
         raise UserError(
-            f"{split} has {total} rows, not those of a published file, so {split_by}'s cannot be told; leave split_by out"
+            f"{split} has {total} rows, not those of a published file, so {split_by}'s cannot be told; "
+            "leave split_by out"
         )
     mixed = " and ".join(f"{len(rows)} refs of {name}" for name, rows in parts.items())
     raise UserError(f"{split} holds {mixed}; set split_by to {' or '.join(parts)}")

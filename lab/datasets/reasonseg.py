@@ -33,7 +33,8 @@ def read_reasonseg(folder: Path, *, split: str) -> Iterator[Sample]:
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise UserError(
-            f"{folder} holds no ReasonSeg annotations; expected <name>.json beside <name>.jpg, in a folder named {split}"
+            f"{folder} holds no ReasonSeg annotations; expected <name>.json beside <name>.jpg, in a "
+            f"folder named {split}"
         )
     for path in progress(paths, f"ReasonSeg {split}"):
         try:

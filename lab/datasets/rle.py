@@ -49,7 +49,8 @@ def rle_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     size = _whole_numbers(rle.get("size"))
     if size.shape != (2,) or (size < 1).any() or not isinstance(rle.get("counts"), str | bytes | list | tuple):
         raise UserError(
-            f'RLE with keys {sorted(map(str, rle))}; expected {{"size": [height, width], "counts": text or run lengths}}'
+            f"RLE with keys {sorted(map(str, rle))}; expected "
+            f'{{"size": [height, width], "counts": text or run lengths}}'
         )
     height, width = size.tolist()
     _check_pixels(height, width)

@@ -119,7 +119,8 @@ def draw_components(
     colour_of = np.zeros(len(shares) + 1, int)
     colour_of[order + 1] = 1 + np.arange(len(shares)) % len(PLACE_COLOURS)
     axis.imshow(
-        np.ma.masked_equal(colour_of[labels], 0), cmap=ListedColormap(PLACE_COLOURS), vmin=1, vmax=len(PLACE_COLOURS), alpha=0.75,
+        np.ma.masked_equal(colour_of[labels], 0), cmap=ListedColormap(PLACE_COLOURS), vmin=1, vmax=len(PLACE_COLOURS),
+        alpha=0.75,
         extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2,
     )  # fmt: skip
     for component in order[:MOST_SHARES].tolist():

@@ -74,7 +74,8 @@ def write_caption(figure: Figure, lines: Sequence[str], margin: float) -> None:
     right = _runs_leftward(text)
     x = 1 - margin / width if right else margin / width
     figure.text(
-        x, 1 - 0.14 / height, text, ha="right" if right else "left", va="top", fontsize=CAPTION_POINTS, linespacing=1.15, color=INK,
+        x, 1 - 0.14 / height, text, ha="right" if right else "left", va="top", fontsize=CAPTION_POINTS,
+        linespacing=1.15, color=INK,
         parse_math=False, fontfamily=font_families(text),
     )  # fmt: skip
 
@@ -122,7 +123,8 @@ def font_families(text: str) -> list[str]:
 @cache  # said once
 def _tell_of_missing_fonts() -> None:
     log.warning(
-        "no font on this machine has all characters of the expression: figures show boxes for them; install one that has"
+        "no font on this machine has all characters of the expression: figures show boxes for them; "
+        "install one that has"
     )
 
 

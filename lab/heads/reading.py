@@ -1,4 +1,7 @@
-"""Records and rankings of a folder, read a few at a time: the best heads of each sample, and the model they belong to."""
+"""Records and rankings of a folder, read a few at a time.
+
+The best heads of each sample, and the model they belong to.
+"""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +130,10 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
 
 def _best_of_ranking(path: Path, top_n: int, limits: tuple[int, int]) -> list[Head]:
     ranking = load_plain(path)
-    expected = f"expected a list of {{layer, head, ...}}, best first, each head once, layer < {limits[0]} and head < {limits[1]}"
+    expected = (
+        f"expected a list of {{layer, head, ...}}, best first, each head once, layer < {limits[0]} and "
+        f"head < {limits[1]}"
+    )
     try:
         if not isinstance(ranking, list | tuple):
             raise TypeError(f"found a {type(ranking).__name__}")

@@ -17,7 +17,10 @@ CHUNK = 2**21  # drawn indices that the bootstrap holds at once
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of two runs over the same samples; `low` and `high` bound second - first, the samples drawn in pairs."""
+    """One figure of two runs over the same samples.
+
+    `low` and `high` bound second - first, the samples drawn in pairs.
+    """
 
     group: str  # as in Estimate
     metric: str
@@ -31,7 +34,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure over one group of samples, with its bootstrap interval; all are shares from 0 to 1, higher is better."""
+    """One figure over one group of samples, with its bootstrap interval.
+
+    All are shares from 0 to 1, higher is better.
+    """
 
     group: str  # all | split <name> | small | medium | large
     metric: str
@@ -93,7 +99,8 @@ def compare(
     """
     if not first or [one.id for one in first] != [one.id for one in second]:
         raise UserError(
-            f"{len(first)} and {len(second)} samples cannot be compared in pairs; expected the same ids in the same order"
+            f"{len(first)} and {len(second)} samples cannot be compared in pairs; expected the same ids in "
+            "the same order"
         )
     figures = [ratios(*columns(scores), thresholds=thresholds) for scores in (first, second)]
     names = np.array(list(figures[0]))

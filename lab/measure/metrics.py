@@ -86,7 +86,8 @@ def mask_overlap(
     """Pixels in the intersection and in the union, those of `ignore` left out. Raises UserError if the sizes differ."""
     if found.shape != true.shape:
         raise UserError(
-            f"mask is {found.shape[1]} x {found.shape[0]}, the true one {true.shape[1]} x {true.shape[0]}; expected the same size"
+            f"mask is {found.shape[1]} x {found.shape[0]}, the true one {true.shape[1]} x {true.shape[0]}; "
+            "expected the same size"
         )
     both, either = found & true, found | true
     if ignore is not None:

@@ -26,9 +26,12 @@ CATEGORIES: dict[str, float] = {
 
 # what people add and the picture cannot confirm
 ASIDES = (
-    "on the branch", "on the floor", "on the ground", "on the wall", "on a table", "in the grass", "in the air", "in the picture",
-    "in the water", "in the garden", "wearing a collar", "wearing a scarf", "with a ribbon", "with long whiskers", "with a shadow",
-    "looking at us", "looking away", "near the window", "near the door", "that you can see", "of the story", "from the book",
+    "on the branch", "on the floor", "on the ground", "on the wall", "on a table", "in the grass", "in the air",
+    "in the picture",
+    "in the water", "in the garden", "wearing a collar", "wearing a scarf", "with a ribbon", "with long whiskers",
+    "with a shadow",
+    "looking at us", "looking away", "near the window", "near the door", "that you can see", "of the story",
+    "from the book",
 )  # fmt: skip
 
 

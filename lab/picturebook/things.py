@@ -35,7 +35,7 @@ SUPERSAMPLING = 3
 
 
 class Pen:
-    """A square canvas of `side` pixels (times the supersampling) that remembers which pixels take the thing's colour."""
+    """A square canvas of `side` pixels, supersampled, that remembers which pixels take the thing's colour."""
 
     def __init__(self, side: int, colour: RGB):
         self.size = side * SUPERSAMPLING
@@ -241,7 +241,10 @@ KINDS: dict[str, Callable[[Pen], None]] = {
 
 
 def pattern_mask(pattern: str, size: int, period: float) -> Image.Image:
-    """Where the lighter second tone of a pattern goes: 0..255, `size` pixels square, one repeat every `period` pixels."""
+    """Where the lighter second tone of a pattern goes.
+
+    0..255, `size` pixels square, one repeat every `period` pixels.
+    """
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
     if pattern == "striped":

@@ -11,7 +11,7 @@ from lab.picturebook.model import GRID, MEAN, STD
 
 
 class LabelledTower(nn.Module):
-    """The vision tower and, on every patch token, one linear classifier per attribute and for its own row and column."""
+    """The vision tower and, on every patch token, a linear classifier for each attribute, its row and its column."""
 
     def __init__(self, tower: CLIPVisionModel):
         super().__init__()

@@ -40,7 +40,8 @@ def check_record(record: Record, where: str) -> None:
         raise UserError(f"{where}: {error}") from error
     if record.generic is not None and record.generic.shape != attn.shape:
         raise UserError(
-            f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected {list(attn.shape)}"
+            f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected "
+            f"{list(attn.shape)}"
         )
     for weights in (attn, record.generic):
         if weights is None:
@@ -55,11 +56,13 @@ def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> Non
     lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
     if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
         raise UserError(
-            f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in float32 or bfloat16)"
+            f"{where}: attention holds NaN or infinity; expected weights from 0 to 1 (collect again in "
+            "float32 or bfloat16)"
         )
     if lowest < 0:
         raise UserError(
-            f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the softmax, from 0 to 1"
+            f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the "
+            "softmax, from 0 to 1"
         )
 
 
@@ -86,8 +89,8 @@ def _check_geometry(record: Record) -> None:
 
 
 def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
-    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file. `grids` are those
-    of its picture that make the maps.
+    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file. `grids` are
+    those of its picture that make the maps.
 
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
@@ -119,7 +122,10 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
 
 
 def _spread(kept: Record, subset: HeadSubset) -> Record:
-    """[kept heads, 1, image tokens] put in their places among all heads; pages of memory that stay zero cost nothing."""
+    """[kept heads, 1, image tokens] put in their places among all heads.
+
+    Pages of memory that stay zero cost nothing.
+    """
 
     def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
         if rows.ndim != 3 or len(rows) != len(subset.heads):

@@ -8,7 +8,8 @@
 
 What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked
 too, generic: the same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their
-settings (lab/records/subset.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's heads.
+settings (lab/records/subset.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's
+heads.
 
 Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records
 does.
@@ -107,7 +108,8 @@ class Record:
         side = math.isqrt(vis)
         if side * side != vis:
             raise UserError(
-                f"{vis} image tokens are no square grid and meta has no grids; expected side x side tokens or meta['grids']"
+                f"{vis} image tokens are no square grid and meta has no grids; expected side x side tokens "
+                "or meta['grids']"
             )
         return (Grid.stretched(side, side, self.image_size or (side, side)),)
 

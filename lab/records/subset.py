@@ -1,9 +1,9 @@
 """Which heads' maps a record keeps: all of them (`AllHeads`), or some or none (`HeadSubset`).
 
 A record with all maps has its scores measured whenever they are asked for. A record with some maps stores the scores of
-every head, without regard to a threshold, so that rankings can be made again with another threshold or filter. What only
-a map can tell, such as its spatial entropy with other settings, cannot be measured again. Both classes answer the same
-questions, so that nobody has to ask which of them a record has.
+every head, without regard to a threshold, so that rankings can be made again with another threshold or filter. What
+only a map can tell, such as its spatial entropy with other settings, cannot be measured again. Both classes answer the
+same questions, so that nobody has to ask which of them a record has.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -129,7 +129,10 @@ def _rho(metrics: Mapping[str, Any] | None) -> float | None:
 
 
 def _selection(selection: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The first heads of localization_heads.json and how they were counted; None if it is missing or of another kind."""
+    """The first heads of localization_heads.json and how they were counted.
+
+    None if it is missing or of another kind.
+    """
     try:
         rows = [
             (

@@ -66,7 +66,8 @@ def _records(config: Config) -> tuple[Path, list[Path]]:
     files = list(list_samples(folder)["records"].values())
     if not files:
         raise UserError(
-            f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as stage=batch writes them"
+            f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as "
+            "stage=batch writes them"
         )
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write into {folder}, where the rankings would go: copy it, or make it writable")

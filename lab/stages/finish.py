@@ -36,7 +36,10 @@ class Finish:
         return cls(config.logic, choice_of(config), FigureOptions.of(config), config.data.visualize_batch)
 
     def __call__(self, path: Path, record: Record, *, fresh: bool) -> None:
-        """Ranks, and localizes if asked to. Files of a record that is not `fresh` are kept if they still tell its box."""
+        """Ranks, and localizes if asked to.
+
+        Files of a record that is not `fresh` are kept if they still tell its box.
+        """
         ranking = rank_heads(record, self.logic)
         write_ranking(path, ranking)
         if not self.visualize:

@@ -96,7 +96,8 @@ def chosen_files(
         )
     if source == Source.analyses and config.threshold == ThresholdOver.dataset:
         raise UserError(
-            f"logic.select.threshold=dataset needs records, but of {folder} only the rankings are read: set it to sample"
+            f"logic.select.threshold=dataset needs records, but of {folder} only the rankings are read: "
+            "set it to sample"
         )
     _check_number(len(files), str(folder), config)
     if not os.access(folder, os.W_OK):
@@ -122,7 +123,8 @@ def _write(folder: Path, picks: Picks, selection: Selection, source: Source, con
 
 
 def heads_json(picks: Picks, selection: Selection, source: Source, model: str | None, config: Config) -> dict[str, Any]:
-    """The content of localization_heads.json: every head ever selected, the most frequent first, and how they were counted.
+    """The content of localization_heads.json: every head ever selected, the most frequent first, and how they were
+    counted.
 
     num_layers and num_heads are None where only rankings were read, which do not tell them.
     """

@@ -212,7 +212,10 @@ def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"
 def _best(
     table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig
 ) -> dict[str, list[Head]]:
-    """One record's heads, best first, by each criterion; the layers that may hold a selected head are the same for all."""
+    """One record's heads, best first, by each criterion.
+
+    The layers that may hold a selected head are the same for all.
+    """
     passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
     by_sum = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()
 

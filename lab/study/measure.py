@@ -37,7 +37,10 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Each setting's figures: the value over all samples, its interval, and every sample's part, by name of the metric."""
+    """Each setting's figures.
+
+    The value over all samples, its interval, and every sample's part, by name of the metric.
+    """
 
     values: dict[str, Float[np.ndarray, "cases 3"]]  # value, low, high; NaN where nothing was measured
     parts: dict[str, Float[np.ndarray, "2 cases samples"]]  # numerators, denominators

@@ -115,7 +115,10 @@ def _heads_table(found: Found, heads: tuple[Head, ...], logic: LogicConfig, sett
     for number in dict.fromkeys((1, k)):
         best = found.oracle(number)
         rows.append(Row((f"oracle, best {number}: {name_heads(best)}",), (Case(logic, best),)))
-    note = f"Random: mean of {settings.draws} draws, and the range of 95 % of them. Oracle: the heads whose own boxes are best by the "
+    note = (
+        f"Random: mean of {settings.draws} draws, and the range of 95 % of them. Oracle: the heads whose own "
+        "boxes are best by the "
+    )
     return Table("heads", "The heads", ("heads",), rows, note + f"labels of {found.measured} scored samples.")
 
 

@@ -65,9 +65,11 @@ def _what(study: Study) -> str:
     settings, missing = study.settings, len(study.split.scored) - len(study.split.files)
     lost = f" {missing} of them have no record and count as misses." if missing else ""
     return (
-        f"`{study.found.model or settings.model}` on `{settings.data_file}`: {len(study.split.scored)} samples are scored.{lost} "
+        f"`{study.found.model or settings.model}` on `{settings.data_file}`: {len(study.split.scored)} samples "
+        f"are scored.{lost} "
         f"{study.split.note} Labels are read to score, for the oracle rows, and for the quality of single heads "
-        f"({study.found.measured} samples); never to find heads or set a threshold. Rules: the configuration in study.json, unless a table "
+        f"({study.found.measured} samples); never to find heads or set a threshold. Rules: the configuration in "
+        "study.json, unless a table "
         f"says otherwise. In %, with 95 % bootstrap intervals ({settings.resamples} resamples, seed {settings.seed}); "
         f"Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
     )
@@ -115,7 +117,10 @@ def _trials(study: Study) -> list[str]:
     overlap = [
         (one.k, f"{100 * one.value:.0f}", f"{100 * one.low:.0f} to {100 * one.high:.0f}") for one in study.agreements
     ]
-    note = f"{trials} trials, each of {study.per_trial} samples drawn at random without replacement; every pair of trials is compared."
+    note = (
+        f"{trials} trials, each of {study.per_trial} samples drawn at random without replacement; every pair "
+        "of trials is compared."
+    )
     return [
         markdown(("heads", "shared, mean %", "smallest to largest"), overlap),
         markdown(("rank", "head", "selected, mean %", "± std over the trials"), frequency),

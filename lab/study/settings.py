@@ -9,7 +9,10 @@ from lab.heads.choice import HeadChoice
 
 @dataclass(frozen=True)
 class Settings:
-    """The rules, what is compared, and how chance is drawn; `config` is all of the configuration, to be written down."""
+    """The rules, what is compared, and how chance is drawn.
+
+    `config` is all of the configuration, to be written down.
+    """
 
     logic: LogicConfig
     choice: HeadChoice

@@ -43,7 +43,8 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"No such checkpoint: {name} is neither a folder nor a repository of the hub (or a private one: `hf auth login`)"
+            f"No such checkpoint: {name} is neither a folder nor a repository of the hub (or a private one: "
+            "`hf auth login`)"
         ) from None
     except Exception as error:  # a download fails in as many ways as there are libraries between here and the hub
         cached = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir)
@@ -85,7 +86,8 @@ def weight_files(folder: Path) -> list[Path]:
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if found is None:
         raise UserError(
-            f"{folder} holds no weights; expected one of {', '.join(WEIGHT_FILES)} (a projector or adapter alone needs model.base)"
+            f"{folder} holds no weights; expected one of {', '.join(WEIGHT_FILES)} (a projector or adapter alone "
+            "needs model.base)"
         )
     if found.suffix != ".json":
         return [found]

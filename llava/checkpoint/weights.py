@@ -156,7 +156,8 @@ def check_keys(
         raise UserError(f"The weights in {source} lack {len(lost)} tensors: {listed(lost)}")
     if unexpected and not surplus:
         raise UserError(
-            f"The weights in {source} hold {len(unexpected)} tensors that the model has no place for: {listed(unexpected)}"
+            f"The weights in {source} hold {len(unexpected)} tensors that the model has no place for: "
+            f"{listed(unexpected)}"
         )
     return missing
 
@@ -191,7 +192,8 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], source: Pa
         raise UserError(f"{source} does not fit the model: {listed(wrong)}")
     if any(parameters[name].is_meta for name in tensors):
         raise UserError(
-            f"{source} cannot be put in place: the model is too large for the GPUs; use more of them, or model.load_in_4bit=true"
+            f"{source} cannot be put in place: the model is too large for the GPUs; use more of them, or "
+            "model.load_in_4bit=true"
         )
     with torch.no_grad():
         for name, value in tensors.items():
@@ -209,7 +211,8 @@ def one_line_errors(source: str | Path) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise UserError(
-            f"{source} does not fit into the GPU's memory; try device=auto with more GPUs, model.load_in_4bit=true or device=cpu"
+            f"{source} does not fit into the GPU's memory; try device=auto with more GPUs, "
+            "model.load_in_4bit=true or device=cpu"
         ) from None
     except pickle.UnpicklingError as error:
         raise UserError(

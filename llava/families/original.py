@@ -114,13 +114,15 @@ def _weights_source(request: Request, folder: Path) -> tuple[Path, str]:
         raise UserError(f"{request.name} is a LoRA adapter, which needs the package peft: pip install peft")
     if adapter and request.placement.quantization:
         raise UserError(
-            f"{request.name} is a LoRA adapter, which is merged into whole weights: leave out model.load_in_4bit and load_in_8bit"
+            f"{request.name} is a LoRA adapter, which is merged into whole weights: leave out model.load_in_4bit "
+            "and load_in_8bit"
         )
     if not adapter and any((folder / name).exists() for name in WEIGHT_FILES):
         raise UserError(f"{request.name} is a whole model: model.base={request.base} has no use here, leave it out")
     if "vision_config" in read_json(fetch(request.base, request.cache_dir) / "config.json"):
         raise UserError(
-            f"model.base={request.base} is in the transformers layout; expected a language model or a LLaVA in the original layout"
+            f"model.base={request.base} is in the transformers layout; expected a language model or a LLaVA in "
+            "the original layout"
         )
     return fetch_weights(request.base, request.cache_dir), f"original, {'LoRA' if adapter else 'projector'} on a base"
 
@@ -148,7 +150,8 @@ def _llava_config(
         )
     if raw.get("mm_hidden_size") not in (None, vision.hidden_size):
         raise UserError(
-            f"{where}: the projector takes {raw['mm_hidden_size']} features (mm_hidden_size), the vision tower gives {vision.hidden_size}"
+            f"{where}: the projector takes {raw['mm_hidden_size']} features (mm_hidden_size), the vision tower "
+            f"gives {vision.hidden_size}"
         )
     image_token_id = tokenizer.get_vocab().get("<unk>", tokenizer.unk_token_id)
     if image_token_id is None:

@@ -848,8 +848,8 @@ def test_the_command_explains_itself_and_ends_wrong_input_in_one_line():
     wrong = command("convert", "refcoco", "nowhere", "--split", "val", "--images", "nowhere", "--out", "x.jsonl")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert (
-        wrong.stderr
-        == "error: no nowhere/refs(unc).p; nowhere has no refs file at all: choose split_by from what stands in the brackets\n"
+        wrong.stderr == "error: no nowhere/refs(unc).p; nowhere has no refs file at all: "
+        "choose split_by from what stands in the brackets\n"
     )
 
 

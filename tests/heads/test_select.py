@@ -82,7 +82,8 @@ def pairs(written: dict) -> list[tuple[int, int]]:
 def test_a_head_counts_once_per_sample_that_has_it_among_its_best(tmp_path):
     folder = write_rankings(tmp_path, [(3, 1), (2, 0), (4, 4)], [(2, 0), (3, 1)], [(2, 0)], [(3, 3), (4, 0), (2, 0)])
     written = select(folder, "logic.select.top_n=2", "logic.select.samples=null")
-    assert [(*head, row["count"], row["frequency"]) for head, row in zip(pairs(written), written["heads"], strict=True)] == [
+    counted = zip(pairs(written), written["heads"], strict=True)
+    assert [(*head, row["count"], row["frequency"]) for head, row in counted] == [
         (2, 0, 3, 0.75), (3, 1, 2, 0.5), (3, 3, 1, 0.25), (4, 0, 1, 0.25),
     ]  # fmt: skip
     assert (written["samples"], written["samples_with_fewer_heads"], written["source"]) == (4, 1, "analyses")

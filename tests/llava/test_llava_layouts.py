@@ -140,7 +140,8 @@ def test_first_generation_checkpoint(tmp_path, tower):
         ]
     )
     folder = write_original(
-        tmp_path / "m", tensors, tower, vocab_size=VOCAB + 3, mm_use_im_start_end=True, bos_token_id=0, eos_token_id=1, pad_token_id=-1,
+        tmp_path / "m", tensors, tower, vocab_size=VOCAB + 3, mm_use_im_start_end=True, bos_token_id=0,
+        eos_token_id=1, pad_token_id=-1,
         max_sequence_length=200, **absent,
     )  # fmt: skip
     config = json.loads((folder / "config.json").read_text())

@@ -22,7 +22,8 @@ HUMAN = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 HELPFUL = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
 IMAGE = ImageTokens(token_id=0, count=16)
@@ -45,12 +46,14 @@ IMAGE = ImageTokens(token_id=0, count=16)
         ("v0_plain", "<image>\nQ\n"),
         (
             "chatml_direct",
-            "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\nQ<|im_end|><|im_start|>assistant\n",
+            "<|im_start|>system\nAnswer the "
+            "questions.<|im_end|><|im_start|>user\n<image>\nQ<|im_end|><|im_start|>assistant\n",
         ),
         (
             "mpt",
             "<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
-            "The assistant gives helpful and honest answers.<|im_end|><|im_start|>user\n<image>\nQ<|im_end|><|im_start|>assistant\n",
+            "The assistant gives helpful and honest "
+            "answers.<|im_end|><|im_start|>user\n<image>\nQ<|im_end|><|im_start|>assistant\n",
         ),
     ],
 )
@@ -73,7 +76,8 @@ def test_unknown_template_lists_the_known():
 # ids
 
 QUERIES = [
-    "a bird", "A Bird.", " a bird", "   three  spaces", "a bird ", "two\nlines", "\nnext line", "tab\there", "the small dog's collar",
+    "a bird", "A Bird.", " a bird", "   three  spaces", "a bird ", "two\nlines", "\nnext line", "tab\there",
+    "the small dog's collar",
     "100% red", "zebra crossing", "grüner Vogel", "鳥",
     "птица на ветке", "🐦", "a 🐦 on a 🌳", "e\u0301 composed", "USER: a bird ASSISTANT:",
     "###", "a bird " * 20,

@@ -55,7 +55,8 @@ def _write(
     """config.json and model.safetensors."""
     content = {
         "architectures": [model_class.__name__], "model_type": kind, "image_token_index": VOCAB, "ignore_index": -100,
-        "pad_token_id": VOCAB + 1, "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
+        "pad_token_id": VOCAB + 1, "projector_hidden_act": "gelu", "tie_word_embeddings": False,
+        "torch_dtype": "float16",
         "text_config": text, "vision_config": {**VISION, "image_size": PIXELS, "model_type": "clip_vision_model"},
         "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": ROWS, **config,
     }  # fmt: skip

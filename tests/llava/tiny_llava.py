@@ -27,22 +27,31 @@ VISION = {
     "patch_size": PATCH, "hidden_act": "quick_gelu", "projection_dim": 16,
 }  # fmt: skip
 TEXT = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": VOCAB, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 5000.0, "tie_word_embeddings": False,
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 5000.0,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 ORIGINAL_CONFIG = {
-    **TEXT, "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
-    "pad_token_id": 0, "max_length": 256, "rope_scaling": None, "pretraining_tp": 1, "torch_dtype": "float16", "use_cache": True,
+    **TEXT, "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "hidden_act": "silu",
+    "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0, "max_length": 256, "rope_scaling": None, "pretraining_tp": 1, "torch_dtype": "float16",
+    "use_cache": True,
     "transformers_version": "4.31.0", "freeze_mm_mlp_adapter": False, "image_aspect_ratio": "pad", "mm_hidden_size": 16,
-    "mm_projector_type": "mlp2x_gelu", "mm_resampler_type": None, "mm_use_im_patch_token": False, "mm_use_im_start_end": False,
-    "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2, "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "mm_projector_type": "mlp2x_gelu", "mm_resampler_type": None, "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False,
+    "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2,
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
     "tune_mm_mlp_adapter": False, "use_mm_proj": True,
 }  # fmt: skip
 TOWER = "model.vision_tower.vision_tower."
 SENTENCES = (
-    "a bird on the branch", "the cat on the floor", "a small dog wearing a collar", "USER: what is in the picture? ASSISTANT: a red ball",
-    "You are a helpful language and vision assistant.", "You are able to understand the visual content that the user provides,",
-    "and assist the user with a variety of tasks using natural language.", "A chat between a curious user and an AI. Human: ###Assistant:",
+    "a bird on the branch", "the cat on the floor", "a small dog wearing a collar",
+    "USER: what is in the picture? ASSISTANT: a red ball",
+    "You are a helpful language and vision assistant.",
+    "You are able to understand the visual content that the user provides,",
+    "and assist the user with a variety of tasks using natural language.",
+    "A chat between a curious user and an AI. Human: ###Assistant:",
 )  # fmt: skip
 
 
@@ -51,10 +60,14 @@ SENTENCES = (
 
 @lru_cache
 def sentencepiece_model() -> bytes:
-    """Like Llama's: BPE with byte fallback, digits apart, a space before the first word, and "▁" as a piece of its own."""
+    """Like Llama's.
+
+    BPE with byte fallback, digits apart, a space before the first word, and "▁" as a piece of its own.
+    """
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 20), model_writer=out, vocab_size=VOCAB, model_type="bpe", byte_fallback=True,
+        sentence_iterator=iter(SENTENCES * 20), model_writer=out, vocab_size=VOCAB, model_type="bpe",
+        byte_fallback=True,
         character_coverage=1.0, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity",
         remove_extra_whitespaces=False, split_digits=True, minloglevel=2,
     )  # fmt: skip
@@ -273,7 +286,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def original_pixels(image: Image.Image, *, pad: bool) -> torch.Tensor:
-    """Padded to a centred square in the mean colour, then CLIP's resize of the shorter edge, crop, and normalisation."""
+    """Padded to a centred square in the mean colour, then CLIP's resize, crop and normalisation."""
     if pad and image.width != image.height:
         side = max(image.size)
         square = Image.new("RGB", (side, side), tuple(int(m * 255) for m in MEAN))

@@ -81,7 +81,10 @@ def test_an_unknown_pattern_is_refused_with_the_choices():
 
 
 def test_every_expression_means_exactly_its_targets_by_its_words_alone():
-    """Reads the words back, independently of the generator: the things with all named attributes must hold the targets."""
+    """Reads the words back, independently of the generator.
+
+    The things with all named attributes must hold the targets.
+    """
     seen = set()
     for seed in SEEDS:
         scene = make_scene(seed)

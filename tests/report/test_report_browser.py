@@ -395,19 +395,23 @@ CONTRASTS = """() => {
         return own[3] === 1 ? own : over(own, ground(element.parentElement));
     };
     const light = (colour) => {
-        const [r, g, b] = colour.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+        const [r, g, b] = colour.map((v) => {
+            v /= 255;
+            return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const found = {};
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node; (node = walker.nextNode());) {
         const element = node.parentElement;
-        if (!node.data.trim() || element.closest('script, style, noscript, .unseen') || !element.checkVisibility()) continue;
+        const unseen = element.closest('script, style, noscript, .unseen');
+        if (!node.data.trim() || unseen || !element.checkVisibility()) continue;
         const under = ground(element);
         const style = getComputedStyle(element);
         const text = over(rgba(element instanceof SVGElement ? style.fill : style.color), under);
         const [bright, dark] = [light(text), light(under)].sort((a, b) => b - a);
-        const name = `${element.tagName}.${element.className.baseVal ?? element.className} "${node.data.trim().slice(0, 20)}"`;
+        const kind = element.className.baseVal ?? element.className;
+        const name = `${element.tagName}.${kind} "${node.data.trim().slice(0, 20)}"`;
         found[name] = (bright + 0.05) / (dark + 0.05);
     }
     return found;
@@ -487,8 +491,10 @@ def test_the_page_runs_no_script_and_asks_no_server_but_its_own(browser, report)
     page.on("requestfailed", lambda request: asked.append((request.url, request.failure)))
     page.goto(report.as_uri())
     page.evaluate("""() => {
-        const script = document.createElement('script'); script.textContent = 'window.ran = true'; document.body.append(script);
-        const image = document.createElement('img'); image.src = 'http://localhost:9/x.png'; document.body.append(image);
+        const script = document.createElement('script'); script.textContent = 'window.ran = true';
+        document.body.append(script);
+        const image = document.createElement('img'); image.src = 'http://localhost:9/x.png';
+        document.body.append(image);
     }""")
     page.wait_for_timeout(100)
     assert page.evaluate("window.ran === undefined")
@@ -506,7 +512,8 @@ def test_two_runs_stand_side_by_side_the_largest_disagreement_first(visit, compa
     assert "A against B, in %, on the 60 samples that both answer" in text
     assert "logic.heads" in text
     pairs = page.locator(CARDS).evaluate_all(
-        "cards => cards.map((c) => [...c.querySelectorAll('.verdict')].map((v) => parseFloat(v.textContent.match(/[\\d.]+$/)[0])))"
+        "cards => cards.map((c) => [...c.querySelectorAll('.verdict')].map((v) => "
+        "parseFloat(v.textContent.match(/[\\d.]+$/)[0])))"
     )
     gaps = [abs(a - b) for a, b in pairs]
     assert gaps[0] > 0.1

@@ -73,7 +73,8 @@ def test_pipeline_writes_record_ranking_mask_box_and_figures(tmp_path, picturebo
     assert stage("pipeline", tmp_path) == 0
     folder = tmp_path / MODEL
     assert {p.name for p in folder.iterdir()} == {
-        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png", "bird_heads.png",
+        "bird.pkl", "bird_analysis.pkl", "bird_analysis.json", "bird_mask.png", "bird_bbox.json", "bird_top3.png",
+        "bird_heads.png",
         "config.yaml",
     }  # fmt: skip
     record = load_record(folder / "bird.pkl")
