@@ -28,11 +28,12 @@ from analyze import HeadScore, attention_sums, chord_elbow, components, score_al
 from bbox import Localization, head_maps
 from conf.schema import Contrast, EntropyConfig, LogicConfig, ThresholdMethod, VizConfig
 from lab.base.files import write_atomic
+from lab.figures.colours import INK
 from lab.figures.heads import heads_figure
 from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
 from lab.figures.selection import head_quality_figure, selection_figure
 from lab.figures.sheet import sheet
-from lab.figures.style import INK, any_glyphs
+from lab.figures.style import any_glyphs
 from lab.records.record import Record
 from llava.grid import Grid
 

@@ -11,18 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyze import Head, HeadTable
-from lab.figures.style import (
-    BOX_COLOUR,
-    EDGE,
-    HEAT,
-    INK,
-    canvas,
-    caption,
-    caption_height,
-    mark_heads,
-    place,
-    write_caption,
-)
+from lab.figures.colours import BOX_COLOUR, EDGE, INK
+from lab.figures.style import HEAT, canvas, caption, caption_height, mark_heads, place, write_caption
 
 FEW_PLACES = HEAT.reversed()  # low entropy is what is looked for: it gets the dark end
 NO_ENTROPY = "#d9d9d9"

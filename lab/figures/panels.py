@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 from bbox import Localization
-from lab.figures.style import BOX_COLOUR, EDGE, HEAT, INK, MASK_COLOUR
+from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR
+from lab.figures.style import HEAT
 from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen

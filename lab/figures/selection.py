@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyze import Head
+from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.heads import head_map
-from lab.figures.style import BOX_COLOUR, INK, canvas, mark_heads
+from lab.figures.style import canvas, mark_heads
 
 
 def selection_figure(

@@ -19,14 +19,13 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.patches import Rectangle
 
 from analyze import Head
+from lab.figures.colours import BOX_COLOUR, INK
 
 log = logging.getLogger(__name__)
 
 HEAT = ListedColormap(
     colormaps["inferno_r"](np.linspace(0.03, 0.92, 256))
 )  # more is darker, so that grey print keeps the order
-BOX_COLOUR, MASK_COLOUR = "#0072b2", "#ffc400"  # blue, cased in white; yellow, cased in black
-INK, EDGE = "#222222", "#999999"
 CAPTION_POINTS, CAPTION_LINES = 15, 3
 JOINERS = "\u200c\u200d"  # invisible, but they shape Persian and Indic words
 

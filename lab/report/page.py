@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from analyze import Head
 from conf.schema import as_dict, as_yaml
+from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
 from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
 from lab.report.contents import Gathered, Shown
@@ -36,7 +37,7 @@ to_json = partial(htmlsafe_json_dumps, dumps=partial(json.dumps, separators=(","
 
 def render(gathered: Gathered, *, resamples: int, seed: int) -> str:
     """The whole page; intervals come from so many resamples."""
-    script, style = script_text(), (HERE / "static" / "page.css").read_text(encoding="utf-8")
+    script, style = script_text(), style_text()
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -74,6 +75,13 @@ def script_text() -> str:
     """The page's script: its files in one closure, so that they see each other and nothing sees them."""
     parts = [(HERE / "static" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+
+
+@cache
+def style_text() -> str:
+    """The page's style: box and mask in the colours of the figures, then static/page.css."""
+    found = f":root {{ --found: {BOX_COLOUR}; --masked: {MASK_COLOUR}; }}"
+    return f"{found}\n{(HERE / 'static' / 'page.css').read_text(encoding='utf-8')}"
 
 
 def _hash(text: str) -> str:

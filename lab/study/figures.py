@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import viz
+from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.selection import head_quality_figure
-from lab.figures.style import BOX_COLOUR, INK, canvas, place
+from lab.figures.style import canvas, place
 from lab.study.plan import REGIONS, Row, Table
 from lab.study.report import Study
 

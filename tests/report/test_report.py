@@ -13,13 +13,13 @@ from PIL import Image
 
 from conf.schema import as_dict
 from lab.base.errors import UserError
-from lab.base.paths import PROJECT
+from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
 from lab.measure.metrics import Score
 from lab.records.files import load_record, save_record
 from lab.report import pictures
 from lab.report.contents import Run
 from lab.report.gather import gather, shown_ids
-from lab.report.page import samples_data, to_json
+from lab.report.page import samples_data, style_text, to_json
 from lab.report.pictures import levels, outline, thumbnail
 from lab.report.samples import Finding, Rules, disagreement
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, saved_estimates
@@ -388,8 +388,6 @@ def test_records_that_keep_some_heads_only_are_shown_if_those_are_the_chosen_one
 
 
 def test_the_page_draws_in_the_colours_of_the_figures():
-    from lab.figures.style import BOX_COLOUR, MASK_COLOUR
-
-    css = (PROJECT / "lab/report/static/page.css").read_text()
+    css = style_text()
     assert f"--found: {BOX_COLOUR};" in css
     assert f"--masked: {MASK_COLOUR};" in css
