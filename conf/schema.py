@@ -10,7 +10,7 @@ makes objects of them, once; each checks its own values as it is made. The text 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -545,12 +545,22 @@ def plain(cfg: Config | DictConfig) -> Config:
 
 def as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain dicts, lists, texts and numbers."""
-    return OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)  # type: ignore[return-value]
+    return _plain_value(config)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Group):
+        return {one.name: _plain_value(getattr(value, one.name)) for one in fields(value)}  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return {name: _plain_value(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(part) for part in value]
+    return str(value) if isinstance(value, Choice) else value
 
 
 def as_yaml(config: Config) -> str:
     """The configuration as YAML that Hydra reads again."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(as_dict(config)))
 
 
 def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
