@@ -175,8 +175,9 @@ def spatial_entropy(
 def components(
     attention: Float[np.ndarray, "rows cols"], config: EntropyConfig
 ) -> tuple[Int[np.ndarray, "rows cols"], Float[np.ndarray, " components"]]:
-    """The places that `spatial_entropy` counts in one map: the number of each cell's component from 1 (0: none), and
-    their shares p.
+    """The places that `spatial_entropy` counts in one map.
+
+    The number of each cell's component from 1 (0: none), and their shares p.
     """
     above, total = _above_centre(attention.reshape(1, -1), config.center, None)
     labels, count = ndimage.label((above > config.min_value).reshape(attention.shape), structure=EIGHT_NEIGHBOURS)

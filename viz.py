@@ -100,8 +100,9 @@ def components_figure(
     grid: Grid,
     config: EntropyConfig,
 ) -> Figure:
-    """The places that the spatial entropy counts in each chosen head's map, with their shares; arguments as for
-    top_heads_figure.
+    """The places that the spatial entropy counts in each chosen head's map, with their shares.
+
+    Arguments as for top_heads_figure.
     """
     picture, shown = Picture(image), max(1, min(len(scores), MAX_HEADS_SHOWN))
     figure, panels = sheet(query, shown, picture.shape, large=False)
@@ -133,8 +134,9 @@ def sample_figures(
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes the figure, whole or not at all, the same bytes for the same figure; the format is the suffix (.png, .pdf,
-    .svg).
+    """Writes the figure, whole or not at all, the same bytes for the same figure.
+
+    The format is the suffix (.png, .pdf, .svg).
     """
     buffer, kind = io.BytesIO(), path.suffix[1:]
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}

@@ -16,8 +16,9 @@ KINDS = ("whole", "tile")
 
 @dataclass(frozen=True)
 class Grid:
-    """Image tokens laid out as rows x cols over a rectangle of the original image: token (r, c) is the image token
-    start + r * stride + c.
+    """Image tokens laid out as rows x cols over a rectangle of the original image.
+
+    Token (r, c) is the image token start + r * stride + c.
 
     `start` is the index of the grid's first token among the V image tokens of the record. `extent_xyxy` is in pixels of
     the original image, edges exclusive; it reaches beyond the image where the model saw padding and stops inside it
@@ -45,8 +46,9 @@ class Grid:
 
     @classmethod
     def padded_square(cls, side: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
-        """The image centred in a square as large as its longer edge; an odd margin puts the spare pixel at the right or
-        bottom.
+        """The image centred in a square as large as its longer edge.
+
+        An odd margin puts the spare pixel at the right or bottom.
         """
         width, height = image_size
         square = max(width, height)
@@ -57,8 +59,9 @@ class Grid:
     def centre_crop(
         cls, side: int, image_size: tuple[int, int], resize_to: int, crop_to: int | None = None, start: int = 0
     ) -> "Grid":
-        """The shorter edge resized to `resize_to` pixels, then a centred square of `crop_to` (default: the same) cut
-        out.
+        """The shorter edge resized to `resize_to` pixels, then a centred square cut out.
+
+        The square has `crop_to` pixels a side, by default `resize_to`.
         """
         width, height = image_size
         crop_to = crop_to or resize_to
@@ -101,8 +104,9 @@ class Grid:
 
     @property
     def tokens(self) -> slice:
-        """From the grid's first token to behind its last, among the record's V; with a longer stride, others lie
-        between them.
+        """From the grid's first token to behind its last, among the record's V.
+
+        With a longer stride, others lie between them.
         """
         return slice(self.start, self.start + (self.rows - 1) * self.stride + self.cols)
 

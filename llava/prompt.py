@@ -15,8 +15,10 @@ Segment = tuple[str, str]  # station, text
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """How the placeholder `<image>` is written as ids: `count` times `token_id`, between marks if the checkpoint has
-    them. Where the number depends on the picture, a checkpoint's `count` is the largest.
+    """How the placeholder `<image>` is written as ids.
+
+    `count` times `token_id`, between marks if the checkpoint has them. Where the number depends on the picture, a
+    checkpoint's `count` is the largest.
     """
 
     token_id: int

@@ -14,8 +14,10 @@ from llava.grid import Grid
 
 @dataclass(frozen=True)
 class TileGeometry:
-    """Where the image tokens of a picture lie: those of the whole picture, then those of its tiles, row by row across
-    the tiles, with a newline token behind each row.
+    """Where the image tokens of a picture lie.
+
+    Those of the whole picture, then those of its tiles, row by row across the tiles, with a newline token behind each
+    row.
     """
 
     side: int  # tokens per row and per column of a tile, and of the whole picture
@@ -36,8 +38,9 @@ class TileGeometry:
         return self.side**2
 
     def tiles(self, image_size: tuple[int, int]) -> Grid | None:
-        """The grid of the tiles for a picture of (width, height) pixels; None if it is so narrow that nothing is left
-        of them.
+        """The grid of the tiles for a picture of (width, height) pixels.
+
+        None if it is so narrow that nothing is left of them.
 
         The picture is enlarged into the canvas and centred there, in whole pixels; then rows or columns of tokens that
         hold padding alone are cut at both ends, by their number in exact arithmetic. The two may differ by a part of a

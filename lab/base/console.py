@@ -140,8 +140,9 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], name: str, *, total: int | None = None, every: float = 15.0) -> Iterator[T]:
-    """Yields the items behind a bar with rate and time left; where there is no terminal, with a log line every `every`
-    seconds.
+    """Yields the items behind a bar with rate and time left.
+
+    Where there is no terminal, with a log line every `every` seconds.
     """
     count = total if total is not None else len(items) if isinstance(items, Sized) else None
     return _bar(items, name, count) if _on_a_terminal() else _log_lines(items, name, count, every)

@@ -38,8 +38,9 @@ class _SteadyPickler(pickle.Pickler):
 
 
 def dump_plain(content: Any) -> bytes:
-    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand; equal content gives
-    equal bytes.
+    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand.
+
+    Equal content gives equal bytes.
     """
     buffer = io.BytesIO()
     _SteadyPickler(buffer, protocol=4).dump(content)
@@ -174,8 +175,9 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _torch_load(data: bytes) -> Any:
-    """torch.load of tensors, storages and plain containers only; also in place of torch's own way to rebuild a storage,
-    which trusts it.
+    """torch.load of tensors, storages and plain containers only.
+
+    Also in place of torch's own way to rebuild a storage, which trusts it.
     """
     import torch
 

@@ -1,5 +1,6 @@
-"""What of a record is kept, under which name, and how much room that takes: the keys data.save_dtype, save_attention,
-record_format.
+"""What of a record is kept, under which name, and how much room that takes.
+
+The keys data.save_dtype, save_attention, record_format.
 
     kept = as_stored(record, data, logic, choice)       # what the file will hold: rank and draw this
     path = write_record(folder, "bird", kept, data.record_format)
@@ -48,8 +49,9 @@ BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
 def stored_dtype(dtype: str, data: DataConfig) -> str:
-    """The precision that records of a model of `dtype` are stored in: `data.save_dtype` or, without it, 16 bits as 16,
-    else float32.
+    """The precision that records of a model of `dtype` are stored in.
+
+    `data.save_dtype` or, without it, 16 bits as 16, else float32.
     """
     return data.save_dtype or ("float32" if dtype == "float32" else "float16")
 

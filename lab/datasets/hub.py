@@ -1,5 +1,6 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside: lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on
-the hub.
+"""RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside.
+
+Lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on the hub.
 
 A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w,
 h], `segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample
@@ -51,8 +52,9 @@ ROWS_AT_A_TIME = 32
 
 
 def read_hub(folder: Path, images: Path, *, split: str, split_by: str | None = None) -> Iterator[Sample]:
-    """Yields one sample per expression, id `<question_id>_<number of the expression>`; writes each picture into
-    `images`, once.
+    """Yields one sample per expression, id `<question_id>_<number of the expression>`.
+
+    Writes each picture into `images`, once.
 
     `folder` holds the split's files (`val-00000-of-00004.parquet` ...). Raises UserError if pyarrow or a file is
     missing, a row is malformed, or the split mixes two divisions and `split_by` does not say which is meant.

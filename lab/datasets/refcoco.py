@@ -1,5 +1,6 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as their authors distribute them: `refs(<split_by>).p` beside `instances.json`, and
-COCO train2014.
+"""RefCOCO, RefCOCO+ and RefCOCOg as their authors distribute them.
+
+`refs(<split_by>).p` beside `instances.json`, and COCO train2014.
 
 The pickle is read without executing anything in it. One sample per EXPRESSION: RefCOCO by UNC has 10,834 in val, 5,657
 in testA and 5,095 in testB; RefCOCO+ by UNC 10,758, 5,726 and 4,889; RefCOCOg by UMD 4,896 in val and 9,602 in test.

@@ -109,8 +109,9 @@ def check_box(box_xyxy: Sequence[Any]) -> Box:
 
 
 def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
-    """Raises UserError unless box and masks fit an image of (width, height); without a size, what can be seen without
-    it.
+    """Raises UserError unless box and masks fit an image of (width, height).
+
+    Without a size, what can be seen without it.
 
     Masks are not decoded: of an image file only the header is read.
     """

@@ -20,8 +20,9 @@ def selection_figure(
     top_k: int,
     title: str,
 ) -> Figure:
-    """How often each head is selected: the whole model as a map, and the most frequent heads as bars with their
-    deviation.
+    """How often each head is selected.
+
+    The whole model as a map, and the most frequent heads as bars with their deviation.
 
     Args:
         frequency: share of the samples, 0 to 1. std: its standard deviation over the trials.

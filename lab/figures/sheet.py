@@ -1,5 +1,6 @@
-"""Where the parts of a figure go: caption on top, a large picture at the left, small panels around it, a colour bar at
-the right.
+"""Where the parts of a figure go.
+
+Caption on top, a large picture at the left, small panels around it, a colour bar at the right.
 """
 
 import math

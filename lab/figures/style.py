@@ -58,8 +58,9 @@ def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
 
 
 def caption(text: str, inches: float) -> list[str]:
-    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`; longer text ends in an
-    ellipsis.
+    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`.
+
+    Longer text ends in an ellipsis.
     """
     quoted = f"“{printable(text).strip()}”"
     start = quoted[:400]  # long enough to tell how wide its characters are
@@ -85,8 +86,9 @@ def caption_height(lines: Sequence[str]) -> float:
 
 
 def printable(text: str) -> str:
-    """The text without what cannot be seen: control characters, marks that override the writing direction, halves of
-    characters.
+    """The text without what cannot be seen.
+
+    Control characters, marks that override the writing direction, halves of characters.
     """
     return "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "" for c in text)
 

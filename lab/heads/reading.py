@@ -112,8 +112,9 @@ def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result
 
 
 def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = ()) -> Picks:
-    """The first heads of saved rankings. `records` may name a record of the same model, to tell what the rankings do
-    not: its shape.
+    """The first heads of saved rankings.
+
+    `records` may name a record of the same model, to tell what the rankings do not: its shape.
 
     Raises UserError naming the file if one is no ranking or is of another model than the record.
     """

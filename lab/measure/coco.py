@@ -11,8 +11,9 @@ from lab.measure.metrics import Prediction, _encloses
 
 
 def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Predictions as COCO's results: {id, image_id, category_id, bbox [x, y, width, height], segmentation (RLE),
-    score}.
+    """Predictions as COCO's results.
+
+    {id, image_id, category_id, bbox [x, y, width, height], segmentation (RLE), score}.
 
     `image_ids` maps a sample's id to its image's; without, every sample counts as an image of its own. A prediction
     without a box gets the one around its mask; if nothing encloses an area, it is left out.

@@ -1,5 +1,6 @@
-"""The rows of stage=evaluate: the chosen heads, and controls that tell whether it is these heads that make the boxes
-good.
+"""The rows of stage=evaluate.
+
+The chosen heads, and controls that tell whether it is these heads that make the boxes good.
 
 Each control is blind to the truth but for the oracle:
 

@@ -134,8 +134,9 @@ def ratios(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name of each figure -> each sample's part in its numerator and in its denominator; 0 and 0 where it does not
-    count.
+    """Name of each figure -> each sample's part in its numerator and in its denominator.
+
+    0 and 0 where it does not count.
     """
 
     def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

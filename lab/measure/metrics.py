@@ -1,5 +1,6 @@
-"""How good boxes, masks and points are: pure functions over arrays, one score per sample, and figures with their
-uncertainty.
+"""How good boxes, masks and points are.
+
+Pure functions over arrays, one score per sample, and figures with their uncertainty.
 
     scores = [score(read_truth(sample), predictions.get(sample.id)) for sample in samples]
     for row in summarize(scores):

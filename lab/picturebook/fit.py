@@ -1,5 +1,6 @@
-"""One training loop for both stages: warm-up and cosine, Muon and AdamW, checkpoints to resume from, a log of JSON
-lines.
+"""One training loop for both stages.
+
+Warm-up and cosine, Muon and AdamW, checkpoints to resume from, a log of JSON lines.
 """
 
 import json

@@ -45,8 +45,9 @@ def pack(
     kept_share: float = 1.0,
     blind_share: float = 0.0,
 ) -> Packed:
-    """Lays out questions int16 [B, Q, T] with spans uint8 [B, Q, 2] (tokens before the answer; in all) behind their
-    images.
+    """Lays out questions int16 [B, Q, T] behind their images.
+
+    `spans` are uint8 [B, Q, 2]: tokens before the answer, and in all.
     """
     batch, questions, _ = ids.shape
     spans = spans.astype(int)

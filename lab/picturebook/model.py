@@ -1,5 +1,6 @@
-"""The picture-book LLaVA before training: configuration, tokenizer and processor, all in the standard transformers
-layout.
+"""The picture-book LLaVA before training.
+
+Configuration, tokenizer and processor, all in the standard transformers layout.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""Which rules turn the heads of the shipped model into the best boxes: every combination, on scenes that are used for
-nothing else.
+"""Which rules turn the heads of the shipped model into the best boxes.
+
+Every combination, on scenes that are used for nothing else.
 
     python -m lab.picturebook.make out=runs/choose n=1000 seed=30 python pipeline.py stage=batch
     data.data_file=runs/choose/picturebook.jsonl data.process_all=true data.save_generic=true \

@@ -89,8 +89,9 @@ def _check_geometry(record: Record) -> None:
 
 
 def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
-    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file. `grids` are
-    those of its picture that make the maps.
+    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file.
+
+    `grids` are those of its picture that make the maps.
 
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.

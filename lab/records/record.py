@@ -71,8 +71,9 @@ class Record:
         return cls(attn, dict(meta or {}), dtype, None if generic is None else _widened(generic)[0])
 
     def tensor(self) -> "torch.Tensor":
-        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens]; float32 shares `attn`'s
-        memory.
+        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens].
+
+        float32 shares `attn`'s memory.
         """
         import torch
 
@@ -99,8 +100,9 @@ class Record:
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """The grids of meta["grids"]; without them, one square grid stretched over the image (over unit cells if its
-        size is unknown).
+        """The grids of meta["grids"].
+
+        Without them, one square grid stretched over the image (over unit cells if its size is unknown).
         """
         if self.meta.get("grids"):
             return tuple(Grid.from_dict(plain) for plain in self.meta["grids"])

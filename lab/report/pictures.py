@@ -32,8 +32,9 @@ def thumbnail(image: Image.Image, max_side: int) -> bytes:
 
 
 def outline(mask: Bool[np.ndarray, "height width"]) -> tuple[float, str]:
-    """The mask's outlines as an SVG path, and the pixels of the mask in one unit of the path. An empty mask has the
-    path "".
+    """The mask's outlines as an SVG path, and the pixels of the mask in one unit of the path.
+
+    An empty mask has the path "".
 
     The mask is first reduced to OUTLINE_SIDE cells on its longer side; its corners come out slanted by half a cell.
     """
@@ -58,8 +59,9 @@ def _path(points: np.ndarray) -> str:
 
 
 def levels(maps: Float[np.ndarray, "maps rows cols"], highest: float) -> np.ndarray:
-    """Maps as bytes, uint8 [maps, rows, cols]: the square root of each cell's share of `highest`, so that faint cells
-    keep their shades.
+    """Maps as bytes, uint8 [maps, rows, cols].
+
+    The square root of each cell's share of `highest`, so that faint cells keep their shades.
     """
     share = np.clip(maps / (highest or 1.0), 0, 1)
     return np.rint(255 * np.sqrt(share)).astype(np.uint8)

@@ -169,8 +169,9 @@ def fresh_estimates(scores: Sequence[Score], resamples: int, seed: int) -> list[
 
 
 def differences(gathered: Gathered, resamples: int, seed: int) -> tuple[list[dict[str, Any]], int, int]:
-    """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer; how many; how
-    many only one does.
+    """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer.
+
+    How many; how many only one does.
 
     `clear`: the interval of the difference leaves out 0.
     """

@@ -1,5 +1,6 @@
-"""stage=analyze with data.attention_dir: the ranking of every record of a folder, in worker processes, memory flat in
-their number.
+"""stage=analyze with data.attention_dir.
+
+The ranking of every record of a folder, in worker processes, memory flat in their number.
 
 A record that cannot be ranked is listed in analysis_errors.jsonl, and the others are ranked all the same.
 """

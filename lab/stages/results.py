@@ -50,8 +50,9 @@ class FigureOptions:
 
 
 def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
-    """The ranking beside its record, a list of dicts, best first: `X_analysis.pkl`, and `X_analysis.json` with null for
-    infinity.
+    """The ranking beside its record, a list of dicts, best first.
+
+    `X_analysis.pkl`, and `X_analysis.json` with null for infinity.
     """
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]

@@ -123,8 +123,9 @@ def _write(folder: Path, picks: Picks, selection: Selection, source: Source, con
 
 
 def heads_json(picks: Picks, selection: Selection, source: Source, model: str | None, config: Config) -> dict[str, Any]:
-    """The content of localization_heads.json: every head ever selected, the most frequent first, and how they were
-    counted.
+    """The content of localization_heads.json.
+
+    Every head ever selected, the most frequent first, and how they were counted.
 
     num_layers and num_heads are None where only rankings were read, which do not tell them.
     """

@@ -1,5 +1,6 @@
-"""What the paper claims (arXiv 2503.06287), as comparisons with a verdict, and what they rest on: agreement of trials,
-of rank and quality.
+"""What the paper claims (arXiv 2503.06287), as comparisons with a verdict, and what they rest on.
+
+Agreement of trials, of rank and quality.
 
 Every claim is one number with a bound, stated here before anything is measured. It holds if the whole 95 % interval is
 on the right side of the bound, does not if the whole interval is on the other, and is open between. Samples are drawn
@@ -67,8 +68,9 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the `k` most selected heads, the share that two trials have in common: mean, smallest and largest over the
-    pairs.
+    """Of the `k` most selected heads, the share that two trials have in common.
+
+    Mean, smallest and largest over the pairs.
     """
 
     k: int

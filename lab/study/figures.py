@@ -36,8 +36,9 @@ def draw(study: Study, folder: Path) -> list[Path]:
 
 
 def settings_figure(study: Study) -> Figure:
-    """Acc@0.5 of every setting with its interval: heads, criteria, number of heads, smoothing, mask and box, samples to
-    find heads with.
+    """Acc@0.5 of every setting with its interval.
+
+    Heads, criteria, number of heads, smoothing, mask and box, samples to find heads with.
     """
     figure = canvas(3 * (WIDTH + LEFT) + 0.3, 2 * (HEIGHT + GAP) + 0.3)
     tables = study.plan.tables

@@ -74,7 +74,8 @@ def _estimates(parts: Float[np.ndarray, "2 cases samples"], settings: Settings) 
 
 
 def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.ndarray, "4 cases"]:
-    """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right;
+    """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right.
+
     NaN: not measured.
 
     Settings that give the same heads and rules are measured once.

@@ -200,8 +200,9 @@ def sizes(found: Found, settings: Settings) -> list[int]:
 
 
 def discovered(found: Found, n: int, logic: LogicConfig, settings: Settings) -> list[tuple[Head, ...]]:
-    """The localization heads of each of `study.draws` random subsets of `n` samples; fewer than `top_k` if no more were
-    selected.
+    """The localization heads of each of `study.draws` random subsets of `n` samples.
+
+    Fewer than `top_k` if no more were selected.
     """
     subsets = []
     for draw in range(settings.study.draws):

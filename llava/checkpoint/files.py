@@ -58,8 +58,9 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
 
 
 def fetch_weights(name: str, cache_dir: str | None = None) -> Path:
-    """The folder of a checkpoint with its weights in it, every file of them whole; one of the two formats is
-    downloaded.
+    """The folder of a checkpoint with its weights in it, every file of them whole.
+
+    One of the two formats is downloaded.
 
     Raises:
         UserError: there are none, a shard is missing, or a file is truncated.

@@ -35,8 +35,9 @@ def tower_side(config: Any, source: Path) -> int:
 
 
 def drop_unread_layers(model: PreTrainedModel) -> None:
-    """Takes a CLIP tower's layers behind the last one that features are taken from out of the model: they cannot change
-    anything.
+    """Takes a CLIP tower's layers behind the last one that features are taken from out of the model.
+
+    They cannot change anything.
 
     LLaVA-1.5 takes them from the last layer but one. The configuration then counts the layers that are left, and the
     features' from the front.

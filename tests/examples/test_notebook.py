@@ -1,5 +1,6 @@
-"""The notebook runs from its own folder, and its beginning from the project's; what it shows is what it was committed
-with.
+"""The notebook runs from its own folder, and its beginning from the project's.
+
+What it shows is what it was committed with.
 """
 
 import re

@@ -216,8 +216,9 @@ def write_tower(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def write_transformers(
     folder: Path, tensors: dict[str, torch.Tensor], *, kind: str = "safetensors", shards: int = 1, **config: object
 ) -> Path:
-    """The same weights as llava-hf/llava-1.5-7b-hf is stored: other names, two more tokens, rows up to a multiple of
-    64.
+    """The same weights as llava-hf/llava-1.5-7b-hf is stored.
+
+    Other names, two more tokens, rows up to a multiple of 64.
     """
     write_tokenizer_json(folder)
     rows = 448
@@ -371,8 +372,9 @@ def write_base(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def write_lora(
     folder: Path, tensors: dict[str, torch.Tensor], tower: Path | str, *, rank: int = 2, alpha: int = 3
 ) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A LoRA checkpoint as liuhaotian/llava-v1.5-7b-lora is stored; also returns `tensors` with the adapter merged by
-    hand.
+    """A LoRA checkpoint as liuhaotian/llava-v1.5-7b-lora is stored.
+
+    Also returns `tensors` with the adapter merged by hand.
     """
     folder.mkdir(parents=True)
     write_json(folder / "config.json", {**ORIGINAL_CONFIG, "mm_vision_tower": str(tower)})

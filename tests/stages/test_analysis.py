@@ -1,5 +1,6 @@
-"""stage=analyze for a folder: the same files as one by one, in one process or several, and nothing lost to a bad
-record.
+"""stage=analyze for a folder.
+
+The same files as one by one, in one process or several, and nothing lost to a bad record.
 """
 
 import json
