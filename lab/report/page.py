@@ -35,10 +35,17 @@ BINS = 20  # of the histogram of IoU
 to_json = partial(htmlsafe_json_dumps, dumps=partial(json.dumps, separators=(",", ":"), allow_nan=False))
 
 
+class _Fields(Environment):
+    """Jinja, where `row.clear` is the field of that name and never the method of the dict."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return obj[attribute] if isinstance(obj, dict) and attribute in obj else super().getattr(obj, attribute)
+
+
 def render(gathered: Gathered, *, resamples: int, seed: int) -> str:
     """The whole page; intervals come from so many resamples."""
     script, style = script_text(), style_text()
-    environment = Environment(
+    environment = _Fields(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,

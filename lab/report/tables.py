@@ -169,11 +169,9 @@ def fresh_estimates(scores: Sequence[Score], resamples: int, seed: int) -> list[
 
 
 def differences(gathered: Gathered, resamples: int, seed: int) -> tuple[list[dict[str, Any]], int, int]:
-    """Rows {metric, first, second, value, low, high, clear} in % over the samples that both runs answer.
+    """Rows {metric, first, second, value, low, high, reading} in % over the samples that both runs answer.
 
     How many; how many only one does.
-
-    `clear`: the interval of the difference leaves out 0.
     """
     pairs = [sample.findings for sample in gathered.samples if all(finding.score for finding in sample.findings)]
     both = [pair for pair in pairs if all(finding.status == "done" for finding in pair)]
@@ -189,12 +187,21 @@ def differences(gathered: Gathered, resamples: int, seed: int) -> tuple[list[dic
     keys = ("first", "second", "value", "low", "high")
     return (
         [
-            {"metric": r.metric, **{k: 100 * getattr(r, k) for k in keys}, "clear": r.low > 0 or r.high < 0}
+            {"metric": r.metric, **{k: 100 * getattr(r, k) for k in keys}, "reading": reading(r.value, r.low, r.high)}
             for r in rows
         ],
         len(both),
         one_only,
     )
+
+
+def reading(value: float, low: float, high: float) -> str:
+    """What a difference B - A with its interval says: a run is higher only if the interval leaves out 0."""
+    if value == low == high == 0:
+        return "the same"
+    if low <= 0 <= high:
+        return "not clear"
+    return "B is higher" if value > 0 else "A is higher"
 
 
 # heads and configuration

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from jinja2 import StrictUndefined
 from PIL import Image
 
 from conf.schema import as_dict
@@ -19,10 +20,10 @@ from lab.records.files import load_record, save_record
 from lab.report import pictures
 from lab.report.contents import Run
 from lab.report.gather import gather, shown_ids
-from lab.report.page import samples_data, style_text, to_json
+from lab.report.page import _Fields, samples_data, style_text, to_json
 from lab.report.pictures import levels, outline, thumbnail
 from lab.report.samples import Finding, Rules, disagreement
-from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, saved_estimates
+from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, reading, saved_estimates
 from pipeline import run
 from tests.conftest import configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
@@ -262,6 +263,37 @@ def test_two_runs_are_compared_in_pairs_each_by_its_own_configuration(scenes, tm
     text = visible(page)
     assert "on the 11 samples that both answer (1 that only one answers are left out)" in text
     assert "logic.heads" in text.split("Settings that differ")[-1]
+
+
+def test_two_equal_runs_have_no_winner(scenes, tmp_path):
+    data, a = write_run(tmp_path / "a", scenes, 12)
+    run(configuration("stage=evaluate", f"data.data_file={data}", f"data.attention_dir={a}", "save_fig=false"))
+    b = tmp_path / "b" / MODEL
+    shutil.copytree(a, b)
+    run(configuration("stage=report", f"data.runs=[{a},{b}]", f"data.output_dir={tmp_path}/out"))
+    text = visible((tmp_path / "out" / "compare.html").read_text())
+    assert text.count("<td>the same</td>") == 7  # figures
+    assert "is higher" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "says"),
+    [
+        (-2.0, -8.0, 4.0, "not clear"),
+        (2.0, 0.0, 4.0, "not clear"),
+        (3.0, 0.5, 6.0, "B is higher"),
+        (-3.0, -6.0, -0.5, "A is higher"),
+        (0.0, 0.0, 0.0, "the same"),
+        (0.0, -1.0, 1.0, "not clear"),
+    ],
+)
+def test_a_difference_names_a_winner_only_if_its_interval_leaves_out_nothing(value, low, high, says):
+    assert reading(value, low, high) == says
+
+
+def test_a_field_is_never_taken_for_a_method_of_the_dict():
+    template = _Fields(undefined=StrictUndefined).from_string("{{ row.clear }} {{ row.items }} {{ row.get('a') }}")
+    assert template.render(row={"clear": False, "items": 3, "a": "b"}) == "False 3 b"
 
 
 def test_disagreement_is_the_gap_in_iou_and_then_in_the_boxes():
