@@ -12,6 +12,8 @@ from lab.base.errors import UserError
 from lab.base.numbers import whole
 
 KINDS = ("whole", "tile")
+MOST_PIXELS_AWAY = 2**28  # of a grid's edge from the picture's corner: a bound on what a file may claim
+LEAST_CELL = 1e-4  # pixels of the picture
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,13 @@ class Grid:
             raise UserError(
                 f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}"
             ) from error
-        if start < 0 or rows < 1 or cols < 1 or not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
+        inside = all(math.isfinite(edge) and abs(edge) <= MOST_PIXELS_AWAY for edge in (x0, y0, x1, y1))
+        if start < 0 or rows < 1 or cols < 1 or not inside or x1 <= x0 or y1 <= y0:
             raise UserError(
                 f"grid {plain!r} is impossible; expected start >= 0, rows and cols >= 1, x0 < x1 and y0 < y1"
             )
+        if x1 - x0 < LEAST_CELL * cols or y1 - y0 < LEAST_CELL * rows:
+            raise UserError(f"grid {plain!r} is impossible; its cells are smaller than any pixel")
         if stride < cols or kind not in KINDS:
             expected = f"expected a stride of {cols} or more, its cols, and a kind of {' or '.join(KINDS)}"
             raise UserError(f"grid {plain!r} is impossible; {expected}")

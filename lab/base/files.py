@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and ids that can name them."""
 
 import errno
+import os
+import stat
 import unicodedata
 import uuid
 from contextlib import suppress
@@ -12,7 +14,21 @@ from lab.base.errors import DiskFull, UserError
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+MOST_BYTES = 2**30  # of a file that is read whole
+
+
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
+
+
+def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file. Raises OSError for pipes, devices and files of more than `most` bytes, unread."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
+        return stream.read(most)
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

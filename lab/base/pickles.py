@@ -2,26 +2,25 @@
 
     content = load_plain("bird.pkl")        # .pkl, .pkl.gz, or a torch.save file
 
-Wrong files end in a UserError that names them. Importing this module does not import torch; reading does.
+Wrong files end in a UserError that names them. Reading does not import torch; writing does.
 """
 
 import gzip
 import io
 import pickle
-import re
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lab.base.arrays import Spend, array_names
 from lab.base.errors import UserError
+from lab.base.files import MOST_BYTES, read_regular
+from lab.base.opcodes import Forbidden, PlainReader
+from lab.base.torch_files import read_torch, tensor_names
 
-Rebuilders = dict[tuple[str, str], Callable[..., Any]]  # (module, name) in a pickle -> what it gets
-TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in files that torch.save wrote before it used zip
+HOLDS = "a record holds only tensors, arrays and plain containers"
+MOST_RATIO = 64  # of unpacked to packed bytes; attention shrinks to a half at best, rankings to a twentieth
+FREE_BYTES = 2**24  # that any file may unpack to
+_MAGIC_PICKLE = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how files begin that torch.save wrote before it used zip
 
 
 class _SteadyPickler(pickle.Pickler):
@@ -48,16 +47,19 @@ def dump_plain(content: Any) -> bytes:
 
 
 def load_plain(path: str | Path) -> Any:
-    """Tensors, arrays and plain containers from a pickle or gzipped pickle, nothing in it executed.
+    """Tensors, arrays and plain containers from a pickle, a gzipped pickle or a torch.save file.
 
-    Raises UserError as `load_record`.
+    Tensors come as StoredTensor, with the values of their torch type. Nothing in the file is executed, and what it may
+    unpack to is bounded by its size.
+
+    Raises UserError if the file is missing, no regular file, damaged or holds anything else.
     """
     return rebuild(_read_bytes(Path(path)), str(path))
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it"
@@ -69,9 +71,19 @@ def _read_bytes(path: Path) -> bytes:
             f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file"
         ) from error
     try:
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        return _unpacked(data) if data.startswith(b"\x1f\x8b") else data
     except Exception as error:
         raise damaged(str(path), error) from error
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What a gzip file holds, in one or several members. Raises ValueError before it exceeds all measure."""
+    most = min(MOST_BYTES, FREE_BYTES + MOST_RATIO * len(data))
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        found = stream.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"{len(data):,} bytes that unpack to more than {most:,}")
+    return found
 
 
 def damaged(where: str, error: Exception) -> UserError:
@@ -81,106 +93,44 @@ def damaged(where: str, error: Exception) -> UserError:
     )
 
 
-def _refused(where: str, name: str, holds: str) -> UserError:
-    return UserError(f"{where}: refused, it asks for {name}; {holds}")
-
-
 def rebuild(data: bytes, where: str) -> Any:
-    """The object in a pickle or torch.save file, without executing anything in it."""
+    """The content of a pickle or of a torch.save file, as `load_plain` gives it."""
+    spend = _budget(FREE_BYTES + 4 * len(data))
     try:
-        content = None if data.startswith(b"PK") else SafeUnpickler(data, where, _rebuilders()).load()
-        if content is None or (isinstance(content, int) and content == TORCH_LEGACY_MAGIC):
-            content = _torch_load(data)
-        return content
-    except UserError:
-        raise
-    except Exception as error:  # a hostile or damaged pickle can fail in any way
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise (_refused(where, forbidden[1], SafeUnpickler.holds) if forbidden else damaged(where, error)) from error
+        names = {**array_names(spend), **tensor_names(spend)}
+        if data.startswith((b"PK", _MAGIC_PICKLE)):
+            return read_torch(data, names, spend)
+
+        def storage(blob: Any) -> Any:
+            if type(blob) is not bytes:
+                raise ValueError("a storage without bytes")
+            return read_torch(blob, names, spend)
+
+        return PlainReader(data, {**names, ("torch.storage", "_load_from_bytes"): storage}).load()
+    except Forbidden as error:
+        raise UserError(f"{where}: refused, it asks for {error}; {HOLDS}") from error
+    except Exception as error:  # a hostile or damaged file can fail in any way
+        raise damaged(where, error) from error
 
 
-class SafeUnpickler(pickle.Unpickler):
-    """Resolves no name outside `rebuilders`, so a pickle can call nothing but those;
+def load_refs(path: Path) -> Any:
+    """Plain containers from a pickle as Python 2 or 3 wrote it, for files of annotations.
 
-    `load` raises UserError naming what it refuses.
+    Raises OSError if it cannot be read, Forbidden if it asks for anything else, and ValueError, EOFError or the like if
+    it is damaged.
     """
-
-    holds = "a record holds only tensors, arrays and plain containers"
-
-    def __init__(
-        self, data: bytes, where: str, rebuilders: Rebuilders, *, encoding: str = "ASCII", errors: str = "strict"
-    ) -> None:
-        super().__init__(io.BytesIO(data), encoding=encoding, errors=errors)  # of what Python 2 called str
-        self.where, self.rebuilders = where, rebuilders
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.rebuilders[module.replace("numpy._core", "numpy.core"), name]
-        except KeyError:
-            raise _refused(self.where, f"{module}.{name}", self.holds) from None
+    names = {name: function for name, function in array_names(_budget(2**30)).items() if name[0] != "numpy"}
+    return PlainReader(read_regular(path), names, text=("utf-8", "replace"), most_opcodes=MOST_BYTES).load()
 
 
-def plain_rebuilders() -> Rebuilders:
-    """What a pickled array or container may ask for, by (module, name); numpy 2's names are folded into numpy 1's."""
-    array: Any = np.zeros(1)
-    containers = {
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (set, frozenset, bytearray, complex)
-    }
-    return {
-        **containers,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _fresh(_encode),
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): array.__reduce__()[0],
-        ("numpy.core.multiarray", "scalar"): array[0].__reduce__()[0],
-        ("numpy.core.numeric", "_frombuffer"): _fresh(array.__reduce_ex__(5)[0]),
-    }
+def _budget(most: int) -> Spend:
+    """Counts the bytes that a file makes us make. The function raises ValueError when they exceed `most`."""
+    left = most
 
+    def spend(count: int) -> None:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
 
-def _rebuilders() -> Rebuilders:
-    """The same and what a pickled tensor may ask for."""
-    import torch
-
-    return {
-        **plain_rebuilders(),
-        **_dtypes(),
-        ("torch", "Size"): torch.Size,
-        ("torch._utils", "_rebuild_tensor"): _fresh(torch._utils._rebuild_tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): _fresh(torch._utils._rebuild_tensor_v2),
-        ("torch.storage", "_load_from_bytes"): _fresh(_torch_load),
-    }
-
-
-@cache
-def _dtypes() -> Rebuilders:
-    import torch
-
-    return {("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}  # type: ignore[misc]
-
-
-def _fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: function(
-        *args
-    )  # a pickle may set attributes on what it is given: let that be ours, for one load
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How old pickle protocols spell bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _torch_load(data: bytes) -> Any:
-    """torch.load of tensors, storages and plain containers only.
-
-    Also in place of torch's own way to rebuild a storage, which trusts it.
-    """
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged files, which end in an error anyway
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return spend

@@ -17,7 +17,8 @@ from typing import Any
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.files import check_id
-from lab.base.pickles import SafeUnpickler, plain_rebuilders
+from lab.base.opcodes import Forbidden
+from lab.base.pickles import load_refs
 from lab.datasets.sample import Sample, check_box, check_source, check_truth
 
 log = logging.getLogger(__name__)
@@ -96,22 +97,18 @@ def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[s
 # Files
 
 
-class _RefsUnpickler(SafeUnpickler):
-    holds = "a refs file holds only lists, dicts, texts and numbers"
-
-
 def _load_refs(path: Path) -> list[dict[str, Any]]:
     try:
-        refs = _RefsUnpickler(
-            path.read_bytes(), str(path), plain_rebuilders(), encoding="utf-8", errors="replace"
-        ).load()
+        refs = load_refs(path)
     except FileNotFoundError:
         found = ", ".join(sorted(other.name for other in path.parent.glob("refs(*).p"))) or "no refs file at all"
         raise UserError(
             f"no {path}; {path.parent} has {found}: choose split_by from what stands in the brackets"
         ) from None
-    except UserError:
-        raise
+    except Forbidden as error:
+        raise UserError(
+            f"{path}: refused, it asks for {error}; a refs file holds only lists, dicts, texts and numbers"
+        ) from None
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"{path}: truncated or not a refs file ({type(error).__name__}); unpack it again") from None
     if not isinstance(refs, list) or not refs or not all(isinstance(ref, dict) for ref in refs):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from conf.schema import Grids
+from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
@@ -22,6 +23,11 @@ from lab.records.subset import HeadSubset, head_index
 
 if TYPE_CHECKING:
     import torch
+
+
+MOST_SUM = 1.01  # of a head's weights: 16 bits round each by a part in 256 at most
+MOST_PIXELS = 178_956_970  # of a picture; Pillow refuses to open larger ones
+MOST_WEIGHTS = 2**28  # of a record, kept or not: a gigabyte in float32
 
 
 def check_record(record: Record, where: str) -> None:
@@ -64,6 +70,12 @@ def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> Non
             f"{where}: attention holds negative values (lowest {lowest:.3g}); expected weights after the "
             "softmax, from 0 to 1"
         )
+    most = float(attn.sum(-1).max(initial=0))
+    if most > MOST_SUM:
+        raise UserError(
+            f"{where}: the weights of a head sum to {most:.3g}; expected weights after the softmax, which sum to "
+            "1 at most"
+        )
 
 
 def _check_geometry(record: Record) -> None:
@@ -73,16 +85,25 @@ def _check_geometry(record: Record) -> None:
             width, height = map(whole, size)
         except (TypeError, ValueError, ArithmeticError):
             width = height = 0
-        if not (1 <= width < 2**16 and 1 <= height < 2**16):
-            raise UserError(f"meta['image_size'] is {size!r}; expected [width, height] in pixels")
+        if width < 1 or height < 1 or width * height > MOST_PIXELS:
+            most = f"at most {MOST_PIXELS:,} of them"
+            raise UserError(f"meta['image_size'] is {_short(size)}; expected [width, height] in pixels, {most}")
     if not isinstance(record.meta.get("grids", []), list | tuple):
-        raise UserError(f"meta['grids'] is {record.meta['grids']!r}; expected a list of grids")
+        raise UserError(f"meta['grids'] is {_short(record.meta['grids'])}; expected a list of grids")
     vis = record.attn.shape[-1]
     for grid in record.grids:
         if grid.tokens.stop > vis:
             layout = f"grid of {grid.rows} x {grid.cols} from token {grid.start}"
             raise UserError(f"{layout} needs {grid.tokens.stop} image tokens, but there are {vis}")
+    if sum(grid.rows * grid.cols for grid in record.grids) > vis:
+        raise UserError(f"the grids have more cells than the {vis} image tokens; expected each token in one of them")
     Canvas.over(record.grids)
+
+
+def _short(value: Any) -> str:
+    """Its first characters: a message stays one line, whatever a file holds."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 # Reading
@@ -96,8 +117,6 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
     """
-    import torch
-
     path = Path(path)
     content = load_plain(path)
     parts = content if isinstance(content, Mapping) else {"attn": content}
@@ -105,7 +124,7 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
         raise UserError(
             f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor"
         )
-    arrays = (torch.Tensor, np.ndarray)
+    arrays = (StoredTensor, np.ndarray)
     attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
     for part, kinds in ((attn, arrays), (meta, Mapping), (generic, (*arrays, type(None)))):
         if not isinstance(part, kinds):
@@ -133,6 +152,9 @@ def _spread(kept: Record, subset: HeadSubset) -> Record:
             raise UserError(
                 f"attention has shape {list(rows.shape)}; expected [{len(subset.heads)} heads, 1, image tokens]"
             )
+        if math.prod(subset.shape) * rows.shape[-1] > MOST_WEIGHTS:
+            heads = " x ".join(map(str, subset.shape))
+            raise UserError(f"{heads} heads on {rows.shape[-1]:,} image tokens, more than any model has")
         spread = np.zeros((*subset.shape, *rows.shape[1:]), np.float32)
         spread[head_index(subset.heads)] = rows
         return spread
@@ -149,7 +171,7 @@ def save_record(path: str | Path, record: Record) -> None:
     """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
 
     A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is
-    written as it is: lab.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
+    written as it is: lab.batch.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
 
     Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the
     file could not be read back), or if the file cannot be written.

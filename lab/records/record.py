@@ -11,8 +11,7 @@ too, generic: the same of that prompt. A record that keeps some heads' maps only
 settings (lab/records/subset.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's
 heads.
 
-Wrong files end in a UserError that names them. Importing this module does not import torch; reading and writing records
-does.
+Wrong files end in a UserError that names them. Reading does not import torch; writing does.
 """
 
 import math
@@ -24,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from conf.schema import EntropyConfig, Grids
+from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.records.canvas import Canvas, choose_grids
@@ -59,9 +59,9 @@ class Record:
     @classmethod
     def from_tensor(
         cls,
-        weights: "torch.Tensor | np.ndarray",
+        weights: "torch.Tensor | StoredTensor | np.ndarray",
         meta: Mapping[str, Any] | None = None,
-        generic: "torch.Tensor | np.ndarray | None" = None,
+        generic: "torch.Tensor | StoredTensor | np.ndarray | None" = None,
     ) -> "Record":
         """From tensors or arrays in any of the known precisions; float64 is narrowed to float32.
 
@@ -158,11 +158,13 @@ class Record:
         return replace(self, attn=self.generic).maps_of(heads)
 
 
-def _widened(weights: "torch.Tensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:
+def _widened(weights: "torch.Tensor | StoredTensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:
     """As float32, and the precision that it had."""
     dtype = str(weights.dtype).removeprefix("torch.")
     if dtype not in (*PRECISIONS, "float64"):
         raise UserError(f"attention of type {dtype}; expected one of {', '.join(PRECISIONS)}")
+    if isinstance(weights, StoredTensor):
+        weights = weights.values
     if not isinstance(weights, np.ndarray):
         import torch
 

@@ -164,7 +164,7 @@ class HeadSubset:
             raise ValueError(f"scores of {layers} x {heads} heads")
         for name in SCORES:
             column = getattr(self, name)
-            if column.shape != self.shape or column.dtype.kind not in "fi" or np.isnan(column).any():
+            if column.shape != self.shape or column.dtype.kind not in "fiu" or np.isnan(column).any():
                 raise ValueError(f"{name} of shape {list(column.shape)} and type {column.dtype}, or with NaN")
         if len(set(self.heads)) < len(self.heads) or not all(0 <= i < layers and 0 <= j < heads for i, j in self.heads):
             raise ValueError(f"heads {list(self.heads)} of {layers} layers x {heads}")

@@ -134,6 +134,7 @@ def load_weights(
             key_mapping=dict(key_mapping) if key_mapping else None,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            weights_only=True,  # a .bin is a pickle, of which nothing is executed
         )
     return model, check_keys(folder, info, from_elsewhere)
 

@@ -224,7 +224,12 @@ def _load_tower(model: LlavaForConditionalGeneration, missing: list[str], folder
     tower = model.model.vision_tower
     with one_line_errors(folder):
         separate, info = type(tower).from_pretrained(
-            folder, config=tower.config, dtype=tower.dtype, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            config=tower.config,
+            dtype=tower.dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            weights_only=True,
         )
     check_keys(folder, info, surplus=True)  # a whole CLIP also holds a text tower
     fill(tower, {key: value for key, value in separate.named_parameters() if TOWER + key in missing}, folder)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,29 @@ def test_weights_that_would_run_code_are_not_opened(tmp_path, tensors, tower, wr
     else:
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(content) + b" " * 64)
     refuse(folder, str(folder))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("place", ["transformers", "tower", "projector", "adapter", "non_lora_trainables"])
+def test_no_other_file_of_weights_runs_code_either(tmp_path, tensors, tower, place):
+    if place in ("adapter", "non_lora_trainables"):
+        pytest.importorskip("peft")
+    base, trace = str(write_base(tmp_path / "base", tensors)), tmp_path / "trace"
+    if place == "transformers":
+        folder, options = write_transformers(tmp_path / "m", tensors, kind="bin"), {}
+        bad = folder / "pytorch_model.bin"
+    elif place == "tower":
+        tower = shutil.copytree(tower, tmp_path / "tower")
+        (tower / "model.safetensors").unlink(missing_ok=True)
+        folder, options, bad = write_original(tmp_path / "m", tensors, tower), {}, tower / "pytorch_model.bin"
+    elif place == "projector":
+        folder, options = write_projector(tmp_path / "m", tensors, tower), {"base": base}
+        bad = folder / "mm_projector.bin"
+    else:
+        folder, options = write_lora(tmp_path / "m", tensors, tower)[0], {"base": base}
+        bad = folder / ("adapter_model.bin" if place == "adapter" else "non_lora_trainables.bin")
+    torch.save({"model.norm.weight": Touch(trace)}, bad)
+    refuse(folder, str(bad.parent), **options)
     assert not trace.exists()
 
 
