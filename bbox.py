@@ -85,9 +85,9 @@ def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig
 def heat_box(
     heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig
 ) -> Box | None:
-    """The box that `localize` gives for a heat map, alone.
+    """The box that `localize` gives for a heat map.
 
-    Without the mask on the image that takes most of the time.
+    It leaves out the mask on the image, which takes most of the time.
     """
     if logic.mask.resolution == Resolution.image:
         mask = region(binarise_on_image(heat, grid, image_size, logic.mask), logic.box)

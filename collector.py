@@ -116,7 +116,7 @@ def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: Model
 class PendingRecords:
     """The attention of a batch of questions, on its way from the accelerator.
 
-    Returned at once, waited for when it is read.
+    The object is there at once, and waits when it is read.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig 
 def ask_one_by_one(loaded: LoadedModel, question: Question, config: ModelConfig | None = None) -> PendingRecords:
     """Asks every prompt in a forward of its own, so that not even rounding depends on the others.
 
-    Generates if `config` says so.
+    It generates a text if `config` says so.
 
     Raises UserError if a text is to be generated for more than one query, or is too long.
     """

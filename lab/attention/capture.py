@@ -35,9 +35,9 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Which weights to keep.
+    """Which weights to keep: those of the queries at `positions` on the keys in `columns`.
 
-    Of the queries at `positions`, on the keys in `columns`, a range for all rows or each row's own.
+    `columns` is a range for all rows, or each row's own.
 
     `prefix` tells the fused implementation that the first `prefix` positions see each other causally and nothing else,
     so that its mask needs rows only for those behind it.

@@ -81,7 +81,7 @@ class Packed:
     ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
         """What the model's forward takes behind a cache of the prefix.
 
-        A mask for each kind of layer, if there are several (see `llava.layers.reaches`).
+        There is a mask for each kind of layer, if there are several (see `llava.layers.reaches`).
         """
         masks = {kind: as_mask(self._sees_near(kind, reach), attention, dtype) for kind, reach in reaches.items()}
         mask = masks if len(masks) > 1 else next(iter(masks.values()))

@@ -22,7 +22,6 @@ MOST_OPCODES = 1_000_000  # a ranking of 5,000 heads has 130,000
 MOST_DEPTH = 50  # containers in containers
 MOST_DIGITS = 20
 MOST_LINE = 2000
-FREE_BYTES = 2**20  # beside four times the file
 
 CONTAINERS = (list, tuple, dict, OrderedDict)
 

@@ -14,13 +14,13 @@ from typing import Any
 from lab.base.arrays import Spend, array_names
 from lab.base.errors import UserError
 from lab.base.files import MOST_BYTES, read_regular
-from lab.base.opcodes import Forbidden, PlainReader
+from lab.base.opcodes import MAGIC, Forbidden, PlainReader
 from lab.base.torch_files import read_torch, tensor_names
 
 HOLDS = "a record holds only tensors, arrays and plain containers"
 MOST_RATIO = 64  # of unpacked to packed bytes; attention shrinks to a half at best, rankings to a twentieth
 FREE_BYTES = 2**24  # that any file may unpack to
-_MAGIC_PICKLE = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # how files begin that torch.save wrote before it used zip
+_MAGIC_PICKLE = pickle.dumps(MAGIC, 2)  # how files begin that torch.save wrote before it used zip
 
 
 class _SteadyPickler(pickle.Pickler):

@@ -100,9 +100,9 @@ class RowDataset(Dataset):
 
 
 def feed(rows: RowDataset, *, workers: int, pin: bool) -> Iterator[ReadyRow]:
-    """The rows in order, prepared in so many worker processes (0.
+    """The rows in order, prepared by worker processes, up to two rows ahead of the caller in each.
 
-    In this one), up to two ahead of the caller in each.
+    With `workers=0`, this process prepares them itself.
     """
     yield from DataLoader(
         rows, batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None

@@ -33,7 +33,7 @@ def describe(device: torch.device) -> str:
 def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, int]:
     """How many bytes a run takes at most, above what was in use before.
 
-    Those of tensors on the device, and those of the process.
+    Returns the bytes of tensors on the device, and those of the process.
 
     The former as torch counts them; on a CPU in a run of their own, under torch's profiler. The latter is resident
     memory, which also holds what the C library keeps for later and depends on where it finds room.

@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside.
 
-Lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg on the hub.
+On the hub they are lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg.
 
 A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w,
 h], `segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample

@@ -25,7 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 def read_reasonseg(folder: Path, *, split: str) -> Iterator[Sample]:
     """Yields one sample per expression, id `<name>_<number>`.
 
-    The mask of its target, what to ignore, and the box around the target.
+    A sample has the mask of its target, the mask of what to ignore, and the box around the target.
 
     `folder` holds the split's folder, or is it. Raises UserError if the folder, an image or a key is missing, or
     nothing is the target.

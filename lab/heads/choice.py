@@ -70,7 +70,7 @@ class HeadChoice:
 def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
     """`logic.heads` as a choice.
 
-    Null | [[layer, head], ...] | preset | what `lab.heads.files.read_heads` made of a file.
+    It is null | [[layer, head], ...] | preset | what `lab.heads.files.read_heads` made of a file.
 
     Raises UserError if it is none of these, names a head twice, or names a preset that has no heads.
     """

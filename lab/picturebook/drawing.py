@@ -81,7 +81,7 @@ def square_pixels(image: Image.Image) -> np.ndarray:
 def patch_labels(scene: Scene, owner: np.ndarray) -> np.ndarray:
     """What covers at least 40 % of each patch.
 
-    Uint8 [GRID * GRID, 4], indices into `LABELS` plus one, 0 = background.
+    It is uint8 [GRID * GRID, 4], indices into `LABELS` plus one, 0 = background.
     """
     side = max(owner.shape)
     square = np.full((side, side), -1, dtype=np.int8)

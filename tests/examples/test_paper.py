@@ -20,7 +20,7 @@ FEW = ["study.draws=2", "evaluate.draws=2", "evaluate.resamples=20"]
 def write_refcoco(folder: Path, images: Path, splits: dict[str, int]) -> None:
     """So many scenes in each split as RefCOCO is distributed.
 
-    Refs(unc).p, instances.json and pictures by COCO's names.
+    The files: refs(unc).p, instances.json and pictures by COCO's names.
     """
     folder.mkdir(parents=True)
     images.mkdir(parents=True)
