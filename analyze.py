@@ -1,18 +1,19 @@
 """From a record to the heads that look at the described object, and from many rankings to the heads that do so again
 and again.
 
-    ranking = rank_heads(record, logic)                       # the heads of one sample, best first heads =
-    chosen_heads(record, ranking, logic)              # the (layer, head) pairs that make the heat map counts =
-    selection_frequency(rankings, 10, (32, 32))      # [layers, heads]: how often a head was among the 10 best heads =
-    most_selected(counts, 3)                          # the localization heads trials = selection_trials(picks, (32,
-    32), 10, 1000, 0)   # [trials, layers, heads]: the same in random subsets of the samples
+    ranking = rank_heads(record, logic)               # the heads of one sample, best first
+    counts = selection_frequency(rankings, 10, (32, 32))    # [layers, heads]: how often a head was among the 10 best
+    heads = most_selected(counts, 3)                  # the localization heads
+    trials = selection_trials(picks, (32, 32), 10, 1000, 0)  # [trials, layers, heads]: counts in random subsets
 
 Two criteria, as in arXiv 2503.06287: a head must look at the image enough (attention sum above a threshold), and in few
 places (low spatial entropy of its map). All functions are pure and take arrays.
 
-Sums and entropies are computed in the record's own precision, by torch and in a fixed order. Heads that look at a
-single place have an entropy of rounding noise only, so their order depends on the last bit; this way it does not change
-from one version to the next.
+Many heads of a sample look at a single place, so that their entropies are equal but for rounding noise. As published
+(`logic.entropy.digits` null) the noise of the record's own precision decides between them. With `digits`, weights are
+first rounded to half precision, as a record with data.save_dtype=float16 holds them; sums of such numbers are exact in
+float64, in whatever order they are added. Sums and entropies are then rounded to so many decimals, and `logic.ties`
+says which of equal heads comes first. The ranking is then the same in float32 and float16, eager and fused.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +24,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from conf.schema import EntropyConfig, EntropyWeight, LogicConfig, ThresholdConfig, ThresholdMethod
-from lab.base.chunks import in_chunks
+from conf.schema import EntropyConfig, EntropyWeight, LogicConfig, ThresholdConfig, ThresholdMethod, Ties
+from lab.base.chunks import cast, in_chunks
 from lab.base.errors import UserError
 from lab.records.record import Record
 from lab.records.subset import Scores
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]  # (layer, head), zero-based
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+NOISE = 1e-6  # nats: entropies that differ by no more are the same but for rounding
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,31 @@ class HeadTable:
 # Criterion 1: does the head look at the image?
 
 
-def attention_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
-    """Each head's weight on all image tokens, 0 to 1, float64 that holds a value of the record's precision."""
-    return record.subset.attention_sums(lambda: _row_sums(record))
+def attention_sums(record: Record, digits: int | None = None) -> Float[np.ndarray, "layers heads"]:
+    """Each head's weight on all image tokens, 0 to 1, float64.
+
+    It holds a value of the record's precision or, with `digits`, one of so many decimals. A record that keeps some
+    heads' maps only stores the sums: raises UserError if they were measured with other `digits`.
+    """
+    return record.subset.attention_sums(digits, lambda: _row_sums(record, digits))
 
 
-def _row_sums(record: Record) -> Float[np.ndarray, "layers heads"]:
+def _row_sums(record: Record, digits: int | None) -> Float[np.ndarray, "layers heads"]:
     import torch
 
-    rows = torch.from_numpy(record.attn).flatten(0, 2)  # [layers * heads, image tokens]
-    sums = torch.cat([piece.sum(1) for piece in in_chunks(rows, getattr(torch, record.dtype))])
-    return sums.double().numpy().reshape(record.num_layers, record.num_heads)
+    weights = record.attn if digits is None else _halved(record.attn)
+    precision = record.dtype if digits is None else "float64"
+    rows = torch.from_numpy(weights).flatten(0, 2)  # [layers * heads, image tokens]
+    sums = torch.cat([piece.sum(1) for piece in in_chunks(rows, getattr(torch, precision))])
+    found = sums.double().numpy().reshape(record.num_layers, record.num_heads)
+    return found if digits is None else found.round(digits)
+
+
+def _halved(weights: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The weights rounded to half precision, as float32."""
+    import torch
+
+    return cast(cast(torch.from_numpy(np.ascontiguousarray(weights)), torch.float16), torch.float32).numpy()
 
 
 def chord_elbow(values: Float[np.ndarray, "..."]) -> float:
@@ -119,20 +135,18 @@ def passes_threshold(
     sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough. `sums` may be one sample's or the mean over many."""
-    return PASSING[config.method](sums)
+    return sums >= sum_threshold(sums, config)
 
 
-def _every_head(sums: Float[np.ndarray, "layers heads"]) -> Bool[np.ndarray, "layers heads"]:
-    return np.ones(sums.shape, bool)
+def sum_threshold(sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig) -> float:
+    """The attention sum from which on a head looks at the image enough; -inf: every head does."""
+    return SUM_THRESHOLDS[config.method](sums, config)
 
 
-def _above_elbow(sums: Float[np.ndarray, "layers heads"]) -> Bool[np.ndarray, "layers heads"]:
-    return sums >= chord_elbow(sums)
-
-
-PASSING: dict[ThresholdMethod, Callable[[np.ndarray], np.ndarray]] = {
-    ThresholdMethod.chord: _above_elbow,
-    ThresholdMethod.none: _every_head,
+SUM_THRESHOLDS: dict[ThresholdMethod, Callable[[np.ndarray, ThresholdConfig], float]] = {
+    ThresholdMethod.chord: lambda sums, config: chord_elbow(sums),
+    ThresholdMethod.value: lambda sums, config: config.value,
+    ThresholdMethod.none: lambda sums, config: -np.inf,
 }
 
 
@@ -245,7 +259,7 @@ def score_heads(
     `passes` replaces the sample's own threshold, for one threshold over many samples: passes_threshold(mean of the
     sums, ...).
     """
-    sums = attention_sums(record)
+    sums = attention_sums(record, logic.entropy.digits)
     passes = passes_threshold(sums, logic.threshold) if passes is None else passes
     table = HeadTable(sums, passes, np.full(sums.shape, np.inf), np.zeros(sums.shape, bool), np.zeros(sums.shape, int))
     table.spatial_entropy[passes], table.num_components[passes], bottom_row = measure_heads(
@@ -260,12 +274,19 @@ def measure_heads(record: Record, wanted: Bool[np.ndarray, "layers heads"], conf
     """Spatial entropy, number of components and largest weight of the last grid row of some heads, in (layer, head)
     order.
 
-    A record that keeps some heads' maps only stores them: raises UserError if they were measured by another `config`.
+    With `config.digits`, weights are rounded to half precision first and entropies to so many decimals, never below 0.
+    A record that keeps some heads' maps only stores the scores: raises UserError if they were measured by another
+    `config`.
     """
 
     def measure() -> Scores:
-        maps = record.canvas.maps(record.attn[wanted][:, 0])
-        return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
+        weights = record.attn[wanted][:, 0]
+        if config.digits is None:
+            maps = record.canvas.maps(weights)
+            return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)
+        maps = record.canvas.maps(_halved(weights))
+        entropy, places = spatial_entropy(maps, config, "float64")
+        return np.maximum(entropy.astype(np.float64).round(config.digits), 0.0), places, bottom_row_max(maps)
 
     return record.subset.scores(wanted, record.score_settings(config), measure)
 
@@ -273,8 +294,7 @@ def measure_heads(record: Record, wanted: Bool[np.ndarray, "layers heads"], conf
 def rank_heads(
     record: Record, logic: LogicConfig, passes: Bool[np.ndarray, "layers heads"] | None = None
 ) -> list[HeadScore]:
-    """The heads of one sample that meet both criteria and the filters, by ascending entropy, ties in (layer, head)
-    order.
+    """The heads of one sample that meet both criteria and the filters, by ascending entropy, ties by `logic.ties`.
 
     If fewer than `logic.threshold.min_keep` do: that many with the largest sums instead, from all layers and with any
     entropy, except heads that rest on the bottom row. `passes` is as for `score_heads`.
@@ -290,8 +310,26 @@ def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
     if len(candidates) < logic.threshold.min_keep:
         by_sum = np.argsort(-table.attn_sum, axis=None, kind="stable")
         candidates = by_sum[~table.bottom_row_focus.ravel()[by_sum]][: logic.threshold.min_keep]
-    best_first = candidates[np.argsort(table.spatial_entropy.ravel()[candidates], kind="stable")]
+    keys = [candidates, *TIES[logic.ties](table.attn_sum.ravel()[candidates])]
+    best_first = candidates[np.lexsort([*keys, table.spatial_entropy.ravel()[candidates]])]
     return table.rows([divmod(index, table.passes.shape[1]) for index in best_first.tolist()])
+
+
+# What decides between heads of the same entropy, before the (layer, head) order: sort keys, ascending.
+TIES: dict[Ties, Callable[[np.ndarray], list[np.ndarray]]] = {
+    Ties.order: lambda sums: [],
+    Ties.sum: lambda sums: [-sums],
+}
+
+
+def tied_at(ranking: Sequence[HeadScore], k: int) -> bool:
+    """Whether the k-th head of a ranking and the next one have the same entropy, so that it does not decide which of
+    them is among the first k.
+    """
+    if not 0 < k < len(ranking):
+        return False
+    last, next_one = ranking[k - 1].spatial_entropy, ranking[k].spatial_entropy
+    return last == next_one or abs(next_one - last) <= NOISE
 
 
 def scores_of(record: Record, heads: Sequence[Head], logic: LogicConfig) -> list[HeadScore]:

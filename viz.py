@@ -1,16 +1,17 @@
 """Figures: what the chosen heads look at, all heads of a sample, and how often each head is selected over many.
 
-    figure = top_heads_figure(image, query, maps, scores, result, grid)   # the picture with mask and box, each head's
-    map over it figure = heads_figure(table, threshold, heads, query)                 # attention sum and entropy of
-    every head, and the elbow figure = components_figure(image, query, maps, scores, grid, entropy) # the places that
-    the entropy counts figures = sample_figures(record, result, image, logic, viz)                  # those of them that
-    the configuration asks for save_figure(figure, Path("bird_top3.png"))                            # or .pdf, .svg
+    top_heads_figure(image, query, maps, scores, result, grid)    # the picture with mask and box, and each head's map
+    heads_figure(table, threshold, heads, query)                  # attention sum and entropy of every head, the elbow
+    components_figure(image, query, maps, scores, grid, entropy)  # the places that the entropy counts
+    sample_figures(record, result, image, logic, viz)             # those of them that the configuration asks for
+    save_figure(figure, Path("bird_top3.png"))                    # or .pdf, .svg
 
 Every colour scale runs from light to dark, so that grey print keeps the order; text may be in any script.
 """
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,9 +25,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analyze import HeadScore, attention_sums, chord_elbow, components, score_all, scores_of
+from analyze import HeadScore, attention_sums, components, score_all, scores_of, sum_threshold
 from bbox import Localization, head_maps
-from conf.schema import Contrast, EntropyConfig, LogicConfig, ThresholdMethod, VizConfig
+from conf.schema import Contrast, EntropyConfig, LogicConfig, VizConfig
 from lab.base.files import write_atomic
 from lab.figures.colours import INK
 from lab.figures.heads import heads_figure
@@ -126,8 +127,9 @@ def sample_figures(
     unit = f"attention per cell, %{contrast}"
     figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}
     if wanted.heads:
-        threshold = chord_elbow(attention_sums(record)) if logic.threshold.method == ThresholdMethod.chord else None
-        figures["heads"] = heads_figure(score_all(record, logic), threshold, result.heads, query)
+        threshold = sum_threshold(attention_sums(record, logic.entropy.digits), logic.threshold)
+        table, line = score_all(record, logic), threshold if math.isfinite(threshold) else None
+        figures["heads"] = heads_figure(table, line, result.heads, query)
     if wanted.components:
         figures["components"] = components_figure(image, query, maps, scores, record.grid, logic.entropy)
     return figures

@@ -34,12 +34,18 @@ class Choice(str, Enum):
 
 class ThresholdMethod(Choice):
     chord = "chord"
+    value = "value"
     none = "none"
 
 
 class EntropyWeight(Choice):
     mass = "mass"
     area = "area"
+
+
+class Ties(Choice):
+    order = "order"
+    sum = "sum"
 
 
 class Contrast(Choice):
@@ -176,7 +182,10 @@ def _member(choice: type[Choice], value: Any, name: str) -> Choice:
 class ThresholdConfig(Group, path="logic.threshold"):
     """Which heads look at the image enough: those whose attention sum reaches the threshold."""
 
-    method: ThresholdMethod = key(ThresholdMethod.chord, "chord: the elbow of the sorted sums; none: every head stays")
+    method: ThresholdMethod = key(
+        ThresholdMethod.chord, "chord: the elbow of the sorted sums; value: a fixed number; none: every head stays"
+    )
+    value: float = key(0.24, "for method value, 0 to 1; the paper's for LLaVA-1.5-7B", least=0)
     min_keep: int = key(1, "with fewer heads than this left, the ones with the largest sums are taken instead", least=1)
 
 
@@ -188,6 +197,11 @@ class EntropyConfig(Group, path="logic.entropy"):
     weight: EntropyWeight = key(EntropyWeight.mass, "mass: a component counts by its attention; area: by its cells")
     min_value: float = key(0.001, "cells at or below belong to no component", least=0)
     flat_is_focused: bool = key(True, "a positive map without any component gets entropy 0, otherwise infinity")
+    digits: int | None = key(
+        None,
+        "null: to the last bit, as published; N: weights to half precision, sums and entropies to N decimals",
+        least=0,
+    )
 
 
 @dataclass
@@ -286,6 +300,9 @@ class LogicConfig(Group, path="logic"):
     )
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    ties: Ties = key(
+        Ties.order, "of heads with equal entropy, first: order: the lower layer and number; sum: the larger sum"
+    )
     filter: FilterConfig = field(default_factory=FilterConfig)
     contrast: Contrast = key(
         Contrast.none,

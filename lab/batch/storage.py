@@ -79,7 +79,7 @@ def at_precision(record: Record, data: DataConfig) -> Record:
 def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyConfig) -> Record:
     """The record with the maps of these heads only, and the scores of all heads by `entropy_config`."""
     shape = record.num_layers, record.num_heads
-    sums = attention_sums(record).astype(np.float32)  # loses nothing: they are values of the record's precision
+    sums = attention_sums(record, entropy_config.digits).astype(np.float32)  # loses nothing that is asked for
     entropy, components, bottom_row = (
         c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), entropy_config)
     )

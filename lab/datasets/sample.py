@@ -52,6 +52,7 @@ class Truth:
     ignore: Bool[np.ndarray, "height width"] | None
     area: float
     split: str | None
+    picture: str = ""  # the image file, the same for samples that share one
 
 
 def read_truth(sample: Sample, image_size: tuple[int, int] | None = None) -> Truth:
@@ -73,7 +74,7 @@ def read_truth(sample: Sample, image_size: tuple[int, int] | None = None) -> Tru
     except UserError as error:
         raise UserError(f"sample {sample.id}: {error}") from None
     area = (box[2] - box[0]) * (box[3] - box[1]) if mask is None else float(mask.sum())
-    return Truth(sample.id, box, mask, ignore, area, sample.split)
+    return Truth(sample.id, box, mask, ignore, area, sample.split, str(sample.image_file))
 
 
 def need_truth(samples: Sequence[Sample], where: str, *, mask: bool = False) -> None:

@@ -93,6 +93,21 @@ def _entropy_map(figure: Figure, axis: Axes, table: HeadTable) -> None:
     axis.set_xlabel("head\npale: below the threshold; grey: nothing stands out", fontsize=10.5, color=INK)
 
 
+def _elbow(axis: Axes, ranks: np.ndarray, heights: np.ndarray, elbow: int) -> None:
+    ends = [0, -1]
+    axis.plot(ranks[ends], heights[ends], color=EDGE, linewidth=1.2, linestyle="--", label="chord")
+    axis.plot(
+        ranks[elbow],
+        heights[elbow],
+        "o",
+        color="white",
+        markeredgecolor=INK,
+        markeredgewidth=2,
+        markersize=9,
+        label="elbow",
+    )
+
+
 def _sum_curve(
     axis: Axes, sums: Float[np.ndarray, "layers heads"], threshold: float | None, chosen: Sequence[Head]
 ) -> None:
@@ -104,19 +119,9 @@ def _sum_curve(
     if threshold is not None:
         elbow = int(np.searchsorted(heights, threshold))
         kept -= elbow
-        ends = [0, -1]
-        axis.plot(ranks[ends], heights[ends], color=EDGE, linewidth=1.2, linestyle="--", label="chord")
         axis.axhline(threshold, color=BOX_COLOUR, linewidth=1.2, label=f"threshold {threshold:.3f}")
-        axis.plot(
-            ranks[elbow],
-            heights[elbow],
-            "o",
-            color="white",
-            markeredgecolor=INK,
-            markeredgewidth=2,
-            markersize=9,
-            label="elbow",
-        )
+        if threshold in heights:  # the elbow is one of the sums; a fixed number is none
+            _elbow(axis, ranks, heights, elbow)
     rank_of = np.empty(sums.size, int)
     rank_of[order] = ranks
     at = [rank_of[layer * sums.shape[1] + head] for layer, head in chosen]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from analyze import Head, attention_sums, passes_threshold, rank_heads
-from conf.schema import LogicConfig, ThresholdConfig, ThresholdOver
+from conf.schema import LogicConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.pickles import load_plain
@@ -39,7 +39,7 @@ def picks_of_records(files: Sequence[Path], logic: LogicConfig, workers: int | N
     """
     passes = None
     if logic.select.threshold == ThresholdOver.dataset:
-        passes = passes_on_average(files, logic.threshold, workers)
+        passes = passes_on_average(files, logic, workers)
     heads = _no_heads(len(files), logic.select.top_n)
     model = ModelOfRecords()
     best = partial(_best_of_record, top_n=heads.shape[1], logic=logic, passes=passes)
@@ -53,13 +53,14 @@ def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.n
 
 
 def passes_on_average(
-    files: Sequence[Path], config: ThresholdConfig, workers: int | None = None
+    files: Sequence[Path], logic: LogicConfig, workers: int | None = None
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
-    for sums in ModelOfRecords().read(attention_sums, files, "threshold", workers):
+    read = partial(attention_sums, digits=logic.entropy.digits)
+    for sums in ModelOfRecords().read(read, files, "threshold", workers):
         total = total + sums
-    return passes_threshold(total / len(files), config)
+    return passes_threshold(total / len(files), logic.threshold)
 
 
 def _no_heads(samples: int, top_n: int) -> Int[np.ndarray, "samples top_n 2"]:
@@ -119,7 +120,7 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
     Raises UserError naming the file if one is no ranking or is of another model than the record.
     """
     model = ModelOfRecords()
-    for _ in model.read(attention_sums, records, "model"):
+    for _ in model.read(_nothing, records, "model"):
         pass
     heads = _no_heads(len(files), top_n)
     limits = model.shape or (MAX_LAYERS, MAX_HEADS_OF_LAYER)
@@ -127,6 +128,10 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
         best = _best_of_ranking(path, len(row), limits)
         row[: len(best)] = np.reshape(best, (-1, 2))
     return Picks(heads, model.shape, model.name)
+
+
+def _nothing(record: Record) -> None:
+    """For what the model of a record alone is wanted."""
 
 
 def _best_of_ranking(path: Path, top_n: int, limits: tuple[int, int]) -> list[Head]:

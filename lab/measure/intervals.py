@@ -1,10 +1,14 @@
-"""Figures over many samples with their bootstrap intervals, of one run or of two over the same samples."""
+"""Figures over many samples with their bootstrap intervals, of one run or of two over the same samples.
+
+Pictures are drawn, not samples: expressions about one picture are easy or hard together, and intervals that ignore it
+are too narrow (with 8 expressions a picture a nominal 95 % covers 85 to 88 %).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from lab.base.errors import UserError
 from lab.measure.metrics import Score
@@ -12,14 +16,14 @@ from lab.measure.metrics import Score
 THRESHOLDS = (0.25, 0.5, 0.75)  # of Acc@; a hit at an IoU of so much or more
 
 
-CHUNK = 2**21  # drawn indices that the bootstrap holds at once
+CHUNK = 2**21  # drawn pictures that the bootstrap holds at once
 
 
 @dataclass(frozen=True)
 class Difference:
     """One figure of two runs over the same samples.
 
-    `low` and `high` bound second - first, the samples drawn in pairs.
+    `low` and `high` bound second - first, each picture drawn in both or in neither.
     """
 
     group: str  # as in Estimate
@@ -67,17 +71,14 @@ def summarize(
     if not scores:
         raise UserError("no sample was scored; expected one or more")
     figures = ratios(*columns(scores), thresholds=thresholds)
-    names, sums = (
-        np.array(list(figures)),
-        np.array(list(figures.values())),
-    )  # [figures, numerator and denominator, samples]
+    # [figures, numerator and denominator, samples]
+    names, sums, pictures = np.array(list(figures)), np.array(list(figures.values())), pictures_of(scores)
     rows = []
     for group, inside in _groups(scores).items():
         counted = (sums[:, 1, inside] > 0).sum(axis=1)
         some = counted > 0
-        values, low, high = bootstrap(
-            *sums[some][:, :, inside].swapaxes(0, 1), resamples=resamples, seed=seed, level=level
-        )
+        above, below = sums[some][:, :, inside].swapaxes(0, 1)
+        values, low, high = bootstrap(above, below, pictures[inside], resamples=resamples, seed=seed, level=level)
         numbers = (names[some], values, low, high, counted[some])
         rows += [Estimate(group, *row) for row in zip(*(column.tolist() for column in numbers), strict=True)]
     return rows
@@ -105,12 +106,17 @@ def compare(
     figures = [ratios(*columns(scores), thresholds=thresholds) for scores in (first, second)]
     names = np.array(list(figures[0]))
     one, other = (np.array(list(run.values())) for run in figures)  # [figures, numerator and denominator, samples]
-    rows = []
+    rows, pictures = [], pictures_of(first)
     for group, inside in _groups(first).items():
         counted = (one[:, 1, inside] > 0).sum(axis=1)
         some = (counted > 0) & (other[:, 1, inside] > 0).any(axis=1)
         values, low, high = paired_bootstrap(
-            one[some][..., inside], other[some][..., inside], resamples=resamples, seed=seed, level=level
+            one[some][..., inside],
+            other[some][..., inside],
+            pictures[inside],
+            resamples=resamples,
+            seed=seed,
+            level=level,
         )
         numbers = (names[some], *values, values[1] - values[0], low, high, counted[some])
         rows += [Difference(group, *row) for row in zip(*(column.tolist() for column in numbers), strict=True)]
@@ -164,9 +170,21 @@ def _groups(scores: Sequence[Score]) -> dict[str, Bool[np.ndarray, " samples"]]:
     return {"all": np.ones(len(scores), bool), **by_split, **by_size}
 
 
+def pictures_of(scores: Sequence[Score]) -> Int[np.ndarray, " samples"]:
+    """A number for the picture of each sample, the same for samples that share one."""
+    return numbered([one.picture or f"of sample {i}" for i, one in enumerate(scores)])
+
+
+def numbered(pictures: Sequence[str]) -> Int[np.ndarray, " samples"]:
+    """A number for each name, in order of their first appearance."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(pictures))}
+    return np.array([numbers[name] for name in pictures], np.intp)
+
+
 def bootstrap(
     numerators: Float[np.ndarray, "figures samples"],
     denominators: Float[np.ndarray, "figures samples"],
+    pictures: Int[np.ndarray, " samples"] | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -174,18 +192,19 @@ def bootstrap(
 ) -> tuple[Float[np.ndarray, " figures"], Float[np.ndarray, " figures"], Float[np.ndarray, " figures"]]:
     """sum(numerators) / sum(denominators), and the lower and upper end of its percentile interval.
 
-    Samples, one or more, are drawn anew with replacement, the same for every figure, which makes it one matrix product;
-    the same interval as scipy.stats.bootstrap's, which would draw for each figure. Samples that share an image are
-    drawn as if they did not.
+    Pictures, one or more, are drawn anew with replacement, each with all its samples, the same for every figure, which
+    makes it one matrix product. `pictures` numbers the picture of each sample; without it, each has its own, and the
+    interval is the same as scipy.stats.bootstrap's, which would draw for each figure.
     """
-    ratios = _resampled(numerators, denominators, resamples, seed)
-    low, high = np.nanquantile(ratios[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ratios = resampled(numerators, denominators, pictures, resamples, seed)
+    low, high = percentiles(ratios[1:], level)
     return ratios[0], low, high
 
 
 def paired_bootstrap(
     first: Float[np.ndarray, "figures 2 samples"],
     second: Float[np.ndarray, "figures 2 samples"],
+    pictures: Int[np.ndarray, " samples"] | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -193,34 +212,43 @@ def paired_bootstrap(
 ) -> tuple[Float[np.ndarray, "2 figures"], Float[np.ndarray, " figures"], Float[np.ndarray, " figures"]]:
     """The figures of two runs over the same samples, and the lower and upper end of the interval of second - first.
 
-    Axis 1 holds numerators and denominators. A draw takes a sample in both runs or in neither, so what makes it easy or
-    hard for both cancels: the interval is narrower than two intervals side by side suggest.
+    Axis 1 holds numerators and denominators. A draw takes a picture in both runs or in neither, so what makes it easy
+    or hard for both cancels: the interval is narrower than two intervals side by side suggest.
     """
     numerators, denominators = np.concatenate([first, second]).swapaxes(0, 1)
-    one, other = np.split(
-        _resampled(numerators, denominators, resamples, seed), 2, axis=1
-    )  # [1 + resamples, figures] each
-    low, high = np.nanquantile((other - one)[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    # [1 + resamples, figures] each
+    one, other = np.split(resampled(numerators, denominators, pictures, resamples, seed), 2, axis=1)
+    low, high = percentiles((other - one)[1:], level)
     return np.stack([one[0], other[0]]), low, high
 
 
-def _resampled(
+def percentiles(draws: Float[np.ndarray, "draws *rest"], level: float = 0.95) -> Float[np.ndarray, "2 *rest"]:
+    """The ends of the middle part, `level` from 0 to 1, of what was drawn; NaN is left out."""
+    return np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def resampled(
     numerators: Float[np.ndarray, "figures samples"],
     denominators: Float[np.ndarray, "figures samples"],
+    pictures: Int[np.ndarray, " samples"] | None,
     resamples: int,
     seed: int,
 ) -> Float[np.ndarray, "draws figures"]:
-    """The ratio of sums over all samples, then over each resample; NaN where nothing was counted."""
-    samples = numerators.shape[1]
+    """The ratio of sums over all samples, then over each resample of pictures; NaN where nothing was counted."""
     parts = np.concatenate([numerators, denominators]).T  # [samples, 2 * figures]
+    if pictures is not None:
+        present, index = np.unique(pictures, return_inverse=True)
+        by_picture = np.zeros((len(present), parts.shape[1]))
+        np.add.at(by_picture, index, parts)
+        parts = by_picture
+    number = len(parts)
     rng = np.random.default_rng(seed)
     sums = [parts.sum(axis=0, keepdims=True)]
-    step = max(1, CHUNK // samples)
+    step = max(1, CHUNK // number)
     for count in [min(step, resamples - done) for done in range(0, resamples, step)]:
-        draws = rng.integers(samples, size=(count, samples)) + samples * np.arange(count)[:, None]
-        times = np.bincount(draws.ravel(), minlength=count * samples).reshape(
-            count, samples
-        )  # how often each sample was drawn
+        draws = rng.integers(number, size=(count, number)) + number * np.arange(count)[:, None]
+        # how often each picture was drawn
+        times = np.bincount(draws.ravel(), minlength=count * number).reshape(count, number)
         sums.append(times @ parts)
     above, below = np.split(np.concatenate(sums), 2, axis=1)  # [1 + resamples, figures] each
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

@@ -50,6 +50,7 @@ class Score:
     union: int | None = None
     pointed: bool | None = None  # whether the point lies on the object
     faults: tuple[str, ...] = ()
+    picture: str = ""  # the same for samples that share one; "": its own
 
 
 # Overlap
@@ -137,7 +138,7 @@ def score(
     overlap, mask_fault = _score_mask(truth, given.mask) if "mask" in measures else ((None, None), None)
     pointed, point_fault = _score_point(truth, given.point_xy) if "point" in measures else (None, None)
     faults = tuple(fault for fault in (box_fault, mask_fault, point_fault) if fault) if found else ("no prediction",)
-    return Score(truth.id, truth.split, size_name(truth.area), iou, *overlap, pointed, faults)
+    return Score(truth.id, truth.split, size_name(truth.area), iou, *overlap, pointed, faults, truth.picture)
 
 
 def _score_box(truth: Truth, box: Box | None, inclusive: bool) -> tuple[float, str | None]:

@@ -3,9 +3,9 @@
 Arrays in the work folder, for N scenes with Q questions of at most T tokens:
 
     pixels.npy     uint8 [N, IMAGE_SIZE, IMAGE_SIZE, 3]   padded to a centred square and resized, as the processor does
-    labels.npy     uint8 [N, GRID * GRID, 4]              what covers each patch: kind, colour, pattern, size; 0 =
-    background questions.npy  int16 [N, Q, T]                        newline, expression, answer, end of text; -1 =
-    padding spans.npy      uint8 [N, Q, 2]                        tokens before the answer; tokens in all
+    labels.npy     uint8 [N, GRID * GRID, 4]              what covers each patch: kind, colour, pattern, size; 0 = none
+    questions.npy  int16 [N, Q, T]                        newline, expression, answer, end of text; -1 = padding
+    spans.npy      uint8 [N, Q, 2]                        tokens before the answer; tokens in all
 """
 
 from collections.abc import Sequence

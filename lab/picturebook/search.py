@@ -2,11 +2,11 @@
 
 Every combination, on scenes that are used for nothing else.
 
-    python -m lab.picturebook.make out=runs/choose n=1000 seed=30 python pipeline.py stage=batch
-    data.data_file=runs/choose/picturebook.jsonl data.process_all=true data.save_generic=true \
-        data.output_dir=runs/choose
-    python -m lab.picturebook.search data_file=runs/choose/picturebook.jsonl
-    records=runs/choose/examples-models-picturebook
+    python -m lab.picturebook.make out=runs/choose n=1000 seed=30
+    python pipeline.py stage=batch data.data_file=runs/choose/picturebook.jsonl data.process_all=true \\
+        data.save_generic=true data.output_dir=runs/choose
+    python -m lab.picturebook.search data_file=runs/choose/picturebook.jsonl \\
+        records=runs/choose/examples-models-picturebook
 
 The heads are found without labels, by the shipped model's rules; labels choose between the rules that make the box.
 Prints the best combinations and, for each setting, the best that can be had with it. What wins is conf/logic/best.yaml;

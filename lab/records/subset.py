@@ -47,8 +47,11 @@ class AllHeads:
     def need_all(self) -> None:
         """Raises NotKept if the map of any head is missing."""
 
-    def attention_sums(self, measure: Callable[[], Sums]) -> Sums:
-        """Each head's weight on all image tokens; `measure` computes it from the maps."""
+    def attention_sums(self, digits: int | None, measure: Callable[[], Sums]) -> Sums:
+        """Each head's weight on all image tokens, with so many digits; `measure` computes it from the maps.
+
+        Raises NotKept if it was stored with other digits.
+        """
         return measure()
 
     def has_scores_by(self, settings: Mapping[str, Any]) -> bool:
@@ -113,8 +116,10 @@ class HeadSubset:
         there = f"the maps of {len(self.heads)} of {self.shape[0] * self.shape[1]} heads"
         raise NotKept(f"{self.where} holds {there}, {wanted}: collect with data.save_attention=all")
 
-    def attention_sums(self, measure: Callable[[], Sums]) -> Sums:
-        return self.attn_sum.astype(np.float64)
+    def attention_sums(self, digits: int | None, measure: Callable[[], Sums]) -> Sums:
+        self._need_settings({"digits": digits})
+        sums = self.attn_sum.astype(np.float64)
+        return sums if digits is None else sums.round(digits)
 
     def has_scores_by(self, settings: Mapping[str, Any]) -> bool:
         return dict(self.entropy) == dict(settings)
@@ -122,14 +127,18 @@ class HeadSubset:
     def scores(
         self, wanted: Bool[np.ndarray, "layers heads"], settings: Mapping[str, Any], measure: Callable[[], Scores]
     ) -> Scores:
+        self._need_settings(settings)
+        return self.spatial_entropy[wanted], self.num_components[wanted], self.bottom_row_max[wanted]
+
+    def _need_settings(self, settings: Mapping[str, Any]) -> None:
         for key, value in settings.items():
             if self.entropy.get(key) != value:
                 name = f"logic.{key}" if key == "grids" else f"logic.entropy.{key}"
-                measured = f"measured with {name}={self.entropy.get(key)}, not {value}"
+                then, now = ("null" if given is None else given for given in (self.entropy.get(key), value))
                 raise NotKept(
-                    f"{self.where} keeps scores {measured}: set it so, or collect with data.save_attention=all"
+                    f"{self.where} keeps scores measured with {name}={then}, not {now}: set it so, or collect with "
+                    "data.save_attention=all"
                 )
-        return self.spatial_entropy[wanted], self.num_components[wanted], self.bottom_row_max[wanted]
 
     def kept(self, weights: Float[np.ndarray, "layers heads 1 vis"]) -> Float[np.ndarray, "*heads 1 vis"]:
         return weights[head_index(self.heads)]
@@ -176,6 +185,11 @@ def head_index(heads: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def settings_of(config: EntropyConfig) -> dict[str, Any]:
-    """The settings of `logic.entropy` by name, as plain values that a file can hold."""
+    """The settings of `logic.entropy` by name, as plain values that a file can hold.
+
+    `digits` only if they are limited: files from before they could be know of none.
+    """
     values = {key.name: getattr(config, key.name) for key in fields(EntropyConfig)}
+    if config.digits is None:
+        del values["digits"]
     return {name: str(value) if isinstance(value, Choice) else value for name, value in values.items()}

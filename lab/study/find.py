@@ -164,7 +164,7 @@ def find_heads(parts: Split, settings: Settings) -> Found:
     """
     logic, common = settings.logic, None
     if logic.select.threshold == ThresholdOver.dataset:
-        common = passes_on_average(parts.finding, logic.threshold, settings.workers)
+        common = passes_on_average(parts.finding, logic, settings.workers)
     read = partial(glance, logic=logic, common=common, top_n=max(logic.select.top_n, logic.top_k))
     folds = np.random.default_rng((settings.seed, 2)).permutation(len(parts.paths)) % FOLDS
     finding, model = set(parts.finding), ModelOfRecords()
