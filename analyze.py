@@ -305,7 +305,7 @@ def rank_heads(
 def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
     """The same from the scores of a sample's heads."""
     kept = table.passes & np.isfinite(table.spatial_entropy) & ~table.bottom_row_focus
-    kept[: logic.filter.min_layer] = False
+    kept[: logic.filter.first_layer] = False
     candidates = np.flatnonzero(kept)
     if len(candidates) < logic.threshold.min_keep:
         by_sum = np.argsort(-table.attn_sum, axis=None, kind="stable")

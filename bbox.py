@@ -28,8 +28,8 @@ from conf.schema import (
     SmoothingConfig,
 )
 from lab.base.errors import UserError
+from lab.base.paths import same_model
 from lab.heads.choice import HeadChoice
-from lab.heads.files import same_model
 from lab.records.record import Record
 from llava.grid import Grid
 

@@ -22,10 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from conf.schema import Config, free_text, plain, register
+from conf.schema import PRESET, Config, foreign_heads, free_text, plain, register
 from lab.base.console import exit_in_one_line, hydra_arguments
 from lab.base.errors import UserError
-from lab.base.processes import leave, refuse_many
+from lab.base.processes import first_process, leave, refuse_many
 from lab.stages import STAGES
 from llava.conversation import conversation
 
@@ -41,8 +41,11 @@ def run(cfg: Config | DictConfig) -> int:
     stage = STAGES[config.stage]
     if not stage.many:
         refuse_many(config.stage)
-    from lab.heads.files import with_heads_of_file  # after the checks: it takes longer to import than they take
+    # after the checks: it takes longer to import than they take
+    from lab.heads.files import warn_of_foreign_heads, with_heads_of_file
 
+    if cfg.logic.heads == PRESET and config.logic.heads is None and stage.heads and first_process():
+        warn_of_foreign_heads(str(foreign_heads(cfg)), config.model.name)
     return stage.run(with_heads_of_file(config))
 
 

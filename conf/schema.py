@@ -11,7 +11,7 @@ makes objects of them, once; each checks its own values as it is made. The text 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -23,6 +23,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lab.base.console import wrong_word
 from lab.base.errors import UserError
+from lab.base.paths import same_model
+
+PRESET = "preset"  # of logic.heads: those that the model preset knows
 
 
 class Choice(str, Enum):
@@ -208,10 +211,17 @@ class EntropyConfig(Group, path="logic.entropy"):
 class FilterConfig(Group, path="logic.filter"):
     """Heads that are never selected."""
 
-    min_layer: int = key(2, "first layer that may hold a selected head, zero-based", least=0)
+    min_layer: int | None = key(
+        2, "first layer that may hold a selected head, zero-based; null: as the model's preset says, else 2", least=0
+    )
     bottom_row: float | None = key(
         0.05, "refuse heads with more than this in any cell of the last grid row; null: keep them", least=0
     )
+
+    @property
+    def first_layer(self) -> int:
+        """`min_layer` as a number."""
+        return 2 if self.min_layer is None else self.min_layer
 
 
 @dataclass
@@ -351,7 +361,9 @@ class ModelConfig(Group, path="model"):
     load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
     load_in_8bit: bool = key(False, "the same in 8 bits")
     localization_heads: Any = key(
-        None, "known heads [[layer,head],...] of this model, zero-based, for logic.heads=preset"
+        None,
+        "for logic.heads=preset: known heads [[layer,head],...] of this model, zero-based; in presets with `of`, the "
+        "checkpoint that they belong to",
     )
 
     def check(self) -> None:
@@ -409,9 +421,9 @@ class DataConfig(Group, path="data"):
         "processes beside this one that read images, write records, or rank a folder's; null: from the cores",
         least=0,
     )
-    output_dir: str = key(
-        "outputs/localization_heads",
-        "where records, results and figures go",
+    output_dir: str | None = key(
+        None,
+        "where records, results and figures go; null: outputs/localization_heads, and beside records that are read",
         common="where records, results and figures go",
         free=True,
     )
@@ -556,8 +568,28 @@ def register() -> None:
 
 
 def plain(cfg: Config | DictConfig) -> Config:
-    """The configuration as plain objects, which check their values. Raises UserError on impossible ones."""
-    return OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[return-value]
+    """The configuration as plain objects, which check their values. Raises UserError on impossible ones.
+
+    The heads and the first layer that a model preset knows are taken over if `model.name` is the checkpoint that they
+    belong to. Of another one nothing is known: `logic.heads=preset` then becomes null.
+    """
+    config: Config = OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[assignment]
+    known, logic = config.model.localization_heads, config.logic
+    if not isinstance(known, Mapping):
+        return config
+    if foreign_heads(config):
+        heads = None if logic.heads == PRESET else logic.heads
+        return replace(config, model=replace(config.model, localization_heads=None), logic=replace(logic, heads=heads))
+    least = logic.filter.min_layer if logic.filter.min_layer is not None else known.get("min_layer")
+    logic = replace(logic, filter=replace(logic.filter, min_layer=least))
+    return replace(config, model=replace(config.model, localization_heads=known["heads"]), logic=logic)
+
+
+def foreign_heads(cfg: Config | DictConfig) -> str | None:
+    """The checkpoint whose heads `logic.heads=preset` would take, if `model.name` is another one."""
+    known = cfg.model.localization_heads
+    of = known.get("of") if isinstance(known, Mapping) else None
+    return None if of is None or same_model(of, cfg.model.name) else str(of)
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -88,6 +88,11 @@ def _number_of_processes() -> int:
     return 1
 
 
+def first_process() -> bool:
+    """Whether this process is number 0 of its run, as its launcher says, or runs alone."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
 def leave(code: int) -> NoReturn:
     """Ends this process.
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyze import Head, HeadScore
-from conf.schema import LogicConfig, ModelConfig
+from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.errors import UserError
 
-PRESET = "preset"
 PRESET_KEY = "model.localization_heads"
 
 

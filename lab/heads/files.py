@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Config
+from conf.schema import PRESET, Config
 from lab.base.errors import UserError
 from lab.base.numbers import whole
-from lab.base.paths import find
-from lab.heads.choice import PRESET, HeadChoice
+from lab.base.paths import find, same_model
+from lab.heads.choice import HeadChoice
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,18 @@ def with_heads_of_file(config: Config) -> Config:
     return replace(config, logic=replace(config.logic, heads=heads))
 
 
+def warn_of_foreign_heads(of: str, name: str) -> None:
+    """Says that the preset's heads are of the checkpoint `of`, not of the model `name`, and how to find its own."""
+    find_its_own = f"python pipeline.py stage=select model.name={name} data.data_file=samples.jsonl"
+    log.warning(
+        "the preset's heads are of %s, not of %s: heads are ranked for each sample; to find its own: %s",
+        of,
+        name,
+        find_its_own,
+    )
+
+
 def warn_of_another_model(choice: HeadChoice, name: str) -> None:
     """Says so if the heads were found in another model than `name`: of the same shape, but not the same heads."""
     if choice.model and not choice.is_preset and not same_model(choice.model, name):
         log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)
-
-
-def same_model(name: str, other: str) -> bool:
-    """Whether two names of models mean the same: a hub id, or a folder however it is written."""
-    return name == other or find(name).resolve() == find(other).resolve()

@@ -16,9 +16,9 @@ from analyze import Head, attention_sums, passes_threshold, rank_heads
 from conf.schema import LogicConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
+from lab.base.paths import same_model
 from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
-from lab.heads.files import same_model
 from lab.heads.selection import Picks
 from lab.records.files import load_record
 from lab.records.record import Record

@@ -205,7 +205,7 @@ def make_pickers(names: Sequence[str], on: Setting, choice: HeadChoice) -> Rows:
 
 def allowed(values: Float[np.ndarray, "layers heads"], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
     """The values of the layers that may hold a selected head, 0 elsewhere."""
-    return np.where(np.arange(len(values))[:, None] >= logic.filter.min_layer, values, 0.0)
+    return np.where(np.arange(len(values))[:, None] >= logic.filter.first_layer, values, 0.0)
 
 
 def _always(heads: Sequence[Head]) -> Picker:

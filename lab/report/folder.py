@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.schema import Config, plain
 from lab.base.errors import UserError
+from lab.base.paths import find
 from lab.heads.files import with_heads_of_file
 from lab.records.folder import list_samples
 
@@ -24,6 +27,7 @@ class RunFolder:
     """The files of one run. What a stage has not written is None or empty."""
 
     path: Path
+    results: Path  # where the other stages wrote what they made of the records; often the same
     records: Mapping[str, Path]  # by sample
     rankings: Mapping[str, Path]
     errors: Mapping[str, str]  # of errors.jsonl: sample -> what went wrong
@@ -48,9 +52,18 @@ class RunFolder:
         return first if first == last else f"{first} to {last}"
 
 
-def read_folder(path: Path) -> RunFolder:
-    """Raises UserError if the folder cannot be read or holds neither records nor rankings."""
+def read_folder(path: Path, results: Path | None = None) -> RunFolder:
+    """The records of a folder, and the results there or, if they went elsewhere, in the folder `results`.
+
+    A folder of results without records stands for those that it was made of. Raises UserError if the folder cannot be
+    read or holds neither records nor rankings.
+    """
     listed = list_samples(path)
+    if not listed["records"] and results is None and (made_of := _made_of(path)):
+        return read_folder(made_of, path)
+    results = results or path
+    if results != path and results.is_dir():
+        listed["analyses"] |= list_samples(results)["analyses"]
     if not listed["records"] and not listed["analyses"]:
         inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()][:3]
         hint = f"; did you mean one of the folders in it ({', '.join(inside)})?" if inside else ""
@@ -58,13 +71,24 @@ def read_folder(path: Path) -> RunFolder:
     failed = [row for row in _json_lines(path / "errors.jsonl") if isinstance(row, Mapping) and "id" in row]
     return RunFolder(
         path,
+        results,
         listed["records"],
         listed["analyses"],
         {str(row["id"]): str(row.get("error", "failed")) for row in failed},
         _json_object(path / "summary.json"),
-        _json_object(path / "metrics.json"),
-        _json_object(path / "localization_heads.json"),
+        _json_object(results / "metrics.json"),
+        _json_object(results / "localization_heads.json"),
     )
+
+
+def _made_of(results: Path) -> Path | None:
+    """The folder of records that the results in a folder were made of, as a configuration beside them tells."""
+    for path in sorted(results.glob("config.*.yaml"), key=_written, reverse=True):
+        with suppress(OmegaConfBaseException, YAMLError, OSError, ValueError):
+            named = OmegaConf.select(OmegaConf.load(path), "data.attention_dir")
+            if named and find(str(named)).is_dir():
+                return find(str(named))
+    return None
 
 
 def _json_object(path: Path) -> Mapping[str, Any] | None:
@@ -84,22 +108,27 @@ def _json_lines(path: Path, *, whole: bool = False) -> list[Any]:
         return []
 
 
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
+
+
 def saved_config(folder: RunFolder, config: Config) -> Config:
-    """The configuration that the run was evaluated with or, failing that, collected with; `config` if neither is told.
+    """The configuration that the run was evaluated with or, failing that, made with; `config` if none is told.
 
     Raises UserError naming the file if the configuration is not one of today's.
     """
-    path = folder.path / "config.yaml"
+    of_run = folder.results / "config.yaml"
+    latest = [of_run] if of_run.exists() else sorted(folder.results.glob("config.*.yaml"), key=_written)[-1:]
     saved: Any = (folder.metrics or {}).get("config")
-    where = folder.path / "metrics.json" if saved else path
+    where = folder.results / "metrics.json" if saved else (latest or [folder.results])[0]
     try:
-        if saved is None and path.exists():
-            saved = OmegaConf.load(path)
+        if saved is None and latest:
+            saved = OmegaConf.load(where)
         if saved is None:
-            log.warning("%s has no config.yaml: its records are read with this command's configuration", folder.path)
+            log.warning("%s has no config.yaml: its records are read with this command's configuration", folder.results)
             return config
         merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         other = f"{where}: its configuration is not one of this version ({reason})"
         raise UserError(f"{other}; run stage=evaluate there again") from None

@@ -19,14 +19,20 @@ from lab.report.samples import Finding, Pictures, Rules, find_sample, scored, tr
 log = logging.getLogger(__name__)
 
 
-def read_run(path: Path, config: Config, data_file: str | None) -> Run:
-    """The run in a folder, whose records are read as `config` says."""
-    folder = read_folder(path)
+def read_run(path: Path, config: Config, data_file: str | None, results: Path | None = None) -> Run:
+    """The run in a folder, whose records are read as `config` says.
+
+    `results` is where other stages wrote what they made of the records, if that is another folder.
+    """
+    folder = read_folder(path, results)
     return Run(folder, Rules.of(config), config, known_samples(folder, data_file))
 
 
 def read_two_runs(folders: Sequence[str], config: Config) -> list[Run]:
     """Two runs, each with the configuration that it was made with; `config` where its folder tells none.
+
+    A folder of results stands for the records that they were made of, so that two settings over the same records can be
+    compared.
 
     Raises UserError unless there are two, about the same pictures.
     """

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from analyze import Head
-from conf.schema import Config, Contrast, LogicConfig, as_dict
-from lab.heads.choice import PRESET, PRESET_KEY
+from conf.schema import PRESET, Config, Contrast, LogicConfig, as_dict
+from lab.heads.choice import PRESET_KEY
 from lab.measure.intervals import Estimate, compare, metric_names, summarize
 from lab.measure.metrics import Score
 from lab.report.contents import Gathered, Run
@@ -93,7 +93,7 @@ def rules_in_words(logic: LogicConfig) -> str:
         f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
     )
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
-    heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.min_layer}"
+    heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.first_layer}"
     contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != Contrast.none else ""
     return f"{heads}{contrast}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
 

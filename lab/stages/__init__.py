@@ -19,6 +19,7 @@ class Stage:
     run: Callable[[Config], int]
     text: str  # one line, for --help
     many: bool = False  # whether it divides its work among the processes of a launcher
+    heads: bool = True  # whether it uses `logic.heads`
 
 
 # Each stage is imported when it runs: it starts without the libraries of the others, which saves up to a second.
@@ -79,12 +80,12 @@ def _report(config: Config) -> int:
 
 
 STAGES = {
-    "collect": Stage(_collect, "picture and expression -> record: what every head looks at"),
-    "analyze": Stage(_analyze, "record, or a folder of them -> the heads, best first"),
+    "collect": Stage(_collect, "picture and expression -> record: what every head looks at", heads=False),
+    "analyze": Stage(_analyze, "record, or a folder of them -> the heads, best first", heads=False),
     "visualize": Stage(_visualize, "record -> mask, box and figures"),
     "pipeline": Stage(_pipeline, "collect, analyze and visualize one picture"),
     "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True),
-    "select": Stage(_select, "records -> the heads that are selected again and again"),
+    "select": Stage(_select, "records -> the heads that are selected again and again", heads=False),
     "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
     "study": Stage(_study, "records and the truth -> the paper's tables in miniature"),
     "report": Stage(_report, "a folder of records, or two -> one page with everything"),

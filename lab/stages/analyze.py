@@ -1,21 +1,31 @@
 """stage=analyze: record -> ranking of its heads; with `data.attention_dir`, of every record of a folder."""
 
+from functools import partial
+from pathlib import Path
+
 from analyze import rank_heads
-from conf.schema import Config
+from conf.schema import Config, LogicConfig
 from lab.records.files import load_record
-from lab.stages.common import print_written, record_path
+from lab.stages.common import make_results_folder, print_written, record_path, with_example
 from lab.stages.results import heads_table, write_ranking
 
 
 def run(config: Config) -> int:
     """Ranks the heads of one record, or of each record of a folder."""
     if config.data.attention_dir is not None:
-        from lab.stages.analyze_folder import analyze_folder  # worker processes, which one record does without
+        from lab.stages.over_folder import over_folder  # worker processes, which one record does without
 
-        return analyze_folder(config)
+        work = partial(rank_file, logic=config.logic)
+        return over_folder(config, work, errors_name="analysis_errors.jsonl", wrote="*_analysis.pkl and .json")
+    config = with_example(config)
     path = record_path(config)
     ranking = rank_heads(load_record(path, config.logic.grids), config.logic)
-    written = write_ranking(path, ranking)
+    written = write_ranking(make_results_folder(config) / path.name, ranking)
     print(heads_table(ranking[: max(10, config.logic.top_k)]))
     print_written(written)
     return 0
+
+
+def rank_file(path: Path, target: Path, logic: LogicConfig) -> None:
+    """Ranks the record in a file and writes the ranking beside `target`, a record's name."""
+    write_ranking(target, rank_heads(load_record(path, logic.grids), logic))

@@ -1,6 +1,9 @@
 """What several stages share: the model, the folders, the picture and the record that a configuration names."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +12,18 @@ from lab.base.errors import UserError
 from lab.base.files import check_id, write_atomic
 from lab.base.paths import find
 from lab.base.processes import processes
+from lab.datasets.sample import with_period
 from lab.heads.choice import HeadChoice, head_choice
 from lab.heads.files import warn_of_another_model
+from lab.records.files import load_record
 from lab.records.folder import find_record
 
 if TYPE_CHECKING:  # the model's libraries take a second to import, and only stages that ask it need them
     from llava.family import LoadedModel
 
 log = logging.getLogger(__name__)
+
+EXAMPLE = ("examples/images/bird.png", "birds.")  # what is asked if nothing is named
 
 
 def wants_generic(config: Config) -> bool:
@@ -56,22 +63,13 @@ def device_name(config: Config) -> str:
 
 # folders
 
+OUTPUT = "outputs/localization_heads"  # of data.output_dir=null
+
 
 def model_folder(config: Config) -> Path:
     """`<output_dir>/<model>`, where the records of a model lie."""
-    return Path(config.data.output_dir) / config.model.name.strip("/").replace("/", "-").replace(" ", "-")
-
-
-def make_folder(config: Config) -> Path:
-    """Creates `model_folder` and saves the resolved configuration in it."""
-    folder = model_folder(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        hint = "set data.output_dir to a folder you can write to"
-        raise UserError(f"cannot create {folder}: {error.strerror}; {hint}") from None
-    write_atomic(folder / "config.yaml", as_yaml(config))
-    return folder
+    name = config.model.name.strip("/").replace("/", "-").replace(" ", "-")
+    return Path(OUTPUT if config.data.output_dir is None else config.data.output_dir) / name
 
 
 def records_folder(config: Config) -> Path:
@@ -79,7 +77,53 @@ def records_folder(config: Config) -> Path:
     return model_folder(config) if config.data.attention_dir is None else find(config.data.attention_dir)
 
 
+def results_folder(config: Config) -> Path:
+    """Where goes what is made of records that are there: beside them unless `data.output_dir` names another place.
+
+    There, what is made of the records of a folder F goes to `<output_dir>/<name of F>`.
+    """
+    if config.data.attention_file is not None:
+        read = find(config.data.attention_file).absolute().parent
+    elif config.data.attention_dir is not None:
+        read = find(config.data.attention_dir).absolute()
+    else:
+        return model_folder(config)
+    return read if config.data.output_dir is None else Path(config.data.output_dir) / read.name
+
+
+def make_folder(config: Config) -> Path:
+    """Creates `model_folder` and saves the resolved configuration in it."""
+    return _made(model_folder(config), "config.yaml", config)
+
+
+def make_results_folder(config: Config) -> Path:
+    """Creates `results_folder` and saves the resolved configuration in it.
+
+    Its name is that of the stage, so that the configuration which made the records stays beside them.
+    """
+    return _made(results_folder(config), f"config.{config.stage}.yaml", config)
+
+
+def _made(folder: Path, name: str, config: Config) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "set data.output_dir to a folder you can write to"
+        raise UserError(f"cannot create {folder}: {error.strerror}; {hint}") from None
+    write_atomic(folder / name, as_yaml(config))
+    return folder
+
+
 # one sample
+
+
+def with_example(config: Config) -> Config:
+    """The configuration with the shipped picture and expression if it names no picture, no expression and no record."""
+    data = config.data
+    if any(value is not None for value in (data.image_file, data.query, data.attention_file, data.attention_dir)):
+        return config
+    log.info('no data.image_file: the shipped %s, asked for "%s"', *EXAMPLE)
+    return replace(config, data=replace(data, image_file=EXAMPLE[0], query=EXAMPLE[1]))
 
 
 def image_path(config: Config) -> Path:
@@ -89,21 +133,70 @@ def image_path(config: Config) -> Path:
     return find(config.data.image_file)
 
 
-def record_name(config: Config) -> str:
-    """The record's name, without its ending: `data.save_id` or the picture's."""
-    return check_id(config.data.save_id if config.data.save_id is not None else image_path(config).stem)
+def asked(config: Config) -> str:
+    """The expression, as the model is asked for it. Raises UserError if there is none."""
+    query = config.data.query
+    if query is None or not query.strip():
+        raise UserError('data.query is empty: say what to look for, for example data.query="the bird on the left"')
+    return with_period(query) if config.data.final_period else query
+
+
+def new_record_name(config: Config) -> str:
+    """The name, without its ending, of the record to be made: `data.save_id` or the picture's.
+
+    If a record with the picture's name holds another picture or expression, a number is put behind the name.
+    """
+    if config.data.save_id is not None:
+        return check_id(config.data.save_id)
+    stem = check_id(image_path(config).stem)
+    for name, path in _records_named(model_folder(config), stem):
+        if path is None or _about(path) in (None, (image_path(config).resolve(), asked(config))):
+            if name != stem:
+                log.info("%s holds another expression or picture: this record is %s", stem, name)
+            return name
+    raise AssertionError("the names never end")
 
 
 def record_path(config: Config) -> Path:
-    """The saved record that a configuration names. Raises UserError if there is none."""
+    """The saved record that a configuration names. Raises UserError if there is none, or several that it may mean."""
     if config.data.attention_file is not None:
-        return Path(config.data.attention_file)
-    folder, name = model_folder(config), record_name(config)
-    path = find_record(folder, name)
-    if path is None:
+        return find(config.data.attention_file)
+    folder = model_folder(config)
+    stem = check_id(config.data.save_id if config.data.save_id is not None else image_path(config).stem)
+    paths = [path for _, path in takewhile(lambda found: found[1] is not None, _records_named(folder, stem))]
+    there = [path for path in paths[: 1 if config.data.save_id is not None else None] if path is not None]
+    if not there:
         hint = "set data.attention_file=path/to/record.pkl, or make it with stage=collect"
-        raise UserError(f"no record {folder / name}.pkl: {hint}")
-    return path
+        raise UserError(f"no record {folder / stem}.pkl: {hint}")
+    if config.data.query is not None and config.data.save_id is None:
+        matching = [path for path in there if (about := _about(path)) is None or about[1] == asked(config)]
+        if not matching:
+            raise UserError(
+                f'{there[0]} is of another expression than data.query="{config.data.query}": make the record with '
+                "stage=collect, or name one as data.attention_file"
+            )
+        there = matching
+    if len(there) > 1:
+        names = ", ".join(path.name for path in there)
+        raise UserError(f"{folder} holds {names}: say which one, with data.query or data.attention_file")
+    return there[0]
+
+
+def _records_named(folder: Path, stem: str) -> Iterator[tuple[str, Path | None]]:
+    """X, X-2, X-3, ... without end, each with its record if it is there."""
+    for number in count(1):
+        name = stem if number == 1 else f"{stem}-{number}"
+        yield name, find_record(folder, name)
+
+
+def _about(path: Path) -> tuple[Path, str] | None:
+    """The picture and the expression of a record; None if it tells none or cannot be read."""
+    try:
+        meta = load_record(path).meta
+    except UserError:
+        return None
+    named = meta.get("image_file"), meta.get("query")
+    return None if None in named else (find(str(named[0])).resolve(), str(named[1]))
 
 
 def print_written(paths: list[Path]) -> None:

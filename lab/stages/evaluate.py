@@ -30,7 +30,7 @@ from lab.measure.intervals import Estimate, metric_names, summarize
 from lab.measure.metrics import Prediction, Score, misses
 from lab.measure.predictions import measure, merge_draws
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, print_written, records_folder
+from lab.stages.common import choice_of, make_results_folder, print_written, records_folder
 
 COLUMNS = metric_names()
 SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
@@ -54,7 +54,7 @@ def run(config: Config) -> int:
     scores, predictions = measure(samples, files, pickers, config.logic, inclusive=inclusive)
     resamples, seed = config.evaluate.resamples, config.seed
     rows = merge_draws({name: summarize(one, resamples=resamples, seed=seed) for name, one in scores.items()})
-    written = _write(folder, config, view, rows, scores["chosen"], predictions)
+    written = _write(make_results_folder(config), config, view, rows, scores["chosen"], predictions)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     if missed := misses(scores["chosen"]):
         count = f"{len(missed)} of {len(samples)} samples"

@@ -6,7 +6,7 @@ from conf.schema import Config
 from lab.batch.storage import as_stored, at_precision
 from lab.records.folder import write_record
 from lab.stages.collect import ask
-from lab.stages.common import choice_of, make_folder, print_written
+from lab.stages.common import choice_of, make_folder, print_written, with_example
 from lab.stages.results import (
     FigureOptions,
     box_line,
@@ -18,6 +18,7 @@ from lab.stages.results import (
 
 def run(config: Config) -> int:
     """Collects, analyses and visualizes one picture."""
+    config = with_example(config)
     choice = choice_of(config)
     name, asked = ask(config)
     record = at_precision(asked, config.data)  # so that a later reading finds the same

@@ -5,21 +5,23 @@ from pathlib import Path
 from conf.schema import Config
 from lab.base.files import write_atomic
 from lab.report.gather import gather, read_run, read_two_runs
-from lab.stages.common import print_written, records_folder
+from lab.stages.common import OUTPUT, make_results_folder, print_written, records_folder, results_folder
 
 
 def run(config: Config) -> int:
-    """Writes report.html into the run's folder or, of two runs, compare.html into `data.output_dir`."""
+    """Writes report.html where results go or, of two runs, compare.html into `data.output_dir`."""
     if config.data.runs is None:
-        folder = records_folder(config)
-        runs, target = [read_run(folder, config, config.data.data_file)], folder / "report.html"
+        folder, target = records_folder(config), results_folder(config) / "report.html"
+        runs = [read_run(folder, config, config.data.data_file, results_folder(config))]
     else:
         runs = read_two_runs(config.data.runs, config)
-        target = Path(config.data.output_dir) / "compare.html"
+        target = Path(OUTPUT if config.data.output_dir is None else config.data.output_dir) / "compare.html"
     from lab.report.page import render  # jinja2, only when a page is made
 
     gathered = gather(runs, config.report, config.seed)
     page = render(gathered, resamples=config.evaluate.resamples, seed=config.seed)
+    if config.data.runs is None:
+        make_results_folder(config)
     write_atomic(target, page.encode("utf-8", "replace"))  # an id may hold half a character
     print_written([target])
     print(f"  {target.stat().st_size / 1e6:.1f} MB; open it in any browser, no network is needed")

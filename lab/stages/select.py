@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lab.heads.selection import Picks, Selection, count_selections
 from lab.records.folder import list_samples
 from lab.stages import batch
 from lab.stages.batch import refuse_two_sources
-from lab.stages.common import model_folder, print_written, records_folder
+from lab.stages.common import make_results_folder, model_folder, print_written, records_folder
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +42,11 @@ def run(config: Config) -> int:
     else:
         picks = picks_of_analyses(files, config.logic.select.top_n, list(listed["records"].values())[:1])
     selection = count_selections(picks, config.logic.select, config.seed)
-    written = _write(folder, picks, selection, source, config)
+    target = make_results_folder(config)
+    written = _write(target, picks, selection, source, config)
     print(selection_table(selection, max(10, config.logic.top_k)))
     print_written(written)
-    print(f"\nuse them: logic.heads={folder / NAME}")
+    print(f"\nuse them: logic.heads={target / NAME}")
     return 1 if failed else 0
 
 
@@ -84,8 +84,7 @@ def chosen_files(
 ) -> tuple[Source, list[Path]]:
     """What to count, "records" or "analyses", and the files of it that belong to the samples `names` (None: to any).
 
-    Raises UserError if there are none or fewer than `config.samples`, or if the results could not be written beside
-    them.
+    Raises UserError if there are none or fewer than `config.samples`.
     """
     source = config.source or (Source.records if listed["records"] else Source.analyses)
     files = [path for name, path in listed[source].items() if names is None or name in names]
@@ -100,8 +99,6 @@ def chosen_files(
             "set it to sample"
         )
     _check_number(len(files), str(folder), config)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {folder}, where the results would go: copy it, or make it writable")
     if source == Source.records and (alone := len(listed["analyses"].keys() - listed["records"].keys())):
         log.warning("%d rankings in %s have no record and are not counted", alone, folder)
     return source, files

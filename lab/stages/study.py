@@ -11,7 +11,7 @@ from lab.base.console import table
 from lab.base.files import write_atomic
 from lab.datasets import Sample
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, print_written, records_folder
+from lab.stages.common import choice_of, make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
 from lab.study.find import find_heads, split
@@ -27,7 +27,7 @@ def run(config: Config) -> int:
     failed = collect_first(config)
     folder = records_folder(config)
     study = make_study(samples, folder, settings_of(config))
-    written = write(study, folder, figures=config.save_fig)
+    written = write(study, make_results_folder(config), figures=config.save_fig)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)
     return 1 if failed else 0

@@ -1,22 +1,49 @@
-"""stage=visualize: record -> mask, box and figures."""
+"""stage=visualize: record -> mask, box and figures; with `data.attention_dir`, of every record of a folder."""
+
+from functools import partial
+from pathlib import Path
 
 from analyze import rank_heads, scores_of
-from bbox import localize_record
-from conf.schema import Config
+from bbox import Localization, localize_record
+from conf.schema import Config, LogicConfig
+from lab.base.errors import UserError
 from lab.base.images import open_image
+from lab.heads.choice import HeadChoice
 from lab.records.files import load_record
-from lab.stages.common import choice_of, print_written, record_path
+from lab.records.record import Record
+from lab.stages.common import choice_of, make_results_folder, print_written, record_path, with_example
 from lab.stages.results import FigureOptions, box_line, heads_table, picture_of, write_localization
 
 
 def run(config: Config) -> int:
-    """Localizes one saved record and draws it."""
-    path, figures = record_path(config), FigureOptions.of(config)
-    record = load_record(path, config.logic.grids)
-    if record.image_size is None:  # records of old
-        record = record.with_image_size(open_image(picture_of(record, figures.image_file)).size)
-    result = localize_record(record, rank_heads(record, config.logic), config.logic, choice_of(config))
+    """Localizes one saved record and draws it, or each record of a folder."""
+    choice, figures = choice_of(config), FigureOptions.of(config)
+    if config.data.attention_dir is not None:
+        from lab.stages.over_folder import over_folder  # worker processes, which one record does without
+
+        if config.show_plot:
+            raise UserError("show_plot=true opens a window for one record: with data.attention_dir, leave it out")
+        work = partial(draw_file, logic=config.logic, choice=choice, figures=figures)
+        return over_folder(config, work, errors_name="visualize_errors.jsonl", wrote="masks, boxes and figures")
+    config = with_example(config)
+    path = record_path(config)
+    record, result = locate(path, config.logic, choice, figures)
+    written = write_localization(make_results_folder(config) / path.name, record, result, config.logic, figures)
     print(heads_table(scores_of(record, result.heads, config.logic)))
     print(f"\n{box_line(result)}")
-    print_written(write_localization(path, record, result, config.logic, figures))
+    print_written(written)
     return 0
+
+
+def locate(path: Path, logic: LogicConfig, choice: HeadChoice, figures: FigureOptions) -> tuple[Record, Localization]:
+    """The record of a file, and where its heads look."""
+    record = load_record(path, logic.grids)
+    if record.image_size is None:  # records of old
+        record = record.with_image_size(open_image(picture_of(record, figures.image_file)).size)
+    return record, localize_record(record, rank_heads(record, logic), logic, choice)
+
+
+def draw_file(path: Path, target: Path, logic: LogicConfig, choice: HeadChoice, figures: FigureOptions) -> None:
+    """Localizes the record in a file and writes mask, box and figures beside `target`, a record's name."""
+    record, result = locate(path, logic, choice, figures)
+    write_localization(target, record, result, logic, figures)

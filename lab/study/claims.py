@@ -182,7 +182,10 @@ def rank_correlations(found: Found, settings: Settings) -> list[Correlation]:
     Below that, heads are selected by chance, and their order says nothing. The interval draws groups of samples with
     replacement.
     """
-    counts, eligible = found.selected.sum(0), found.selected[0].size - settings.logic.filter.min_layer * found.shape[1]
+    counts, eligible = (
+        found.selected.sum(0),
+        found.selected[0].size - settings.logic.filter.first_layer * found.shape[1],
+    )
     chance = counts.sum() / max(1, eligible)
     return [
         _correlation("ever selected", found, counts > 0, settings),
