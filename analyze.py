@@ -384,7 +384,7 @@ def selection_trials(
     return counts.reshape(trials, *shape)
 
 
-def most_selected(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:
+def most_selected(counts: Int[np.ndarray, "layers heads"] | Float[np.ndarray, "layers heads"], k: int) -> list[Head]:
     """The `k` heads with the largest counts, ties in (layer, head) order.
 
     Raises UserError if fewer were ever selected.

@@ -4,7 +4,7 @@ The chosen heads, and controls that tell whether it is these heads that make the
 
 Each control is blind to the truth but for the oracle:
 
-    random        other heads of the same layers, drawn `evaluate.draws` times
+    random        other heads of the same layers: every set if there are few, else `evaluate.draws` of them
     all           all heads of the model together
     sum_only      the heads with the largest attention sums on average: the first criterion alone
     entropy_only  the heads selected most often by low entropy, whatever they look at: the second criterion alone
@@ -14,15 +14,17 @@ Each control is blind to the truth but for the oracle:
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations, product
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 
-from analyze import Head, HeadScore, most_selected, rank_table, score_all, selection_frequency
+from analyze import Head, HeadScore, most_selected, rank_table, score_all, selection_frequency, tied_at
 from bbox import binarise, box_on_image, head_maps, region, smooth
 from conf.schema import Contrast, LogicConfig
 from lab.base.console import progress
@@ -37,6 +39,8 @@ from lab.records.record import Record
 
 log = logging.getLogger(__name__)
 
+MOST_SETS = 128  # of random heads, that are all measured instead of drawn
+
 Ranking = Sequence[HeadScore]
 Picker = Callable[[Record, Ranking], Sequence[Head]]
 Rows = dict[str, Picker | None]  # name of a row, and how it picks its heads; None: no heads, the box in the middle
@@ -50,13 +54,14 @@ class Overview:
     sums: Float[np.ndarray, "layers heads"]  # attention sums, added up
     selected: Int[np.ndarray, "layers heads"]  # how often each head is among the top_n by both criteria
     by_entropy: Int[np.ndarray, "layers heads"]  # the same by entropy alone
+    tied: int  # samples in which entropy does not decide which heads are the best `top_k`
     # IoU of each head's own box, added up; NaN if records keep some heads' maps only.
     head_iou: Float[np.ndarray, "layers heads"]
     samples: int = 0
 
     @classmethod
     def empty(cls, shape: tuple[int, int]) -> "Overview":
-        return cls(shape, np.zeros(shape), np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape))
+        return cls(shape, np.zeros(shape), np.zeros(shape, int), np.zeros(shape, int), 0, np.zeros(shape))
 
 
 def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
@@ -89,7 +94,9 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], logic: LogicConf
         every = score_all(record, logic)
         top_n = logic.select.top_n
         view.sums += every.attn_sum
-        view.selected += selection_frequency([rank_table(every.only(every.passes), logic)], top_n, shape)
+        ranking = rank_table(every.only(every.passes), logic)
+        view.selected += selection_frequency([ranking], top_n, shape)
+        view.tied += tied_at(ranking, logic.top_k)
         view.by_entropy += selection_frequency([rank_table(every.only(np.ones(shape, bool)), logic)], top_n, shape)
         if record.subset.holds_all or oracle:
             view.head_iou += head_ious(record, read_truth(sample, record.image_size).box_xyxy, logic)
@@ -147,7 +154,8 @@ def _random(on: Setting) -> Rows:
     if on.fixed is None:
         log.warning("no random control: logic.heads fixes no heads whose layers they could share")
         return {}
-    return {f"random {i}": _always(same_layers(on.fixed, on.view.shape[1], on.rng)) for i in range(on.draws)}
+    sets = sets_of_same_layers(on.fixed, on.view.shape[1], on.draws, on.rng).sets
+    return {f"random {i}": _always(heads) for i, heads in enumerate(sets)}
 
 
 def _all(on: Setting) -> Rows:
@@ -212,11 +220,42 @@ def _always(heads: Sequence[Head]) -> Picker:
     return lambda record, ranking: heads
 
 
-def same_layers(heads: Sequence[Head], num_heads: int, rng: np.random.Generator) -> list[Head]:
-    """As many heads of the same layers, none of them among `heads` unless a layer has no other left."""
-    drawn: list[Head] = []
-    for layer in (head[0] for head in heads):
-        free = [(layer, h) for h in range(num_heads) if (layer, h) not in drawn]
-        others = [head for head in free if head not in heads] or free
-        drawn.append(others[rng.integers(len(others))])
-    return drawn
+@dataclass(frozen=True)
+class RandomSets:
+    """Sets of heads that share their layers with given heads, and none of the heads."""
+
+    sets: tuple[tuple[Head, ...], ...]
+    total: int  # there are so many in all
+
+    @property
+    def all(self) -> bool:
+        """Whether these are all that there are."""
+        return len(self.sets) == self.total
+
+    @property
+    def note(self) -> str:
+        """What they are, in words."""
+        if self.all:
+            return f"all {self.total} sets of other heads of the same layers"
+        return f"{len(self.sets)} of the {self.total:,} sets of other heads of the same layers, drawn at random"
+
+
+def sets_of_same_layers(heads: Sequence[Head], num_heads: int, draws: int, rng: np.random.Generator) -> RandomSets:
+    """Every set of as many other heads of the same layers if there are at most MOST_SETS, else `draws` of them.
+
+    No head is among `heads` unless a layer has too few others; then all of that layer's heads may be.
+    """
+    wanted = {layer: sum(head[0] == layer for head in heads) for layer in dict.fromkeys(head[0] for head in heads)}
+    free = {}
+    for layer, number in wanted.items():
+        others = [(layer, head) for head in range(num_heads) if (layer, head) not in heads]
+        free[layer] = others if len(others) >= number else [(layer, head) for head in range(num_heads)]
+    total = math.prod(math.comb(len(free[layer]), number) for layer, number in wanted.items())
+    if total <= MOST_SETS:
+        parts = product(*(combinations(free[layer], number) for layer, number in wanted.items()))
+        return RandomSets(tuple(tuple(chain.from_iterable(part)) for part in parts), total)
+    drawn: dict[tuple[Head, ...], None] = {}  # a set that is drawn twice counts once
+    while len(drawn) < min(draws, total):
+        picks = [sorted(rng.choice(len(free[layer]), number, replace=False)) for layer, number in wanted.items()]
+        drawn[tuple(free[layer][i] for layer, pick in zip(wanted, picks, strict=True) for i in pick)] = None
+    return RandomSets(tuple(drawn), total)

@@ -21,7 +21,7 @@ from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import LogicConfig, configuration
 from lab.base.console import exit_in_one_line, markdown, progress
-from lab.measure.controls import same_layers
+from lab.measure.controls import sets_of_same_layers
 from lab.measure.metrics import box_iou, exclusive
 from lab.measure.predictions import highest_point
 from lab.picturebook.make import Drawn, samples
@@ -133,7 +133,8 @@ def evaluate_variant(
     counts = selection_frequency([rank_heads(s.record, rules) for s in finding], config.top_n, shape)
     heads = most_selected(counts, config.top_k)
     rng = np.random.default_rng(0)
-    draws = [score_together(scored, same_layers(heads, shape[1], rng), rules) for _ in range(config.draws)]
+    sets = sets_of_same_layers(heads, shape[1], config.draws, rng).sets
+    draws = [score_together(scored, list(drawn), rules) for drawn in sets]
     return {
         "heads": [list(head) for head in heads],
         "selected": [int(counts[head]) for head in heads],

@@ -32,7 +32,7 @@ from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.base.workers import in_workers
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
-from lab.measure.intervals import bootstrap
+from lab.measure.intervals import bootstrap, numbered
 from lab.measure.metrics import box_iou, exclusive
 from lab.records.files import load_record
 from lab.stages.study import settings_of
@@ -66,11 +66,12 @@ def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarra
     logic = settings.logic
     heads = find_heads(parts, settings).fixed("both", max(CHOICES["heads"]), logic)
     seen = [(sample, parts.files[sample.id]) for sample in parts.scored if sample.id in parts.files]
+    pictures = numbered([str(sample.image_file) for sample, _ in seen])
     scored = in_workers(partial(ious, heads=heads, smoothing=logic.smoothing), seen)
     hits = np.array(
         [row >= 0.5 for _, row in progress(scored, "search", total=len(seen))], float
     ).T  # [combinations, samples]
-    return list(product(*CHOICES.values())), np.stack(bootstrap(hits, np.ones_like(hits)), axis=1)
+    return list(product(*CHOICES.values())), np.stack(bootstrap(hits, np.ones_like(hits), pictures), axis=1)
 
 
 def ious(

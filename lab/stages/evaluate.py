@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.schema import BoxConvention, Config, DataConfig, as_dict
+from conf.schema import BoxConvention, Config, DataConfig, LogicConfig, Ties, as_dict
 from lab.base.console import markdown, table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
@@ -56,6 +56,7 @@ def run(config: Config) -> int:
     rows = merge_draws({name: summarize(one, resamples=resamples, seed=seed) for name, one in scores.items()})
     written = _write(make_results_folder(config), config, view, rows, scores["chosen"], predictions)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
+    print(f"\n{ties_in_words(view, config.logic)}")
     if missed := misses(scores["chosen"]):
         count = f"{len(missed)} of {len(samples)} samples"
         print(f"\n{count} have no usable prediction and count as misses (metrics.json lists them)")
@@ -70,6 +71,13 @@ def samples_with_truth(data: DataConfig) -> list[Sample]:
     samples = read_jsonl(find(data.data_file))
     need_truth(samples, data.data_file)
     return samples
+
+
+def ties_in_words(view: Overview, logic: LogicConfig) -> str:
+    """In how many samples entropy does not decide which heads are the best, and what does."""
+    by = "the larger attention sum" if logic.ties == Ties.sum else "the lower layer and number"
+    share = f"{100 * view.tied / view.samples:.1f} % of {view.samples} samples"
+    return f"ties: in {share} head {logic.top_k} and the next have the same entropy; {by} decides"
 
 
 # results
@@ -101,13 +109,14 @@ def _write(
         "model": config.model.name,
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
         "misses": dict(misses(scores)),
+        "ties_at_cut": view.tied / view.samples,
         "head_mean_iou": None if np.isnan(mean_iou).any() else mean_iou.round(4).tolist(),
         "selection_counts": view.selected.astype(int).tolist(),
         "spearman_selection_iou": {"rho": rho, "heads": selected_heads},
         "config": as_dict(config),
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
-    write_atomic(folder / "metrics.md", report(rows, view))
+    write_atomic(folder / "metrics.md", report(rows, view, config.logic))
     write_atomic(folder / "predictions.coco.json", json.dumps(coco_predictions(predictions)))
     written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
     if config.save_fig and not np.isnan(mean_iou).any():
@@ -118,13 +127,15 @@ def _write(
     return written
 
 
-def report(rows: dict[str, list[Estimate]], view: Overview) -> str:
+def report(rows: dict[str, list[Estimate]], view: Overview, logic: LogicConfig) -> str:
     """The tables as Markdown: every row with its intervals, then the chosen heads by split and size of object."""
     chosen = rows["chosen"]
     groups = {one.group: max(e.n for e in chosen if e.group == one.group) for one in chosen}
     rho, heads = rank_correlation(view)
-    notes = "In %; behind the figures 95 % bootstrap intervals (of random heads: 95 % of the draws). "
-    notes += f"{view.samples} records."
+    notes = (
+        "In %; behind the figures 95 % bootstrap intervals, drawn by picture (of random heads: the range of 95 % of "
+    )
+    notes += f"the sets). {view.samples} records. {ties_in_words(view, logic).capitalize()}."
     if rho is not None:
         notes += " Spearman's rho between how often a head is selected and the mean IoU of its own boxes: "
         notes += f"{rho:.2f} over {heads} heads."

@@ -91,6 +91,7 @@ def box_json(record: Record, result: Localization) -> str:
     return json.dumps(
         {
             "bbox_xyxy": result.box_xyxy,
+            "bbox_format": "xyxy_inclusive",  # x1 and y1 are the last pixels inside
             "bbox_xywh": result.box_xywh,
             "image_size": record.image_size,
             "selected_heads": [list(head) for head in result.heads],

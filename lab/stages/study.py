@@ -13,6 +13,7 @@ from lab.datasets import Sample
 from lab.stages.batch import collect_first
 from lab.stages.common import choice_of, make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
+from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
 from lab.study.find import find_heads, split
 from lab.study.measure import measure_plan
@@ -54,11 +55,13 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
     """Everything that is measured, from the records in a folder."""
     parts = split(samples, folder, settings)
     found = find_heads(parts, settings)
-    plan = make_plan(found, settings)
+    chance = Chance.of(found, found.scored_picture_of, settings.resamples, settings.seed)
+    plan = make_plan(found, settings, chance)
     measured = measure_plan(plan, parts, found, settings)
     counts, per_trial = trial_counts(found, settings)
-    agreement, rhos = agreements(counts, settings.logic.top_k), rank_correlations(found, settings)
-    verdicts = claims(plan, measured, rhos, agreement, settings)
+    agreement = agreements(counts, settings.logic.top_k, settings)
+    rhos = rank_correlations(found, settings, chance)
+    verdicts = claims(plan, measured, chance, rhos, agreement, settings)
     return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings)
 
 

@@ -3,23 +3,21 @@
 Agreement of trials, of rank and quality.
 
 Every claim is one number with a bound, stated here before anything is measured. It holds if the whole 95 % interval is
-on the right side of the bound, does not if the whole interval is on the other, and is open between. Samples are drawn
-in pairs: easy ones are easy for both.
+on the right side of the bound, does not if the whole interval is on the other, and is open between. The interval holds
+all that chance decides, see chance.py. Samples are drawn in pairs: easy ones are easy for both.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
-from analyze import selection_trials
-from lab.measure.intervals import bootstrap, paired_bootstrap
+from lab.study.chance import Chance, by_picture, interval, ratio_in_draws
 from lab.study.find import Found, first_heads
 from lab.study.measure import Measured
-from lab.study.plan import Plan, Row
+from lab.study.plan import Case, Plan, Row, in_random_order
 from lab.study.settings import Settings
 
 NEAR = 0.02  # how far k heads may fall behind the best number of heads
@@ -68,35 +66,37 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the `k` most selected heads, the share that two trials have in common.
+    """Of the `k` most selected heads, the share that two trials have in common: the mean over the pairs.
 
-    Mean, smallest and largest over the pairs.
+    `low` and `high` bound it as other trials would have it, `least` and `most` are the smallest and the largest.
     """
 
     k: int
     value: float
     low: float
     high: float
+    least: float
+    most: float
 
 
 def claims(
-    plan: Plan, measured: Measured, rhos: Sequence[Correlation], agreement: Sequence[Agreement], settings: Settings
+    plan: Plan,
+    measured: Measured,
+    chance: Chance,
+    rhos: Sequence[Correlation],
+    agreement: Sequence[Agreement],
+    settings: Settings,
 ) -> list[Claim]:
     """Every claim, measured."""
-    hits, k = _Hits(plan, measured, settings), settings.logic.top_k
+    hits, k = _Hits(plan, measured, chance, settings), settings.logic.top_k
     heads = {row.labels[0].split(":")[0]: row for row in plan.tables["heads"].rows}
     chosen, oracle, random = (
         heads[name] for name in ("found here", f"oracle, best {k}", "random heads of the same layers")
     )
-    best = max(plan.tables["number"].rows, key=hits.mean)
     return [
         *_of_criteria(plan, hits),
-        hits.behind(
-            f"{k} heads are within {100 * NEAR:g} points of the best number",
-            chosen,
-            best,
-            NEAR,
-            f"best: {best.labels[0]}",
+        hits.behind_best(
+            f"{k} heads are within {100 * NEAR:g} points of the best number", chosen, plan.tables["number"].rows, NEAR
         ),
         *map(_of_rank, rhos),
         *[_of_trials(one) for one in agreement if one.k == k],
@@ -127,45 +127,67 @@ def _of_rank(rho: Correlation) -> Claim:
 def _of_trials(one: Agreement) -> Claim:
     text = f"trials agree: two share over {100 * AGREEMENT:g} % of their {one.k} heads"
     return Claim(
-        text, one.value, one.value, one.value, AGREEMENT, unit="share", note=f"worst pair: {100 * one.low:.0f} %"
+        text, one.value, one.low, one.high, AGREEMENT, unit="share", note=f"worst pair: {100 * one.least:.0f} %"
     )
 
 
 class _Hits:
-    """Which samples each row gets right (Acc@0.5), and comparisons of rows over the same samples."""
+    """The share of samples that each row gets right (Acc@0.5): on all of them, then in each draw of pictures."""
 
-    def __init__(self, plan: Plan, measured: Measured, settings: Settings) -> None:
-        self.plan, self.parts, self.settings = plan, measured.parts["Acc@0.5"], settings
+    def __init__(self, plan: Plan, measured: Measured, chance: Chance, settings: Settings) -> None:
+        self.plan, self.parts, self.chance = plan, measured.parts["Acc@0.5"], chance
+        self.pictures, self.seed = measured.pictures, settings.seed
 
-    def of(self, row: Row) -> Float[np.ndarray, "1 2 samples"]:
-        """Numerators and denominators, the mean over the row's settings."""
-        return self.parts[:, [self.plan.index[case.key] for case in row.cases]].mean(1)[None]
+    def of(self, row: Row) -> Float[np.ndarray, " draws"]:
+        """The row's value, the mean over its settings, then its value in each draw.
 
-    def mean(self, row: Row) -> float:
-        return float(self.of(row)[0, 0].mean())
+        There the draw's own heads, or a draw of its random sets, take the place of its settings.
+        """
+        value = self._ratios(row.cases, np.ones((1, self.chance.scored.shape[1]))).mean(0)
+        if row.again:
+            distinct = {case.key: case for case in row.again}
+            place = {key: i for i, key in enumerate(distinct)}
+            values = self._ratios(tuple(distinct.values()), self.chance.scored)
+            drawn = values[[place[case.key] for case in row.again], np.arange(len(row.again))]
+        else:
+            weights = np.full((len(self.chance.scored), len(row.cases)), 1 / len(row.cases))
+            if row.drawn:
+                number = len(row.cases)
+                weights = np.random.default_rng((self.seed, 7)).multinomial(number, weights[0], len(weights)) / number
+            drawn = (weights.T * self._ratios(row.cases, self.chance.scored)).sum(0)
+        return np.concatenate([value, drawn])
+
+    def _ratios(self, cases: Sequence[Case], draws: Float[np.ndarray, "draws pictures"]) -> np.ndarray:
+        hits, counted = self.parts[:, [self.plan.index[case.key] for case in cases]]
+        return ratio_in_draws(hits, counted, self.pictures, draws)
 
     def more(self, text: str, better: Row, worse: Row) -> Claim:
-        value, low, high = self._difference(worse, better)
-        return Claim(text, value, low, high, 0.0, note=_same_heads(better, worse))
+        return _claim(text, self.of(better) - self.of(worse), 0.0, note=_same_heads(better, worse))
 
-    def behind(self, text: str, row: Row, best: Row, bound: float, note: str = "") -> Claim:
-        value, low, high = self._difference(row, best)
-        return Claim(text, value, low, high, bound, above=False, note=note or _same_heads(row, best))
+    def behind(self, text: str, row: Row, best: Row, bound: float) -> Claim:
+        return _claim(text, self.of(best) - self.of(row), bound, above=False, note=_same_heads(row, best))
+
+    def behind_best(self, text: str, row: Row, rows: Sequence[Row], bound: float) -> Claim:
+        """Behind whichever of `rows` is best, in each draw anew."""
+        values = np.stack([self.of(other) for other in rows])
+        best = rows[int(values[:, 0].argmax())].labels[0]
+        return _claim(text, values.max(0) - self.of(row), bound, above=False, note=f"best: {best}")
 
     def times(self, text: str, row: Row, other: Row) -> Claim:
-        hits, others = self.of(row)[:, 0], self.of(other)[:, 0]
-        if not others.any():
+        hits, others = self.of(row), self.of(other)
+        if others[0] == 0:
             return Claim(text, np.inf, np.nan, np.nan, TARGET_TIMES, unit="times", note="random heads are never right")
-        value, low, high = (
-            float(v[0]) for v in bootstrap(hits, others, resamples=self.settings.resamples, seed=self.settings.seed)
-        )
-        return Claim(text, value, low, high, TARGET_TIMES, unit="times")
+        ratios = np.divide(hits, others, out=np.full_like(hits, np.inf), where=others > 0)
+        kind = "drawn again in each resample" if other.drawn else "all there are"
+        return _claim(text, ratios, TARGET_TIMES, unit="times", note=f"{len(other.cases)} sets, {kind}")
 
-    def _difference(self, first: Row, second: Row) -> tuple[float, float, float]:
-        both, low, high = paired_bootstrap(
-            self.of(first), self.of(second), resamples=self.settings.resamples, seed=self.settings.seed
-        )
-        return float(both[1, 0] - both[0, 0]), float(low[0]), float(high[0])
+
+def _claim(
+    text: str, values: Float[np.ndarray, " draws"], bound: float, *, above: bool = True, unit: str = "points", note: str
+) -> Claim:
+    """From the value on all samples and those of the draws behind it."""
+    low, high = interval(values[1:])
+    return Claim(text, float(values[0]), low, high, bound, above, unit, note)
 
 
 def _same_heads(one: Row, other: Row) -> str:
@@ -176,34 +198,40 @@ def _same_heads(one: Row, other: Row) -> str:
 # rank and quality
 
 
-def rank_correlations(found: Found, settings: Settings) -> list[Correlation]:
+def rank_correlations(found: Found, settings: Settings, chance: Chance) -> list[Correlation]:
     """Over the heads ever selected, and over those selected more often than an average head that may be.
 
-    Below that, heads are selected by chance, and their order says nothing. The interval draws groups of samples with
-    replacement.
+    Below that, heads are selected by chance, and their order says nothing.
     """
-    counts, eligible = (
-        found.selected.sum(0),
-        found.selected[0].size - settings.logic.filter.first_layer * found.shape[1],
-    )
-    chance = counts.sum() / max(1, eligible)
+    counts = found.counts("both", settings.logic)
+    chance_count = counts.sum() / max(1, counts.size - settings.logic.filter.first_layer * found.shape[1])
     return [
-        _correlation("ever selected", found, counts > 0, settings),
-        _correlation("selected more often than the average head", found, counts > chance, settings),
+        _correlation("ever selected", found, counts > 0, settings, chance),
+        _correlation("selected more often than the average head", found, counts > chance_count, settings, chance),
     ]
 
 
-def _correlation(over: str, found: Found, heads: Bool[np.ndarray, "layers heads"], settings: Settings) -> Correlation:
+def _correlation(
+    over: str, found: Found, heads: Bool[np.ndarray, "layers heads"], settings: Settings, chance: Chance
+) -> Correlation:
     if heads.sum() < 3:
         return Correlation(over, int(heads.sum()), np.nan, np.nan, np.nan)
-    parts = [folds[:, heads].astype(float) for folds in (found.selected, found.iou)]  # [folds, heads] each
-    folds = len(parts[0])
-    draws = np.random.default_rng((settings.seed, 5)).multinomial(folds, np.full(folds, 1 / folds), settings.resamples)
-    weights = np.concatenate([np.ones((1, folds)), draws])  # all samples first
+    votes, measured = found.votes("both", settings.logic)[found.finding][:, heads], found.measured
+    selected = _all_then_draws(votes, found.picture_of[found.finding], chance.finding)
+    quality = _all_then_draws(found.iou[measured][:, heads], found.picture_of[measured], chance.scored)
     with np.errstate(invalid="ignore"):
-        rho = _spearman(weights @ parts[0], weights @ parts[1])
-    low, high = np.nanquantile(rho[1:], [0.025, 0.975])
-    return Correlation(over, int(heads.sum()), float(rho[0]), float(low), float(high))
+        rho = _spearman(selected, quality)
+    low, high = interval(rho[1:])
+    return Correlation(over, int(heads.sum()), float(rho[0]), low, high)
+
+
+def _all_then_draws(
+    values: Float[np.ndarray, "samples heads"],
+    pictures: Int[np.ndarray, " samples"],
+    draws: Float[np.ndarray, "draws pictures"],
+) -> Float[np.ndarray, "1+draws heads"]:
+    """Sums over all samples, then over the pictures of each draw."""
+    return by_picture(values, pictures, np.concatenate([np.ones((1, draws.shape[1])), draws]))
 
 
 def _spearman(a: Float[np.ndarray, "draws heads"], b: Float[np.ndarray, "draws heads"]) -> Float[np.ndarray, " draws"]:
@@ -215,21 +243,40 @@ def _spearman(a: Float[np.ndarray, "draws heads"], b: Float[np.ndarray, "draws h
 # trials
 
 
-def trial_counts(found: Found, settings: Settings) -> tuple[Int[np.ndarray, "trials layers heads"], int]:
-    """How often each head is selected in each of `logic.select.trials` random halves of the samples, and the samples in
-    each.
+def trial_counts(
+    found: Found, settings: Settings
+) -> tuple[Float[np.ndarray, "trials layers heads"], Int[np.ndarray, " trials"]]:
+    """How often each head is selected in each of `logic.select.trials` parts of the samples, and the parts' sizes.
+
+    No picture is in two parts.
     """
-    picks = found.picks["both"][found.finding][:, : settings.logic.select.top_n]
-    half = max(1, len(picks) // 2)
-    return selection_trials(picks, found.shape, settings.logic.select.trials, half, settings.seed), half
+    order = in_random_order(found, (settings.seed, 8))
+    pictures = found.picture_of[order]
+    starts = np.flatnonzero(np.diff(pictures, prepend=-1))  # where a picture's samples begin
+    trials = min(settings.logic.select.trials, len(starts))
+    wanted = np.arange(1, trials) * len(order) / trials
+    parts = np.split(order, starts[np.searchsorted(starts, wanted).clip(1, len(starts) - 1)]) if trials > 1 else [order]
+    parts = [part for part in parts if len(part)]
+    votes = found.votes("both", settings.logic)
+    return np.stack([votes[part].sum(0) for part in parts]), np.array([len(part) for part in parts])
 
 
-def agreements(counts: Int[np.ndarray, "trials layers heads"], top_k: int) -> list[Agreement]:
+def agreements(counts: Float[np.ndarray, "trials layers heads"], top_k: int, settings: Settings) -> list[Agreement]:
     """For several numbers of heads. Empty for one trial."""
-    found = []
+    number, found = len(counts), []
+    draws = np.random.default_rng((settings.seed, 9)).integers(number, size=(settings.resamples, number))
     for k in sorted({*OVERLAPS, top_k}):
         heads = [set(first_heads(trial, k)) for trial in counts]
-        shares = [len(a & b) / k for a, b in combinations(heads, 2)]
-        if shares and min(map(len, heads)) == k:
-            found.append(Agreement(k, float(np.mean(shares)), min(shares), max(shares)))
+        if number < 2 or min(map(len, heads)) < k:
+            continue
+        shared = np.array([[len(one & other) / k for other in heads] for one in heads])
+        pairs = shared[np.triu_indices(number, 1)]
+        drawn = [_mean_of_pairs(shared, trials) for trials in draws]
+        found.append(Agreement(k, float(pairs.mean()), *interval(drawn), float(pairs.min()), float(pairs.max())))
     return found
+
+
+def _mean_of_pairs(shared: Float[np.ndarray, "trials trials"], trials: Int[np.ndarray, " drawn"]) -> float:
+    """Over the pairs of drawn trials that are not the same one; NaN if all are."""
+    apart = trials[:, None] != trials[None]
+    return float(shared[np.ix_(trials, trials)][apart].mean()) if apart.any() else np.nan

@@ -22,8 +22,8 @@ WIDTH, HEIGHT, LEFT, GAP = 3.45, 2.5, 0.75, 1.0  # of a panel, and around it, in
 
 def draw(study: Study, folder: Path) -> list[Path]:
     """Writes the figures and returns where."""
-    mean_iou = study.found.iou.sum(0) / max(1, study.found.measured)
-    frequency = study.found.selected.sum(0) / len(study.found.finding)
+    mean_iou = study.found.mean_iou
+    frequency = study.found.counts("both", study.settings.logic) / len(study.found.finding)
     figures = {
         "study_settings": settings_figure(study),
         "study_heads": head_quality_figure(mean_iou, frequency, study.rhos[0].value),

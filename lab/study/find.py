@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all
+from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all, tied_at
 from conf.schema import LogicConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
@@ -22,12 +22,12 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.heads.reading import ModelOfRecords, passes_on_average
 from lab.measure.controls import allowed, check_contrast, head_ious, record_files
+from lab.measure.intervals import numbered
 from lab.records.files import load_record
 from lab.records.folder import list_samples
 from lab.study.settings import Settings
 
 CRITERIA = ("both", "sum only", "entropy only")
-FOLDS = 50  # groups of samples that the rank correlation's bootstrap draws
 
 
 @dataclass(frozen=True)
@@ -61,68 +61,86 @@ class Glance:
     shape: tuple[int, int]
     sums: Float[np.ndarray, "layers heads"]
     best: dict[str, Int[np.ndarray, "top_n 2"]]  # by criterion: (layer, head), best first, -1 where there are fewer
+    tied: bool  # whether entropy does not decide which heads are the best `top_k`
     iou: Float[np.ndarray, "layers heads"] | None  # of each head's own box
     generic: bool  # whether it holds the generic prompt's attention
+    picture: str  # the image file
 
 
 @dataclass(eq=False)
 class Found:
-    """What the first reading gives; a row of `picks` is a record, in the order of Split.paths."""
+    """What the first reading gives; a row of its arrays is a record, in the order of Split.paths."""
 
     shape: tuple[int, int]
     model: str | None
     row_of: dict[Path, int]
     picks: dict[str, Int[np.ndarray, "records top_n 2"]]
     finding: Int[np.ndarray, " found"]  # rows of the records over which the heads are counted
-    sums: Float[np.ndarray, "layers heads"]  # mean attention sums over those
-    generic: bool  # whether every record holds the generic prompt's attention
-    selected: Int[
-        np.ndarray, "folds layers heads"
-    ]  # how often each head is among the best of a record, by both criteria
-    iou: Float[np.ndarray, "folds layers heads"]  # IoU of each head's own box, added up
-    measured: int = 0  # samples in `iou`
+    sums: Float[np.ndarray, "records layers heads"]  # attention sums
+    tied: Bool[np.ndarray, " records"]  # whether entropy does not decide which heads are the best `top_k`
+    iou: Float[np.ndarray, "records layers heads"]  # IoU of each head's own box; NaN if it was not measured
+    picture_of: Int[np.ndarray, " records"]  # a number for the picture, the same for records that share one
+    scored_picture_of: Int[np.ndarray, " samples"]  # the same for the scored samples, also those without a record
+    generic: bool = True  # whether every record holds the generic prompt's attention
 
     @classmethod
     def empty(cls, parts: Split, first: Glance) -> "Found":
         """Before any record is counted."""
         row_of = {path: row for row, path in enumerate(parts.paths)}
-        picks = {criterion: np.full((len(row_of), *best.shape), -1, np.int16) for criterion, best in first.best.items()}
+        number = len(row_of)
+        picks = {criterion: np.full((number, *best.shape), -1, np.int16) for criterion, best in first.best.items()}
         finding = np.array([row_of[path] for path in parts.finding])
-        folds = (FOLDS, *first.shape)
+        sums, iou = np.zeros((number, *first.shape)), np.full((number, *first.shape), np.nan, np.float32)
         return cls(
             first.shape,
             None,
             row_of,
             picks,
             finding,
-            np.zeros(first.shape),
-            True,
-            np.zeros(folds, int),
-            np.zeros(folds),
+            sums,
+            np.zeros(number, bool),
+            iou,
+            np.zeros(number, np.intp),
+            np.zeros(0, np.intp),
         )
+
+    @property
+    def measured(self) -> Int[np.ndarray, " measured"]:
+        """Rows of the records on which every head's own box was measured."""
+        return np.flatnonzero(~np.isnan(self.iou[:, 0, 0]))
+
+    @property
+    def mean_iou(self) -> Float[np.ndarray, "layers heads"]:
+        """Of each head's own boxes; 0 where none was measured."""
+        return self.iou[self.measured].sum(0) / max(1, len(self.measured))
 
     def greedy(self, path: Path, k: int) -> dict[str, tuple[Head, ...]]:
         """The `k` best heads of one record by each criterion."""
         rows = {criterion: picks[self.row_of[path], :k].tolist() for criterion, picks in self.picks.items()}
         return {criterion: tuple((layer, head) for layer, head in row if layer >= 0) for criterion, row in rows.items()}
 
-    def counts(self, criterion: str, top_n: int) -> Int[np.ndarray, "layers heads"]:
-        """How often each head is selected by a criterion, over the records that find."""
-        picks = self.picks[criterion][self.finding, :top_n].reshape(-1, 2)
-        counts = np.zeros(self.shape, int)
-        np.add.at(counts, tuple(picks[picks[:, 0] >= 0].T), 1)
-        return counts
+    def votes(self, criterion: str, logic: LogicConfig) -> Float[np.ndarray, "records layers heads"]:
+        """What each record gives to each head: its attention sum, or 1 to the best `top_n` by the criterion."""
+        if criterion == "sum only":
+            return np.stack([allowed(sums, logic) for sums in self.sums])
+        votes = np.zeros(self.sums.shape)
+        picks = self.picks[criterion][:, : logic.select.top_n]
+        row, place = np.nonzero(picks[..., 0] >= 0)
+        layer, head = picks[row, place].T
+        votes[row, layer, head] = 1
+        return votes
+
+    def counts(self, criterion: str, logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
+        """The votes of the records that find, added up."""
+        return self.votes(criterion, logic)[self.finding].sum(0)
 
     def fixed(self, criterion: str, k: int, logic: LogicConfig) -> tuple[Head, ...]:
         """The `k` localization heads by a criterion. Raises UserError if fewer were ever selected."""
-        by_sum = criterion == "sum only"
-        return tuple(
-            most_selected(allowed(self.sums, logic) if by_sum else self.counts(criterion, logic.select.top_n), k)
-        )
+        return tuple(most_selected(self.counts(criterion, logic), k))
 
     def oracle(self, k: int) -> tuple[Head, ...]:
         """The `k` heads whose own boxes are best, by the labels."""
-        order = np.argsort(-self.iou.sum(0), axis=None, kind="stable")[:k].tolist()
+        order = np.argsort(-self.mean_iou, axis=None, kind="stable")[:k].tolist()
         return tuple(divmod(index, self.shape[1]) for index in order)
 
 
@@ -137,9 +155,8 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
             raise UserError(
                 f"study.find=half needs two records or more, but {folder} holds {len(files)} of these samples"
             )
-        order = np.random.default_rng((settings.seed, 1)).permutation(sorted(files)).tolist()
-        finders = set(order[: len(order) // 2])
-        note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on the others."
+        finders = _half(samples, files, settings.seed)
+        note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on other pictures."
         scored = tuple(sample for sample in samples if sample.id not in finders)
         return Split(scored, _without(files, finders), tuple(files[i] for i in sorted(finders)), note)
     other = find(where)
@@ -151,6 +168,25 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
     return Split(
         tuple(samples), files, finding, f"Heads are counted over {len(finding)} other records, of another folder."
     )
+
+
+def _half(samples: Sequence[Sample], files: dict[str, Path], seed: int) -> set[str]:
+    """The ids of half of the samples or, where some share a picture, of about so many: no picture is on both sides.
+
+    Raises UserError if there is but one picture.
+    """
+    by_picture: dict[str, list[str]] = {}
+    for sample in samples:
+        if sample.id in files:
+            by_picture.setdefault(str(sample.image_file), []).append(sample.id)
+    if len(by_picture) < 2:
+        raise UserError("study.find=half needs two pictures or more: all these samples share one")
+    finders: set[str] = set()
+    for picture in np.random.default_rng((seed, 1)).permutation(sorted(by_picture)).tolist()[:-1]:
+        if len(finders) >= len(files) // 2:
+            break
+        finders.update(by_picture[picture])
+    return finders
 
 
 def _without(files: dict[str, Path], names: set[str]) -> dict[str, Path]:
@@ -166,26 +202,25 @@ def find_heads(parts: Split, settings: Settings) -> Found:
     if logic.select.threshold == ThresholdOver.dataset:
         common = passes_on_average(parts.finding, logic, settings.workers)
     read = partial(glance, logic=logic, common=common, top_n=max(logic.select.top_n, logic.top_k))
-    folds = np.random.default_rng((settings.seed, 2)).permutation(len(parts.paths)) % FOLDS
-    finding, model = set(parts.finding), ModelOfRecords()
+    model, pictures = ModelOfRecords(), []
     found: Found | None = None
-    for row, (job, seen) in enumerate(
-        progress(in_workers(read, _jobs(parts, settings), settings.workers), "study 1/2", total=len(folds))
-    ):
+    jobs = _jobs(parts, settings)
+    for row, (job, seen) in enumerate(progress(in_workers(read, jobs, settings.workers), "study 1/2", total=len(jobs))):
         model.compare(job.path, seen.model, seen.shape)
         found = found or Found.empty(parts, seen)
         for criterion, best in seen.best.items():
             found.picks[criterion][row] = best
-        if job.path in finding:
-            found.sums += seen.sums / len(finding)
-            chosen = seen.best["both"][: logic.select.top_n]
-            np.add.at(found.selected[folds[row]], tuple(chosen[chosen[:, 0] >= 0].T), 1)
+        found.sums[row], found.tied[row] = seen.sums, seen.tied
         if seen.iou is not None:
-            found.iou[folds[row]] += seen.iou
-            found.measured += 1
+            found.iou[row] = seen.iou
         found.generic &= seen.generic
+        pictures.append(seen.picture)
     assert found is not None  # record_files found at least one
     found.model = model.name
+    scored = [str(sample.image_file) for sample in parts.scored]
+    of_sample = {parts.files[sample.id]: str(sample.image_file) for sample in parts.scored if sample.id in parts.files}
+    named = [of_sample.get(path, picture) for path, picture in zip(parts.paths, pictures, strict=True)]
+    found.picture_of, found.scored_picture_of = np.split(numbered([*named, *scored]), [len(named)])
     return found
 
 
@@ -202,31 +237,44 @@ def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"
     record = load_record(job.path, logic.grids)
     check_contrast(record, logic.contrast, job.path)
     table = score_all(record, logic)
-    best = {criterion: _filled(heads, top_n) for criterion, heads in _best(table, common, logic).items()}
+    rankings = _rankings(table, common, logic)
+    best = {criterion: _filled(heads_of(ranking), top_n) for criterion, ranking in rankings.items()}
+    best["sum only"] = _filled(_by_sum(table, logic), top_n)
     iou = None if job.sample is None else head_ious(record, read_truth(job.sample, record.image_size).box_xyxy, logic)
     return Glance(
-        record.meta.get("model_name"), table.passes.shape, table.attn_sum, best, iou, record.generic is not None
+        record.meta.get("model_name"),
+        table.passes.shape,
+        table.attn_sum,
+        best,
+        tied_at(rankings["both"], logic.top_k),
+        iou,
+        record.generic is not None,
+        str(record.meta.get("image_file") or job.path),
     )
 
 
-def _best(
+def _rankings(
     table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig
-) -> dict[str, list[Head]]:
-    """One record's heads, best first, by each criterion.
+) -> dict[str, list[HeadScore]]:
+    """One record's heads, best first, by the criteria that rank by entropy.
 
     The layers that may hold a selected head are the same for all.
     """
     passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
-    by_sum = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()
-
-    def heads(ranking: Sequence[HeadScore]) -> list[Head]:
-        return [(score.layer, score.head) for score in ranking]
-
     return {
-        "both": heads(rank_table(table.only(passes), logic)),
-        "sum only": [divmod(index, table.passes.shape[1]) for index in by_sum],
-        "entropy only": heads(rank_table(table.only(np.ones_like(passes)), logic)),
+        "both": rank_table(table.only(passes), logic),
+        "entropy only": rank_table(table.only(np.ones_like(passes)), logic),
     }
+
+
+def _by_sum(table: HeadTable, logic: LogicConfig) -> list[Head]:
+    order = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()
+    return [divmod(index, table.passes.shape[1]) for index in order]
+
+
+def heads_of(ranking: Sequence[HeadScore]) -> list[Head]:
+    """The (layer, head) pairs of a ranking."""
+    return [(score.layer, score.head) for score in ranking]
 
 
 def _filled(heads: Sequence[Head], top_n: int) -> Int[np.ndarray, "top_n 2"]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from analyze import Head
 from bbox import head_maps, heat_box, heat_map, localize
@@ -44,6 +44,7 @@ class Measured:
 
     values: dict[str, Float[np.ndarray, "cases 3"]]  # value, low, high; NaN where nothing was measured
     parts: dict[str, Float[np.ndarray, "2 cases samples"]]  # numerators, denominators
+    pictures: Int[np.ndarray, " samples"]  # a number for the picture of each scored sample
 
 
 def measure_plan(plan: Plan, parts: Split, found: Found, settings: Settings) -> Measured:
@@ -54,8 +55,9 @@ def measure_plan(plan: Plan, parts: Split, found: Found, settings: Settings) -> 
     for i, (_, row) in enumerate(progress(in_workers(read, shots, settings.workers), "study 2/2", total=len(shots))):
         scores[:, :, i] = row
     figures = ratios(*scores.astype(float), thresholds=THRESHOLDS)
-    values = {name: _estimates(np.array(figures[name]), settings) for name in METRICS}
-    return Measured(values, {name: np.array(figures[name]) for name in METRICS})
+    pictures = found.scored_picture_of
+    values = {name: _estimates(np.array(figures[name]), pictures, settings) for name in METRICS}
+    return Measured(values, {name: np.array(figures[name]) for name in METRICS}, pictures)
 
 
 def _shot(sample: Sample, parts: Split, found: Found, settings: Settings) -> Shot:
@@ -63,12 +65,15 @@ def _shot(sample: Sample, parts: Split, found: Found, settings: Settings) -> Sho
     return Shot(sample, path, found.greedy(path, settings.logic.top_k) if path else {})
 
 
-def _estimates(parts: Float[np.ndarray, "2 cases samples"], settings: Settings) -> Float[np.ndarray, "cases 3"]:
+def _estimates(
+    parts: Float[np.ndarray, "2 cases samples"], pictures: Int[np.ndarray, " samples"], settings: Settings
+) -> Float[np.ndarray, "cases 3"]:
     estimates = np.full((parts.shape[1], 3), np.nan)
     counted = (parts[1] > 0).any(1)
     if counted.any():
         estimates[counted] = np.stack(
-            bootstrap(*parts[:, counted], resamples=settings.resamples, seed=settings.seed), axis=1
+            bootstrap(parts[0][counted], parts[1][counted], pictures, resamples=settings.resamples, seed=settings.seed),
+            axis=1,
         )
     return estimates
 

@@ -8,10 +8,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from analyze import Head
-from conf.schema import BoxConfig, Contrast, LogicConfig, MaskConfig, MaskMethod, Region, Resolution, SmoothingConfig
-from lab.measure.controls import same_layers
+from conf.schema import (
+    BoxConfig,
+    Contrast,
+    LogicConfig,
+    MaskConfig,
+    MaskMethod,
+    Region,
+    Resolution,
+    SmoothingConfig,
+    Ties,
+)
+from lab.measure.controls import sets_of_same_layers
+from lab.study.chance import Chance, found_again, oracle_again
 from lab.study.find import CRITERIA, Found, first_heads
 from lab.study.settings import Settings
 
@@ -40,10 +52,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: one setting, or several random ones whose mean it tells."""
+    """A row of a table: one setting, or several whose mean it tells.
+
+    `again` holds the settings that the pictures of each draw would have led to, where a claim needs them. `drawn` says
+    that the settings were drawn from more of their kind.
+    """
 
     labels: tuple[str, ...]
     cases: tuple[Case, ...]
+    again: tuple[Case, ...] = ()
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class Plan:
     @classmethod
     def of(cls, tables: Sequence[Table]) -> "Plan":
         """Masks first: what they tell includes what is asked without."""
-        every = {case.key: case for table in tables for row in table.rows for case in row.cases}
+        every = {case.key: case for table in tables for row in table.rows for case in (*row.cases, *row.again)}
         return cls({table.key: table for table in tables}, sorted(every.values(), key=lambda case: not case.whole))
 
     @cached_property
@@ -76,14 +94,14 @@ class Plan:
         return {case.key: i for i, case in enumerate(self.cases)}
 
 
-def make_plan(found: Found, settings: Settings) -> Plan:
+def make_plan(found: Found, settings: Settings, chance: Chance) -> Plan:
     """Raises UserError if fewer heads were ever selected than a table needs, or `logic.heads` fits the model not."""
     logic = settings.logic
     heads = found.fixed("both", logic.top_k, logic)
     tables = [
-        _heads_table(found, heads, logic, settings),
-        _number_table(found, logic, settings),
-        _criteria_table(found, logic),
+        _heads_table(found, heads, settings, chance),
+        _number_table(found, settings, chance),
+        _criteria_table(found, logic, chance),
         _sigma_table(heads, logic, settings),
         _kernel_table(heads, logic, settings),
         _mask_table(heads, logic),
@@ -98,41 +116,59 @@ def make_plan(found: Found, settings: Settings) -> Plan:
     return Plan.of(tables)
 
 
+def _fixed_row(
+    labels: tuple[str, ...], found: Found, criterion: str, k: int, logic: LogicConfig, chance: Chance
+) -> Row:
+    """The heads that a criterion finds, and those that it finds on the pictures of each draw."""
+    again = (Case(logic, heads, whole=False) for heads in found_again(found, criterion, k, logic, chance))
+    return Row(labels, (Case(logic, found.fixed(criterion, k, logic)),), tuple(again))
+
+
 def name_heads(heads: Sequence[Head]) -> str:
     """`L14 H24, L14 H13`."""
     return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
-def _heads_table(found: Found, heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:
+def _heads_table(found: Found, heads: tuple[Head, ...], settings: Settings, chance: Chance) -> Table:
+    logic = settings.logic
     k, rng = logic.top_k, np.random.default_rng(settings.seed)
-    rows = [Row((f"found here: {name_heads(heads)}",), (Case(logic, heads),))]
+    rows = [_fixed_row((f"found here: {name_heads(heads)}",), found, "both", k, logic, chance)]
     configured = tuple(settings.choice.fixed(found.shape) or ())
     if configured and set(configured) != set(heads):
         rows.append(Row((f"of logic.heads: {name_heads(configured)}",), (Case(logic, configured),)))
     rows.append(Row(("picked anew for each sample",), (Case(logic, greedy="both"),)))
-    draws = [tuple(same_layers(heads, found.shape[1], rng)) for _ in range(settings.draws)]
-    rows.append(Row(("random heads of the same layers",), tuple(Case(logic, drawn, whole=False) for drawn in draws)))
+    random = sets_of_same_layers(heads, found.shape[1], settings.draws, rng)
+    cases = tuple(Case(logic, drawn, whole=False) for drawn in random.sets)
+    rows.append(Row(("random heads of the same layers",), cases, drawn=not random.all))
     for number in dict.fromkeys((1, k)):
         best = found.oracle(number)
-        rows.append(Row((f"oracle, best {number}: {name_heads(best)}",), (Case(logic, best),)))
+        again = tuple(Case(logic, drawn, whole=False) for drawn in oracle_again(found, number, chance))
+        rows.append(Row((f"oracle, best {number}: {name_heads(best)}",), (Case(logic, best),), again))
     note = (
-        f"Random: mean of {settings.draws} draws, and the range of 95 % of them. Oracle: the heads whose own "
-        "boxes are best by the "
+        f"Random: the mean of {random.note}, and in square brackets the range of 95 % of them. Oracle: the heads whose "
+        f"own boxes are best by the labels of {len(found.measured)} scored samples."
     )
-    return Table("heads", "The heads", ("heads",), rows, note + f"labels of {found.measured} scored samples.")
+    return Table("heads", "The heads", ("heads",), rows, note)
 
 
-def _number_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:
+def _number_table(found: Found, settings: Settings, chance: Chance) -> Table:
+    logic = settings.logic
     most = found.fixed("both", max(settings.study.top_k), logic)
-    rows = [Row((str(k),), (Case(logic, most[:k]),)) for k in settings.study.top_k]
+    rows = [_fixed_row((str(k),), found, "both", k, logic, chance) for k in settings.study.top_k]
     return Table("number", "How many heads", ("k",), rows, f"The most selected, in this order: {name_heads(most)}.")
 
 
-def _criteria_table(found: Found, logic: LogicConfig) -> Table:
-    rows = [Row(("fixed", name), (Case(logic, found.fixed(name, logic.top_k, logic)),)) for name in CRITERIA]
+def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
+    rows = [_fixed_row(("fixed", name), found, name, logic.top_k, logic, chance) for name in CRITERIA]
     rows += [Row(("per sample", name), (Case(logic, greedy=name),)) for name in CRITERIA]
     fixed = "; ".join(f"{name}: {name_heads(found.fixed(name, logic.top_k, logic))}" for name in CRITERIA)
-    return Table("criteria", "Which criteria", ("heads", "criteria"), rows, f"Fixed heads by {fixed}.")
+    ties = (
+        f"In {100 * found.tied.mean():.1f} % of the samples head {logic.top_k} and the next one have the same entropy"
+    )
+    rule = {Ties.sum: "the larger attention sum", Ties.order: "the lower layer and number"}[logic.ties]
+    return Table(
+        "criteria", "Which criteria", ("heads", "criteria"), rows, f"Fixed heads by {fixed}. {ties}; {rule} decides."
+    )
 
 
 def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:
@@ -189,27 +225,34 @@ def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Ta
         for n in sizes(found, settings)
     ]
     rows.append(Row((f"{total} (all)",), (Case(logic, found.fixed("both", logic.top_k, logic), whole=False),)))
-    note = f"Mean of {settings.study.draws} random subsets of each size, and the range of 95 % of them; "
-    note += "of all samples the bootstrap interval."
+    note = (
+        f"Random subsets of each size, at most {settings.study.draws}, no sample in two of them: their mean, in square "
+    )
+    note += "brackets the range of 95 % of them, and the share of the heads that two of them have in common; of all "
+    note += "samples the bootstrap interval."
     return Table("discovery", "How many samples it takes to find the heads", ("samples",), rows, note)
 
 
 def sizes(found: Found, settings: Settings) -> list[int]:
-    """The numbers of samples to find heads with: those of the configuration that are fewer than there are."""
-    return [n for n in settings.study.discovery if n < len(found.finding)]
+    """The numbers of samples to find heads with: those of the configuration that two disjoint subsets can have."""
+    return [n for n in settings.study.discovery if 2 * n <= len(found.finding)]
 
 
 def discovered(found: Found, n: int, logic: LogicConfig, settings: Settings) -> list[tuple[Head, ...]]:
-    """The localization heads of each of `study.draws` random subsets of `n` samples.
+    """The localization heads of at most `study.draws` random subsets of `n` samples, no sample in two of them.
 
     Fewer than `top_k` if no more were selected.
     """
-    subsets = []
-    for draw in range(settings.study.draws):
-        chosen = np.random.default_rng((settings.seed, 4, n, draw)).choice(found.finding, n, replace=False)
-        counts = replace(found, finding=chosen).counts("both", logic.select.top_n)
-        subsets.append(tuple(first_heads(counts, logic.top_k)))
-    return subsets
+    votes = found.votes("both", logic)
+    order = in_random_order(found, (settings.seed, 4, n))
+    subsets = [order[start : start + n] for start in range(0, len(order) - n + 1, n)][: settings.study.draws]
+    return [tuple(first_heads(votes[subset].sum(0), logic.top_k)) for subset in subsets]
+
+
+def in_random_order(found: Found, seed: Sequence[int]) -> Int[np.ndarray, " found"]:
+    """The records that find, picture by picture, the pictures in a random order."""
+    place = np.random.default_rng(seed).permutation(found.picture_of.max() + 1)
+    return found.finding[np.argsort(place[found.picture_of[found.finding]], kind="stable")]
 
 
 def told(table: Table) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ class Study:
     found: Found
     plan: Plan
     measured: Measured
-    trials: Int[np.ndarray, "trials layers heads"]
-    per_trial: int  # samples
+    trials: Float[np.ndarray, "trials layers heads"]  # how often each head is selected
+    per_trial: Int[np.ndarray, " trials"]  # samples
     agreements: list[Agreement]
     rhos: list[Correlation]
     claims: list[Claim]
@@ -39,11 +40,10 @@ class Study:
             return tuple(values[0].tolist())
         return (float(values[:, 0].mean()), *np.quantile(values[:, 0], [0.025, 0.975]).tolist())
 
-    def discovery_overlap(self, n: int) -> Float[np.ndarray, " draws"]:
-        """Share of the heads found from all samples that each subset of `n` finds too."""
-        everything = set(self.plan.tables["heads"].rows[0].cases[0].heads or ())
-        subsets = discovered(self.found, n, self.settings.logic, self.settings)
-        return np.array([len(everything & set(heads)) / len(everything) for heads in subsets])
+    def discovery_overlap(self, n: int) -> list[float]:
+        """Share of the heads that each two of the subsets of `n` samples have in common."""
+        subsets = [set(heads) for heads in discovered(self.found, n, self.settings.logic, self.settings)]
+        return [len(one & other) / max(1, len(one)) for one, other in combinations(subsets, 2)]
 
 
 # Markdown
@@ -68,10 +68,11 @@ def _what(study: Study) -> str:
         f"`{study.found.model or settings.model}` on `{settings.data_file}`: {len(study.split.scored)} samples "
         f"are scored.{lost} "
         f"{study.split.note} Labels are read to score, for the oracle rows, and for the quality of single heads "
-        f"({study.found.measured} samples); never to find heads or set a threshold. Rules: the configuration in "
+        f"({len(study.found.measured)} samples); never to find heads or set a threshold. Rules: the configuration in "
         "study.json, unless a table "
-        f"says otherwise. In %, with 95 % bootstrap intervals ({settings.resamples} resamples, seed {settings.seed}); "
-        f"Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
+        f"says otherwise. In %, with 95 % bootstrap intervals ({settings.resamples} resamples, seed {settings.seed}), "
+        f"{len(np.unique(study.measured.pictures))} pictures drawn with all their samples; in the tables the "
+        f"heads stay, in the claims each resample finds its own. Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
     )
 
 
@@ -89,25 +90,30 @@ def _number(claim: Claim) -> str:
 
 def _table(study: Study, table: Table) -> str:
     metrics = [name for name in METRICS if any(math.isfinite(study.estimate(row, name)[0]) for row in table.rows)]
-    extra = ("same heads",) if table.key == "discovery" else ()
+    extra = ("shared by two",) if table.key == "discovery" else ()
     rows = []
     for row in table.rows:
-        cells = [_cell(*study.estimate(row, name)) for name in metrics]
+        cells = [_cell(*study.estimate(row, name), spread=len(row.cases) > 1) for name in metrics]
         rows.append((*row.labels, *([_overlap(study, row)] if extra else ()), *cells))
     return markdown((*table.headers, *extra, *metrics), rows)
 
 
 def _overlap(study: Study, row: Row) -> str:
-    return "100" if not row.labels[0].isdigit() else f"{100 * study.discovery_overlap(int(row.labels[0])).mean():.0f}"
+    label = row.labels[0]
+    return f"{100 * np.mean(study.discovery_overlap(int(label))):.0f}" if label.isdigit() else ""
 
 
-def _cell(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})" if math.isfinite(value) else ""
+def _cell(value: float, low: float, high: float, *, spread: bool) -> str:
+    """Behind the value its interval or, in square brackets, how far several settings spread."""
+    if not math.isfinite(value):
+        return ""
+    left, right = "[]" if spread else "()"
+    return f"{100 * value:.1f} {left}{100 * low:.1f} to {100 * high:.1f}{right}"
 
 
 def _trials(study: Study) -> list[str]:
     trials, k = len(study.trials), study.settings.logic.top_k
-    shares = study.trials / study.per_trial
+    shares = study.trials / study.per_trial[:, None, None]
     heads = first_heads(study.trials.sum(0), max(k, 5))
     rates = [shares[:, layer, head] for layer, head in heads]
     frequency = [
@@ -115,12 +121,15 @@ def _trials(study: Study) -> list[str]:
         for i, (head, rate) in enumerate(zip(heads, rates, strict=True))
     ]
     overlap = [
-        (one.k, f"{100 * one.value:.0f}", f"{100 * one.low:.0f} to {100 * one.high:.0f}") for one in study.agreements
+        (
+            one.k,
+            f"{100 * one.value:.0f} ({100 * one.low:.0f} to {100 * one.high:.0f})",
+            f"{100 * one.least:.0f} to {100 * one.most:.0f}",
+        )
+        for one in study.agreements
     ]
-    note = (
-        f"{trials} trials, each of {study.per_trial} samples drawn at random without replacement; every pair "
-        "of trials is compared."
-    )
+    sizes = " to ".join(str(size) for size in dict.fromkeys((study.per_trial.min(), study.per_trial.max())))
+    note = f"{trials} trials of {sizes} samples each, no picture in two of them; every pair of trials is compared."
     return [
         markdown(("heads", "shared, mean %", "smallest to largest"), overlap),
         markdown(("rank", "head", "selected, mean %", "± std over the trials"), frequency),
@@ -153,11 +162,12 @@ def to_json(study: Study) -> dict[str, Any]:
         "found_note": study.split.note,
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in study.claims],
         "tables": {key: {**told(table), "rows": _rows(study, table)} for key, table in study.plan.tables.items()},
-        "discovery_same_heads": {str(n): study.discovery_overlap(n).tolist() for n in sizes(study.found, settings)},
-        "trials": {"samples": study.per_trial, "agreement": [asdict(one) for one in study.agreements]},
+        "ties_at_cut": float(study.found.tied.mean()),
+        "discovery_shared_heads": {str(n): study.discovery_overlap(n) for n in sizes(study.found, settings)},
+        "trials": {"samples": study.per_trial.tolist(), "agreement": [asdict(one) for one in study.agreements]},
         "rank_correlation": [asdict(one) for one in study.rhos],
-        "selection_counts": study.found.selected.sum(0).tolist(),
-        "head_mean_iou": (study.found.iou.sum(0) / max(1, study.found.measured)).round(4).tolist(),
+        "selection_counts": study.found.counts("both", settings.logic).astype(int).tolist(),
+        "head_mean_iou": study.found.mean_iou.astype(float).round(4).tolist(),
         "config": settings.config,
     }
 
