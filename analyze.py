@@ -310,12 +310,13 @@ def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
     if len(candidates) < logic.threshold.min_keep:
         by_sum = np.argsort(-table.attn_sum, axis=None, kind="stable")
         candidates = by_sum[~table.bottom_row_focus.ravel()[by_sum]][: logic.threshold.min_keep]
-    keys = [candidates, *TIES[logic.ties](table.attn_sum.ravel()[candidates])]
-    best_first = candidates[np.lexsort([*keys, table.spatial_entropy.ravel()[candidates]])]
+    # the last key comes first, and what is alike in all of them keeps its order
+    keys = [*TIES[logic.ties](table.attn_sum.ravel()[candidates]), table.spatial_entropy.ravel()[candidates]]
+    best_first = candidates[np.lexsort(keys)]
     return table.rows([divmod(index, table.passes.shape[1]) for index in best_first.tolist()])
 
 
-# What decides between heads of the same entropy, before the (layer, head) order: sort keys, ascending.
+# What decides between heads of the same entropy, before the order in which they come: sort keys, ascending.
 TIES: dict[Ties, Callable[[np.ndarray], list[np.ndarray]]] = {
     Ties.order: lambda sums: [],
     Ties.sum: lambda sums: [-sums],

@@ -361,10 +361,12 @@ class ModelConfig(Group, path="model"):
     load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
     load_in_8bit: bool = key(False, "the same in 8 bits")
     localization_heads: Any = key(
-        None,
-        "for logic.heads=preset: known heads [[layer,head],...] of this model, zero-based; in presets with `of`, the "
-        "checkpoint that they belong to",
+        None, "known heads [[layer,head],...] of this model, zero-based, for logic.heads=preset"
     )
+    heads_of: str | None = key(
+        None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", free=True
+    )
+    first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
     def check(self) -> None:
         if self.do_sample and self.temperature == 0:
@@ -574,21 +576,19 @@ def plain(cfg: Config | DictConfig) -> Config:
     belong to. Of another one nothing is known: `logic.heads=preset` then becomes null.
     """
     config: Config = OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[assignment]
-    known, logic = config.model.localization_heads, config.logic
-    if not isinstance(known, Mapping):
-        return config
+    logic = config.logic
     if foreign_heads(config):
+        model = replace(config.model, localization_heads=None, heads_of=None, first_layer=None)
         heads = None if logic.heads == PRESET else logic.heads
-        return replace(config, model=replace(config.model, localization_heads=None), logic=replace(logic, heads=heads))
-    least = logic.filter.min_layer if logic.filter.min_layer is not None else known.get("min_layer")
-    logic = replace(logic, filter=replace(logic.filter, min_layer=least))
-    return replace(config, model=replace(config.model, localization_heads=known["heads"]), logic=logic)
+        return replace(config, model=model, logic=replace(logic, heads=heads))
+    if logic.filter.min_layer is None and config.model.first_layer is not None:
+        logic = replace(logic, filter=replace(logic.filter, min_layer=config.model.first_layer))
+    return replace(config, logic=logic)
 
 
 def foreign_heads(cfg: Config | DictConfig) -> str | None:
-    """The checkpoint whose heads `logic.heads=preset` would take, if `model.name` is another one."""
-    known = cfg.model.localization_heads
-    of = known.get("of") if isinstance(known, Mapping) else None
+    """The checkpoint whose heads the model preset names, if `model.name` is another one."""
+    of = cfg.model.heads_of
     return None if of is None or same_model(of, cfg.model.name) else str(of)
 
 

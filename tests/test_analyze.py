@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from analyze import (
     attention_sums,
     bottom_row_max,
     chord_elbow,
+    measure_heads,
     most_selected,
     passes_threshold,
     rank_heads,
@@ -22,8 +24,9 @@ from analyze import (
     scores_of,
     selection_frequency,
     spatial_entropy,
+    tied_at,
 )
-from conf.schema import EntropyConfig, FilterConfig, Grids, LogicConfig, ModelConfig, ThresholdConfig
+from conf.schema import EntropyConfig, FilterConfig, Grids, LogicConfig, ModelConfig, ThresholdConfig, Ties
 from lab.base.errors import UserError
 from lab.bench import reference_rules
 from lab.heads.choice import head_choice
@@ -177,7 +180,7 @@ def test_threshold_keeps_its_own_head_and_none_keeps_all():
 
 
 def test_unknown_methods_are_refused_with_the_choices():
-    with pytest.raises(UserError, match=r"threshold\.method=elbow: choose from chord, none"):
+    with pytest.raises(UserError, match=r"threshold\.method=elbow: choose from chord, value, none"):
         passes_threshold(np.ones((2, 2)), ThresholdConfig(method="elbow"))
     with pytest.raises(UserError, match=r"entropy\.weight=count: choose from mass, area"):
         spatial_entropy(np.eye(3, dtype=np.float32)[None], EntropyConfig(weight="count"))
@@ -295,6 +298,68 @@ def test_first_layers_and_bottom_row_heads_are_kept_out_until_allowed():
     assert [
         s.layer for s in rank_heads(record, LogicConfig(threshold=everything, filter=FilterConfig(bottom_row=None)))
     ] == [2, 3]
+
+
+STATED = LogicConfig(
+    ties=Ties.sum,
+    threshold=ThresholdConfig(method="none"),
+    entropy=EntropyConfig(digits=3, flat_is_focused=False),
+    filter=FilterConfig(min_layer=0, bottom_row=None),
+)
+
+
+def test_equal_entropies_are_told_apart_by_the_stated_rule_and_not_by_noise():
+    one_place = [quarters(weight) for weight in (0.5, 0.9000001, 0.7, 0.9)]
+    record = Record(np.stack(one_place).reshape(4, 1, 1, 64))
+    ranked = rank_heads(record, STATED)
+    assert [score.layer for score in ranked] == [1, 3, 2, 0]  # 0.9 twice: then the lower layer
+    assert [(score.spatial_entropy, score.attn_sum) for score in ranked] == [(0, 0.9), (0, 0.9), (0, 0.7), (0, 0.5)]
+    assert [score.layer for score in rank_heads(record, replace(STATED, ties=Ties.order))] == [0, 1, 2, 3]
+    assert tied_at(ranked, 2)
+    assert not tied_at(ranked, 4)
+    assert not tied_at(ranked, 0)
+
+
+def test_entropies_with_digits_are_never_negative_and_flat_maps_not_focused():
+    rng = np.random.default_rng(0)
+    maps = one_blob(rng, 20, 25, 8).reshape(500, 64).astype(np.float32)
+    record = Record(np.concatenate([maps, np.full((1, 64), 1 / 64, np.float32)]).reshape(3, 167, 1, 64))
+    published = score_heads(record, LogicConfig(threshold=ThresholdConfig(method="none"))).spatial_entropy
+    stated = score_heads(record, STATED).spatial_entropy
+    assert (published < 0).any()
+    assert stated.min() == 0
+    assert not np.signbit(stated).any()
+    assert_array_equal(stated.round(3), stated)
+    assert stated[-1, -1] == np.inf
+
+
+def test_ranking_with_digits_is_the_same_in_float16_and_float32():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        attn = rng.dirichlet(np.full(64, 0.1), 48).astype(np.float32).reshape(6, 8, 1, 64)
+        full = Record.from_tensor(torch.from_numpy(attn))
+        half = Record.from_tensor(torch.from_numpy(attn).half())
+        assert rank_heads(full, STATED) == rank_heads(half, STATED)
+
+
+def test_a_fixed_number_is_the_threshold_of_the_attention_sum():
+    record = Record(np.stack([quarters(weight) for weight in (0.1, 0.24, 0.3)]).reshape(3, 1, 1, 64))
+    logic = replace(STATED, threshold=ThresholdConfig(method="value"))
+    assert {score.layer for score in rank_heads(record, logic)} == {1, 2}
+    logic = replace(STATED, threshold=ThresholdConfig(method="value", value=0.25))
+    assert {score.layer for score in rank_heads(record, logic)} == {2}
+
+
+def test_the_papers_components_are_all_cells_above_the_mean():
+    cells = np.full((8, 8), 0.01, np.float32)
+    cells[0, 0], cells[4, 4], cells[4, 5] = 0.0112, 0.03, 0.03  # the first exceeds the mean by less than 0.001
+    paper, floor = (
+        configuration("model=llava15_7b", f"logic={name}").logic.entropy for name in ("paper", "paper_floor")
+    )
+    entropy, places = measure_heads(Record(cells.reshape(1, 1, 1, 64)), np.ones((1, 1), bool), paper)[:2]
+    assert places.tolist() == [2]
+    assert_allclose(entropy, -(1 / 3) * math.log(1 / 3) - (2 / 3) * math.log(2 / 3), atol=5e-4)
+    assert measure_heads(Record(cells.reshape(1, 1, 1, 64)), np.ones((1, 1), bool), floor)[1].tolist() == [1]
 
 
 def test_too_few_heads_are_made_up_for_by_the_largest_sums():

@@ -65,7 +65,7 @@ def with_heads_of_file(config: Config) -> Config:
 
 def warn_of_foreign_heads(of: str, name: str) -> None:
     """Says that the preset's heads are of the checkpoint `of`, not of the model `name`, and how to find its own."""
-    find_its_own = f"python pipeline.py stage=select model.name={name} data.data_file=samples.jsonl"
+    find_its_own = f"python pipeline.py stage=select model.name={name} data.data_file=FILE data.process_all=true"
     log.warning(
         "the preset's heads are of %s, not of %s: heads are ranked for each sample; to find its own: %s",
         of,

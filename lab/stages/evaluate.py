@@ -75,9 +75,9 @@ def samples_with_truth(data: DataConfig) -> list[Sample]:
 
 def ties_in_words(view: Overview, logic: LogicConfig) -> str:
     """In how many samples entropy does not decide which heads are the best, and what does."""
-    by = "the larger attention sum" if logic.ties == Ties.sum else "the lower layer and number"
+    by = "the larger sum" if logic.ties == Ties.sum else "the lower layer and number"
     share = f"{100 * view.tied / view.samples:.1f} % of {view.samples} samples"
-    return f"ties: in {share} head {logic.top_k} and the next have the same entropy; {by} decides"
+    return f"heads {logic.top_k} and {logic.top_k + 1} tie in entropy in {share}: {by} decides"
 
 
 # results

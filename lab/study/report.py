@@ -72,7 +72,8 @@ def _what(study: Study) -> str:
         "study.json, unless a table "
         f"says otherwise. In %, with 95 % bootstrap intervals ({settings.resamples} resamples, seed {settings.seed}), "
         f"{len(np.unique(study.measured.pictures))} pictures drawn with all their samples; in the tables the "
-        f"heads stay, in the claims each resample finds its own. Acc@0.5 is the share of boxes with an IoU of 0.5 or more."
+        "heads stay, in the claims each resample finds its own. Acc@0.5 is the share of boxes with an IoU of 0.5 or "
+        "more."
     )
 
 

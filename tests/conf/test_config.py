@@ -46,7 +46,15 @@ def test_the_shipped_model_changes_only_what_its_card_says():
     different = {
         f"{part}.{key}" for part in parts for key in shipped[part] if shipped[part][key] != published[part][key]
     }
-    assert different == {"filter.min_layer", "smoothing.per_cells", "mask.method", "box.region"}
+    assert different == {
+        "entropy.digits",
+        "entropy.flat_is_focused",
+        "filter.min_layer",
+        "smoothing.per_cells",
+        "mask.method",
+        "box.region",
+    }
+    assert (shipped["ties"], published["ties"]) == ("sum", "order")
 
 
 def test_an_explicit_logic_wins_over_the_shipped_models():
@@ -63,10 +71,29 @@ def test_paper_differs_from_selection_v1_only_where_the_paper_does():
     assert different == {
         "entropy.center",
         "entropy.weight",
+        "entropy.min_value",
         "entropy.flat_is_focused",
+        "entropy.digits",
         "filter.bottom_row",
         "box.region",
     }
+    assert paper["entropy"]["min_value"] == 0  # A > mean
+    floor = as_dict(configuration("model=llava15_7b", "logic=paper_floor"))["logic"]
+    assert floor == {**paper, "entropy": {**paper["entropy"], "min_value": 0.001}}
+
+
+def test_heads_and_first_layer_of_a_preset_belong_to_its_own_checkpoint(tmp_path):
+    own, other = configuration(), configuration(f"model.name={tmp_path}")
+    assert (own.logic.heads, own.model.localization_heads) == ("preset", [[1, 5], [1, 6], [2, 4]])
+    assert (own.logic.filter.first_layer, other.logic.filter.first_layer) == (1, 2)
+    assert (other.logic.heads, other.model.localization_heads) == (None, None)
+    assert configuration("logic=best", "model=llava15_7b").logic.filter.first_layer == 2
+    given = configuration(f"model.name={tmp_path}", "model.localization_heads=[[0,1]]", "model.heads_of=null")
+    assert (given.logic.heads, given.model.localization_heads) == ("preset", [[0, 1]])
+    assert configuration(f"model.name={tmp_path}", "logic.heads=[[0,1]]").logic.heads == [[0, 1]]
+    shipped = configuration("model.name=examples/models/../models/picturebook")  # the same, written otherwise
+    assert shipped.model.localization_heads == own.model.localization_heads
+    assert configuration("logic.filter.min_layer=3").logic.filter.first_layer == 3
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ tools read.
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -374,6 +375,34 @@ def test_intervals_hold_the_truth_in_about_95_of_100_draws():
         _, low, high = bootstrap(hits, np.ones_like(hits), resamples=300, seed=seed)
         held += bool(low[0] <= 0.6 <= high[0])
     assert 180 <= held <= 199
+
+
+def test_intervals_by_picture_hold_the_truth_where_samples_share_pictures():
+    rng = np.random.default_rng(6)
+    held = {"sample": 0, "picture": 0}
+    pictures = np.repeat(np.arange(25), 8)
+    for seed in range(200):
+        ease = rng.beta(1.2, 0.8, 25)  # mean 0.6
+        hits = (rng.random((1, 200)) < ease[pictures]).astype(float)
+        for kind, of in (("sample", None), ("picture", pictures)):
+            _, low, high = bootstrap(hits, np.ones_like(hits), of, resamples=300, seed=seed)
+            held[kind] += bool(low[0] <= 0.6 <= high[0])
+    assert held["picture"] >= 180
+    assert held["sample"] < 150
+
+
+def test_figures_and_differences_draw_pictures_with_all_their_samples():
+    rng = np.random.default_rng(1)
+    alone = [Score(str(i), None, "small", float(iou)) for i, iou in enumerate(rng.random(40))]
+    together = [replace(one, picture=f"p{i // 8}") for i, one in enumerate(alone)]
+    first, second = (next(row for row in summarize(scores) if row.metric == "box IoU") for scores in (alone, together))
+    assert (first.value, first.n) == (second.value, second.n)
+    means = np.array([one.box_iou for one in together]).reshape(5, 8).mean(1)
+    drawn = means[np.random.default_rng(0).integers(5, size=(1000, 5))].mean(1)
+    assert (second.low, second.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    worse = [replace(one, box_iou=one.box_iou / 2) for one in together]
+    difference = next(row for row in compare(together, worse) if row.metric == "box IoU")
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(-drawn / 2, [0.025, 0.975])))
 
 
 def test_intervals_repeat_with_the_seed_and_change_with_it():

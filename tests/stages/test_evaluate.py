@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.measure.controls import Overview, rank_correlation, same_layers
+from lab.measure.controls import Overview, rank_correlation, sets_of_same_layers
 from lab.measure.intervals import Estimate
 from lab.measure.predictions import merge_draws
 from pipeline import run
@@ -106,10 +106,17 @@ def test_without_fixed_heads_there_is_no_random_control(scenes):
 
 def test_random_heads_are_of_the_same_layers_and_not_the_heads_themselves():
     heads = [(1, 5), (1, 6), (2, 4)]
-    for seed in range(20):
-        drawn = same_layers(heads, 8, np.random.default_rng(seed))
+    few, many = (sets_of_same_layers(heads, number, 20, np.random.default_rng(0)) for number in (8, 32))
+    assert (len(few.sets), few.total, few.all) == (105, 105, True)  # (6 choose 2) x 7
+    assert (len(many.sets), many.total, many.all) == (20, 435 * 31, False)
+    for drawn in (*few.sets, *many.sets):
         assert [layer for layer, _ in drawn] == [1, 1, 2]
         assert len({*drawn, *heads}) == 6
+    assert len(set(few.sets)) == 105
+    assert "all 105 sets" in few.note
+    assert "20 of the 13,485 sets" in many.note
+    crowded = sets_of_same_layers([(0, 0), (0, 1), (0, 2)], 4, 20, np.random.default_rng(0))
+    assert len(crowded.sets) == 4  # one other head is too few: any three of the layer
 
 
 def test_draws_become_one_row_with_their_mean():
@@ -122,6 +129,6 @@ def test_draws_become_one_row_with_their_mean():
 
 def test_rank_correlation_is_one_where_selection_follows_quality():
     counts = np.arange(6.0).reshape(2, 3)
-    view = Overview((2, 3), counts, counts, counts, counts**2, samples=1)
+    view = Overview((2, 3), counts, counts, counts, 0, counts**2, samples=1)
     assert rank_correlation(view) == (pytest.approx(1.0), 5)
     assert rank_correlation(Overview.empty((2, 3))) == (None, 0)

@@ -14,8 +14,10 @@ from lab.heads.reading import picks_of_records
 from lab.records.files import load_record, save_record
 from lab.records.folder import list_samples
 from lab.stages.study import make_study, settings_of
-from lab.study.claims import RHO, Claim, agreements, rank_correlations
-from lab.study.find import FOLDS, Found, find_heads, first_heads, split
+from lab.study.chance import Chance, found_again, interval, ratio_in_draws
+from lab.study.claims import RHO, Claim, agreements, rank_correlations, trial_counts
+from lab.study.find import Found, find_heads, first_heads, split
+from lab.study.plan import discovered, in_random_order
 from pipeline import run
 from tests.conftest import configuration
 
@@ -78,7 +80,7 @@ def test_everything_is_written_and_told(scenes, capsys):
     found = json.loads((out / "study.json").read_text())
     assert list(found["tables"]) == ["heads", "number", "criteria", "sigma", "kernel", "contrast", "mask", "discovery"]
     assert [row["labels"] for row in found["tables"]["number"]["rows"]] == [["1"], ["2"], ["3"], ["4"], ["5"]]
-    assert [row["labels"] for row in found["tables"]["discovery"]["rows"]] == [["4"], ["8"], ["12 (all)"]]
+    assert [row["labels"] for row in found["tables"]["discovery"]["rows"]] == [["4"], ["12 (all)"]]
     text = (out / "study.md").read_text()
     assert all(table["title"] in text and table["note"] in text for table in found["tables"].values())
     assert "never to find heads" in text
@@ -153,7 +155,7 @@ def test_half_finds_on_one_half_and_scores_the_other(scenes):
     found = make_study(_samples(scenes), scenes[1] / MODEL, settings_of(cfg))
     scored, finders = {sample.id for sample in found.split.scored}, {path.stem for path in found.split.finding}
     assert (len(scored), len(finders), scored & finders) == (N // 2, N // 2, set())
-    assert found.found.selected.sum() <= 10 * len(finders)
+    assert found.found.counts("both", cfg.logic).sum() <= 10 * len(finders)
     other = make_study(
         _samples(scenes),
         scenes[1] / MODEL,
@@ -167,7 +169,7 @@ def test_a_folder_finds_and_all_samples_are_scored(scenes, tmp_path):
         (tmp_path / f"other_{path.name}").write_bytes(path.read_bytes())
     found = study(scenes, f"study.find={tmp_path}")
     assert (found["scored"], found["found_over"]) == (N, 5)
-    assert [row["labels"] for row in found["tables"]["discovery"]["rows"]] == [["4"], ["5 (all)"]]
+    assert [row["labels"] for row in found["tables"]["discovery"]["rows"]] == [["5 (all)"]]
 
 
 def test_a_sample_without_a_record_is_a_miss(scenes):
@@ -216,22 +218,37 @@ def test_a_claim_holds_only_if_its_whole_interval_does(value, low, high, bound, 
     assert Claim("x", value, low, high, bound, above).verdict == verdict
 
 
-def found_with(counts: np.ndarray, iou: np.ndarray) -> Found:
-    """[layers, heads] each, alike in every fold."""
-    shape = counts.shape
-    folds = [np.repeat(values[None], FOLDS, 0) for values in (counts, iou)]
-    return Found(shape, None, {}, {}, np.arange(0), np.zeros(shape), False, *folds)
+def found_with(counts: np.ndarray, iou: np.ndarray, pictures: np.ndarray | None = None) -> Found:
+    """As many records as the largest of `counts` [layers, heads], of which each head is among the best of so many.
+
+    `iou` is alike in all. Each has its own picture unless `pictures` says otherwise.
+    """
+    number, shape = max(int(counts.max()), 1), counts.shape
+    chosen = np.arange(number)[:, None, None] < counts
+    picks = np.full((number, counts.size, 2), -1, np.int16)
+    for record in range(number):
+        heads = np.argwhere(chosen[record])
+        picks[record, : len(heads)] = heads
+    rows = np.arange(number)
+    every = np.repeat(iou[None].astype(np.float32), number, 0)
+    of = rows if pictures is None else pictures
+    return Found(shape, None, {}, {"both": picks}, rows, np.zeros(every.shape), rows < 0, every, of, of)
+
+
+def chance_of(found: Found, resamples: int = 50) -> Chance:
+    return Chance.of(found, found.scored_picture_of, resamples, 0)
 
 
 def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_chance():
-    cfg = configuration("logic.filter.min_layer=1", "evaluate.resamples=50")
+    cfg = configuration("logic.filter.min_layer=1", "logic.select.top_n=12")
     counts = np.array([[0, 0, 0, 0], [9, 8, 7, 6], [1, 2, 1, 0]])
     iou = np.array([[1.0, 1, 1, 1], [0.9, 0.8, 0.7, 0.6], [0.65, 0.1, 0.75, 0.3]])
-    every, often = rank_correlations(found_with(counts, iou), settings_of(cfg))
+    found = found_with(counts, iou)
+    every, often = rank_correlations(found, settings_of(cfg), chance_of(found))
     assert (every.heads, often.heads) == (7, 4)  # the average of eight heads is 4.25
     assert every.value < 1
-    assert (often.value, often.low, often.high) == pytest.approx((1, 1, 1))
-    few = rank_correlations(found_with(counts * 0, iou), settings_of(cfg))
+    assert often.value == often.high == pytest.approx(1)
+    few = rank_correlations(found_with(counts * 0, iou), settings_of(cfg), chance_of(found))
     assert [one.heads for one in few] == [0, 0]
     assert np.isnan(few[0].value)
 
@@ -239,11 +256,71 @@ def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_cha
 def test_trials_agree_as_far_as_they_share_heads():
     same = np.array([[5, 4, 3, 2, 1]])
     trials = np.stack([same, same, np.array([[5, 4, 2, 3, 1]])])
-    assert {one.k: (one.value, one.low) for one in agreements(trials, 2)} == {
-        1: (1, 1), 2: (1, 1), 3: (pytest.approx((1 + 2 / 3 + 2 / 3) / 3), pytest.approx(2 / 3)), 5: (1, 1),
+    settings = settings_of(configuration("evaluate.resamples=200"))
+    found = agreements(trials, 2, settings)
+    assert {one.k: (one.value, one.least, one.most) for one in found} == {
+        1: (1, 1, 1), 2: (1, 1, 1), 3: (pytest.approx((1 + 2 / 3 + 2 / 3) / 3), pytest.approx(2 / 3), 1), 5: (1, 1, 1),
     }  # fmt: skip
-    assert agreements(trials[:1], 2) == []
+    assert [(one.low, one.high) for one in found if one.k == 3] == [(pytest.approx(2 / 3), 1)]
+    assert agreements(trials[:1], 2, settings) == []
     assert first_heads(np.array([[0, 3], [3, 4]]), 9) == [(1, 1), (0, 1), (1, 0)]
+
+
+def test_trials_and_subsets_share_no_sample_and_trials_no_picture():
+    pictures = np.repeat(np.arange(20), 3)  # three expressions a picture
+    found = found_with(np.full((4, 4), 60), np.zeros((4, 4)), pictures)
+    settings = settings_of(configuration("logic.select.trials=7", "study.draws=100", "logic.select.top_n=16"))
+    counts, sizes = trial_counts(found, settings)
+    assert sizes.sum() == 60
+    assert len(sizes) == 7
+    assert all(size % 3 == 0 for size in sizes)
+    np.testing.assert_array_equal(counts[:, 0, 0], sizes)  # every head is selected in every sample
+    assert len(discovered(found, 25, settings.logic, settings)) == 2
+    order = in_random_order(found, (0,))
+    assert sorted(order) == list(range(60))
+    assert (np.diff(found.picture_of[order]) != 0).sum() == 19  # picture by picture
+    one = replace(settings, logic=replace(settings.logic, select=replace(settings.logic.select, trials=1)))
+    assert trial_counts(found, one)[1].tolist() == [60]
+
+
+def test_more_trials_than_pictures_are_as_many_as_there_are():
+    found = found_with(np.full((4, 4), 5), np.zeros((4, 4)), np.array([0, 0, 0, 1, 2]))
+    assert sorted(trial_counts(found, settings_of(configuration()))[1].tolist()) == [1, 1, 3]
+
+
+# chance
+
+
+def test_draws_take_pictures_with_all_their_samples_and_find_their_own_heads():
+    counts = np.zeros((4, 4), int)
+    counts[2, 1], counts[3, 3] = 6, 5  # of six records, two a picture
+    found = found_with(counts, np.zeros((4, 4)), np.array([0, 0, 1, 1, 2, 2]))
+    chance = chance_of(found, 400)
+    assert chance.scored is chance.finding  # the same pictures find and are scored
+    assert set(chance.scored.sum(1)) == {3}
+    logic = settings_of(configuration("logic.select.top_n=16")).logic
+    again = found_again(found, "both", 1, logic, chance)
+    assert set(again) == {((2, 1),)}
+    first = found.votes("both", logic)[:, 3, 3]
+    only_last = chance.scored[:, 2] == 3  # the last picture alone: one of its samples lacks the second head
+    assert only_last.any()
+    hits = ratio_in_draws(first[None], np.ones((1, 6)), found.picture_of, chance.scored)[0]
+    np.testing.assert_allclose(hits[only_last], 0.5)
+
+
+def test_other_pictures_that_find_are_drawn_for_themselves():
+    found = found_with(np.full((4, 4), 4), np.zeros((4, 4)))
+    found.scored_picture_of = np.arange(4, 10)
+    chance = Chance.of(found, found.scored_picture_of, 30, 0)
+    assert (chance.scored[:, :4] == 0).all()
+    assert (chance.finding[:, 4:] == 0).all()
+    assert set(chance.scored.sum(1)) == {6}
+    assert set(chance.finding.sum(1)) == {4}
+
+
+def test_an_interval_leaves_out_what_could_not_be_measured():
+    assert interval([0.0, 1.0, np.nan]) == pytest.approx((0.025, 0.975))
+    assert np.isnan(interval([np.nan])).all()
 
 
 # what is refused
