@@ -553,15 +553,19 @@ def configuration(overrides: Sequence[str]) -> Config:
 
     Raises UserError, and Hydra's errors, on what it would refuse.
     """
+    return plain(composed(overrides))
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The same as Hydra makes it, before its values are checked against each other."""
     register()
     with initialize_config_dir(str(Path(__file__).parent.resolve()), version_base="1.3"):
         try:
-            composed = compose("config", list(overrides))
+            return compose("config", list(overrides))
         except HydraException as error:
             if wrong := wrong_word(error):
                 raise UserError(wrong) from None
             raise
-    return plain(composed)
 
 
 def register() -> None:

@@ -35,8 +35,9 @@ def ask(config: Config) -> tuple[str, Record]:
         raise UserError(
             f"{read}, but stage={config.stage} makes one: run stage=analyze or visualize, or leave them out"
         )
-    image_file, query = image_path(config), asked(config)
-    name, image = new_record_name(config), open_image(image_file)
+    image_file = image_path(config)
+    image, query = open_image(image_file), asked(config)
+    name = new_record_name(config)
     from collector import collect  # torch and transformers take seconds: wrong input is told before
 
     loaded = common.load_model(config)

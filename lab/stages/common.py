@@ -118,12 +118,13 @@ def _made(folder: Path, name: str, config: Config) -> Path:
 
 
 def with_example(config: Config) -> Config:
-    """The configuration with the shipped picture and expression if it names no picture, no expression and no record."""
+    """The configuration with the shipped picture, and its expression, if it names no picture and no record."""
     data = config.data
-    if any(value is not None for value in (data.image_file, data.query, data.attention_file, data.attention_dir)):
+    if any(value is not None for value in (data.image_file, data.attention_file, data.attention_dir)):
         return config
-    log.info('no data.image_file: the shipped %s, asked for "%s"', *EXAMPLE)
-    return replace(config, data=replace(data, image_file=EXAMPLE[0], query=EXAMPLE[1]))
+    picture, query = EXAMPLE[0], EXAMPLE[1] if data.query is None else data.query
+    log.info('no data.image_file: the shipped %s, asked for "%s"', picture, query)
+    return replace(config, data=replace(data, image_file=picture, query=query))
 
 
 def image_path(config: Config) -> Path:

@@ -100,7 +100,7 @@ def test_a_surprise_does_not_end_the_others_ranking_but_a_full_disk_does(folder,
         if path.name == "s12.pkl":
             raise failure
 
-    monkeypatch.setattr("lab.stages.analyze_folder.write_ranking", fail)
+    monkeypatch.setattr("lab.stages.analyze.write_ranking", fail)
     if isinstance(failure, DiskFull):
         with pytest.raises(DiskFull, match="no space left"):
             analyze_stage(folder, "data.workers=1")
@@ -121,8 +121,12 @@ def test_a_folder_without_records_or_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match=r"cannot write into .*, where the rankings would go"):
+    def refuse(path, data):
+        raise UserError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("lab.stages.common.write_atomic", refuse)
+    monkeypatch.setattr("lab.stages.analyze.load_record", None)
+    with pytest.raises(UserError, match=r"config.analyze.yaml: cannot be written"):
         analyze_stage(folder)
 
 

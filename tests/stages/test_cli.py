@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import viz
-from conf.schema import free_text
+from analyze import rank_heads
+from conf.schema import composed, free_text
 from lab.base.console import hydra_arguments, table
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
@@ -329,9 +330,26 @@ def test_keys_cannot_be_added_and_jobs_not_multiplied(argument):
 def test_heads_of_a_preset_are_refused_for_another_models_record(tmp_path, picturebook):
     stage("collect", tmp_path)
     record = f"data.attention_file={tmp_path / MODEL / 'bird.pkl'}"
-    with pytest.raises(UserError, match="heads of elsewhere/model"):
-        stage("visualize", tmp_path, record, "model.name=elsewhere/model")
-    assert stage("visualize", tmp_path, record, "model.name=elsewhere/model", "logic.heads=null") == 0
+    other = ("model=llava15_7b", "logic.heads=preset")
+    with pytest.raises(UserError, match=r"heads of liuhaotian/llava-v1\.5-7b"):
+        stage("visualize", tmp_path, record, *other)
+    assert stage("visualize", tmp_path, record, *other, "logic.heads=null") == 0
+
+
+def test_another_checkpoint_ranks_for_each_sample_and_says_so_once(tmp_path, picturebook, caplog):
+    stage("collect", tmp_path)
+    record = f"data.attention_file={tmp_path / MODEL / 'bird.pkl'}"
+    caplog.clear()
+    out = f"data.output_dir={tmp_path}"
+    assert run(composed(["stage=visualize", out, record, "model.name=elsewhere/model", "logic.top_k=2"])) == 0
+    (told,) = [line for line in caplog.messages if "elsewhere/model" in line]
+    assert told.startswith(
+        "the preset's heads are of examples/models/picturebook, not of elsewhere/model: heads are ranked"
+    )
+    assert "python pipeline.py stage=select model.name=elsewhere/model" in told
+    box = json.loads((tmp_path / MODEL / "bird_bbox.json").read_text())
+    ranked = rank_heads(load_record(tmp_path / MODEL / "bird.pkl"), configuration("model.name=elsewhere/model").logic)
+    assert box["selected_heads"] == [[score.layer, score.head] for score in ranked[:2]]
 
 
 # wrong input: one line, exit code 2, nothing written
@@ -341,7 +359,6 @@ def test_heads_of_a_preset_are_refused_for_another_models_record(tmp_path, pictu
     ("overrides", "message"),
     [
         (["data.image_file=missing.png"], "missing.png"),
-        (["data.image_file=null"], "data.image_file"),
         (["data.query=''"], "query"),
         (["data.query='<image> and <image>'"], "<image>"),
         (["data.save_id=../x"], r"\.\./x"),
