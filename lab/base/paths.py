@@ -1,11 +1,34 @@
-"""Paths relative to the working directory or to the project."""
+"""Paths relative to the working directory or to the project, and how a message shows one."""
 
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+MOST_SHOWN = 120  # characters of a path in a message: a path from a file can be a whole picture in base64
 
 
 def find(path: str) -> Path:
-    """A path relative to the working directory or, for the files that ship, to the project."""
-    here = Path(path).expanduser()
-    return here if here.is_absolute() or here.exists() or not (PROJECT / path).exists() else PROJECT / path
+    """A path relative to the working directory or, for the files that ship, to the project.
+
+    A path that the system refuses comes back as it is: who opens it says what is wrong with it.
+    """
+    try:
+        here = Path(path).expanduser()
+    except RuntimeError:  # ~name, and nobody has that name
+        here = Path(path)
+    return here if here.is_absolute() or exists(here) or not exists(PROJECT / path) else PROJECT / path
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there. False also for a path that the system refuses, where Path.exists raises."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # too long, no permission; a NUL byte
+        return False
+    return True
+
+
+def named(path: str | Path) -> str:
+    """The path for a message: printable, and cut if it is absurdly long."""
+    text = str(path)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
