@@ -21,9 +21,7 @@ FORMS: dict[str, Callable[[float, float, float, float], Box]] = {  # `bbox_forma
     "xyxy": lambda x0, y0, x1, y1: (x0, y0, x1, y1),
     "xyxy_inclusive": lambda x0, y0, x1, y1: (x0, y0, x1 + 1, y1 + 1),
 }
-CHOICES = (
-    "xywh (x, y, width, height), xyxy (x1 and y1 exclusive), xyxy_inclusive (x1 and y1 are the last pixels inside)"
-)
+CHOICES = f"{', '.join(FORMS)} (of the last, x1 and y1 are the last pixels inside)"
 SLACK = 1.0  # pixels by which a true box may leave its image: annotations are rounded
 FARTHEST = 1e9  # pixels: no picture is so large
 TINY = 8  # pixels: in a smaller picture, a box of less than a pixel may be meant
