@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_SHOWN = 120  # characters of a path in a message: a path from a file can be a whole picture in base64
+MOST_SHOWN = 260  # characters of a path in a message: a path from a file can be a whole picture in base64
 
 
 def find(path: str) -> Path:
@@ -28,7 +28,7 @@ def exists(path: Path) -> bool:
 
 
 def named(path: str | Path) -> str:
-    """The path for a message: printable, and cut if it is absurdly long."""
+    """The path for a message: printable, and without its middle if it is absurdly long."""
     text = str(path)
     text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= MOST_SHOWN else f"{text[:60]}...{text[-60:]}"

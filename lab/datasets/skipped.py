@@ -6,6 +6,7 @@ A reader takes a function `skip(where, error)`. `stop` ends the conversion at th
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class Skipped:
         if self.rows:
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of an earlier conversion
+                path.unlink()
 
 
 def expressions(texts: Iterable[tuple[Any, Any]], where: str, skip: Skip) -> Iterator[tuple[Any, str]]:

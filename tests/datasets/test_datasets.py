@@ -1013,6 +1013,11 @@ def test_a_strict_conversion_stops_at_the_first_and_writes_nothing(refcoco):
     assert not (refcoco.parent / "val.jsonl").exists()
 
 
+def test_a_folder_is_no_file_to_write(refcoco):
+    with pytest.raises(UserError, match=r"--out \. is a folder; expected the name of a JSONL file"):
+        convert_refcoco(refcoco, "--out", ".")
+
+
 def test_a_conversion_that_leaves_nothing_is_refused(refcoco, tmp_path):
     refs_of(refcoco, [ref(77, 1537681, 580957, "val", {"sent_id": 1, "sent": None}), ref(78, [-1], 580957, "val")])
     with pytest.raises(

@@ -152,7 +152,7 @@ def test_a_folder_without_permission_is_told(tmp_path, monkeypatch):
     [
         (".", r"cannot read .* \(Is a directory\)"),
         ("data.jsonl/x", r"cannot read .* \(Not a directory\)"),
-        ("x" * 300, r"cannot read x.*\.\.\. \(File name too long\)"),
+        ("x" * 300, r"cannot read x+\.\.\.x+ \(File name too long\)"),
         ("a\0b", r"cannot read a\\x00b"),
         ("~nobody_of_that_name/x", "no data file .*nobody.*: set data.data_file"),
     ],
