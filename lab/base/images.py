@@ -76,10 +76,14 @@ def header_size(path: Path) -> tuple[int, int]:
     add_plug_ins()
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return image.size[::-1] if turned else image.size
+            return upright_size(image)
     except Exception:
         return open_image(path).size  # says what is wrong with it
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an image as it is shown."""
+    return image.size[::-1] if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else image.size
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from lab.base.errors import UserError
+
 PROJECT = Path(__file__).resolve().parents[2]
 MOST_SHOWN = 260  # characters of a path in a message: a path from a file can be a whole picture in base64
 
@@ -25,6 +27,17 @@ def exists(path: Path) -> bool:
     except (OSError, ValueError):  # too long, no permission; a NUL byte
         return False
     return True
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there. Raises UserError if it may not be read."""
+    try:
+        found = path.is_dir()
+        if found:
+            next(path.iterdir(), None)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{named(path)} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return found
 
 
 def named(path: str | Path) -> str:

@@ -73,7 +73,7 @@ def check_inside(box_xyxy: Box, image_size: tuple[int, int] | None, form: str = 
     x0, y0, x1, y1 = box_xyxy
     width, height = image_size or (math.inf, math.inf)
     box = f"box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
-    if min(x0, y0) >= 0 and max(x1, y1) <= 1 and min(width, height) > TINY:
+    if min(x0, y0) >= 0 and _farthest(box_xyxy, form) <= 1 and min(width, height) > TINY:
         raise UserError(f"{box} looks normalised to 0..1; {_multiply(image_size, 1)}")
     if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
         leaves = f"{box} leaves the image" + (f" of {width} x {height} pixels" if image_size else "")
@@ -90,8 +90,13 @@ def _guesses(box_xyxy: Box, image_size: tuple[int, int], form: str) -> Iterator[
     inside = right <= image_size[0] + SLACK and bottom <= image_size[1] + SLACK
     if form == "xywh" and right > x0 and bottom > y0 and inside:
         yield 'like [x0, y0, x1, y1]: give it "bbox_format": "xyxy"'
-    if max(x1, y1) <= 1000:
+    if _farthest(box_xyxy, form) <= 1000:
         yield f"normalised to 0..1000: {_multiply(image_size, 1000)}"
+
+
+def _farthest(box_xyxy: Box, form: str) -> float:
+    """The highest number of the box as the file had it."""
+    return max(box_xyxy[2:]) - (form == "xyxy_inclusive")
 
 
 def _multiply(image_size: tuple[int, int] | None, unit: int) -> str:

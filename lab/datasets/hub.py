@@ -31,6 +31,8 @@ from PIL import Image
 from lab.base.console import progress
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
+from lab.base.images import header_size, upright_size
+from lab.base.paths import is_folder
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import check_source
 from lab.datasets.sample import Sample, decode_truth
@@ -68,6 +70,7 @@ def read_hub(
     files = _open(folder, split)
     total = sum(file.metadata.num_rows for file in files)
     wanted = _wanted(split, total, split_by)
+    _make_folder(images)
     for number, batch in progress(_rows(files, wanted), f"{folder.name} {split}", total=len(wanted)):
         where = f"{folder}: row {number} of {split}"
         try:
@@ -79,6 +82,13 @@ def read_hub(
             skip(where, error)
         else:
             yield from samples
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder with --images") from None
 
 
 def _wanted(split: str, total: int, split_by: str | None) -> range:
@@ -102,7 +112,7 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
-    found = sorted(folder.rglob("*.parquet"))
+    found = sorted(folder.rglob("*.parquet")) if is_folder(folder) else []
     paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
     if not paths:
         names = ", ".join(path.name for path in found[:5]) or "none at all"
@@ -163,7 +173,7 @@ def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int,
     data = (row["image"] or {}).get("bytes") or b""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            kind, size = str(image.format).lower().replace("jpeg", "jpg"), image.size
+            kind, size = str(image.format).lower().replace("jpeg", "jpg"), upright_size(image)
     except Exception:
         raise Unfit(NO_PICTURE, "its image cannot be read; expected the bytes of a picture") from None
     stem = Path(str(row["file_name"])).stem
@@ -171,6 +181,8 @@ def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int,
     path = images / f"{name}.{kind}"
     if not path.exists():
         write_atomic(path, data)
+    elif header_size(path) != size:
+        raise Unfit(NO_PICTURE, f"{path} is there, of another size than the row's picture: remove it")
     return path, size
 
 

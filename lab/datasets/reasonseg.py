@@ -19,7 +19,7 @@ from lab.base.console import progress
 from lab.base.errors import UserError, shown
 from lab.base.files import check_id
 from lab.base.images import header_size
-from lab.base.paths import exists
+from lab.base.paths import exists, is_folder
 from lab.datasets import rle
 from lab.datasets.masks import Mask, mask_box
 from lab.datasets.sample import Sample
@@ -39,7 +39,7 @@ def read_reasonseg(folder: Path, *, split: str, skip: Skip = stop) -> Iterator[S
     `folder` holds the split's folder, or is it. `skip` gets every file, shape and expression that is of no use. Raises
     UserError if there are no annotations.
     """
-    folder = folder / split if exists(folder / split) else folder
+    folder = folder / split if is_folder(folder) and is_folder(folder / split) else folder
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise UserError(

@@ -59,6 +59,7 @@ def test_a_box_of_0_to_1_is_told_how_to_become_pixels():
         "box from (0.25, 0.5) to (0.75, 0.75) looks normalised to 0..1; multiply x by 640 and y by 480"
     )
     assert "looks normalised to 0..1" in refused([0.25, 0.5, 0.5, 0.75], "xyxy", None)
+    assert "looks normalised to 0..1;" in refused([0.25, 0.5, 1.0, 0.75], "xyxy_inclusive")
     check_inside(read_box([0, 0, 1, 1]), (1, 1))  # the whole of a tiny picture
 
 
@@ -67,6 +68,7 @@ def test_a_box_of_0_to_1000_is_told_how_to_become_pixels():
         "box from (100, 500) to (850, 900) leaves the image of 640 x 480 pixels; "
         "it looks normalised to 0..1000: multiply x by 0.64 and y by 0.48"
     )
+    assert "normalised to 0..1000" in refused([100, 500, 1000, 900], "xyxy_inclusive")
 
 
 def test_corners_that_were_taken_for_width_and_height_are_told():

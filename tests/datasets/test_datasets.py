@@ -711,6 +711,42 @@ def test_one_odd_row_of_the_hub_does_not_end_a_conversion(tmp_path):
     )
 
 
+def test_the_hubs_pictures_do_not_mix_with_others_and_are_measured_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (HEIGHT, WIDTH)).save(stream, "JPEG", exif=exif)
+    folder = hub(tmp_path, [hub_row(0, image={"bytes": stream.getvalue(), "path": None})])
+    assert next(read_hub(folder, tmp_path / "images", split="testA")).image_size == (WIDTH, HEIGHT)
+    picture(tmp_path / "other" / "COCO_train2014_000000580957.jpg", (32, 24))
+    with pytest.raises(UserError, match=r"580957\.jpg is there, of another size than the row's picture: remove it"):
+        list(read_hub(folder, tmp_path / "other", split="testA"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be made \(File exists\); choose another folder with --images"):
+        list(read_hub(folder, tmp_path / "file", split="testA"))
+
+
+def denied(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["refcoco", "hub", "reasonseg"])
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(Path, "iterdir", denied)
+    options = ["--images", str(tmp_path)] if name == "refcoco" else []
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(Permission denied\)"):
+        main(["convert", name, str(tmp_path), "--split", "val", "--out", str(tmp_path / "out.jsonl"), *options])
+
+
+def test_a_file_that_is_used_as_a_folder_is_told(refcoco, tmp_path):
+    with pytest.raises(UserError, match=r"no image folder .*instances\.json"):
+        list(read_refcoco(refcoco, refcoco / "instances.json", split="val"))
+    with pytest.raises(UserError, match="holds no ReasonSeg annotations"):
+        list(read_reasonseg(refcoco / "instances.json", split="val"))
+    with pytest.raises(UserError, match="has no Parquet files"):
+        list(read_hub(refcoco / "instances.json", tmp_path, split="val"))
+
+
 def test_a_name_in_the_hubs_rows_cannot_leave_the_folder(tmp_path):
     folder = hub(tmp_path, [hub_row(0, file_name="../../outside.jpg")])
     (sample, _) = read_hub(folder, tmp_path / "deep" / "images", split="testA")
