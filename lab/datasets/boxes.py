@@ -77,7 +77,7 @@ def check_inside(box_xyxy: Box, image_size: tuple[int, int] | None, form: str = 
         raise UserError(f"{box} looks normalised to 0..1; {_multiply(image_size, 1)}")
     if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
         leaves = f"{box} leaves the image" + (f" of {width} x {height} pixels" if image_size else "")
-        guesses = " or ".join(_guesses(box_xyxy, image_size, form)) if image_size else ""
+        guesses = ", or ".join(_guesses(box_xyxy, image_size, form)) if image_size else ""
         raise UserError(f"{leaves}; it looks {guesses}" if guesses else leaves)
 
 

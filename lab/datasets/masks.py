@@ -27,7 +27,8 @@ from lab.datasets.boxes import Box
 MaskSource = Path | Mapping[str, Any] | Sequence[Sequence[float]]  # image file | COCO RLE | polygons
 Mask = Bool[np.ndarray, "height width"]
 
-LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "JXL")  # formats, by Pillow's names
+LOSSY_TIFF = ("jpeg", "webp")  # ways in which a TIFF can be compressed
 HALF = 127  # of 255
 
 
@@ -86,7 +87,8 @@ def _read_image(path: Path) -> Mask:
     add_plug_ins()
     try:
         with Image.open(path) as image:
-            return object_of(ImageOps.exif_transpose(image), lossy=image.format in LOSSY)
+            lossy = image.format in LOSSY or image.info.get("compression") in LOSSY_TIFF
+            return object_of(ImageOps.exif_transpose(image), lossy=lossy)
     except UserError as error:
         raise UserError(f"the mask {named(path)} {error}") from None
     except Exception as error:

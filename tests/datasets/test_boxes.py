@@ -74,7 +74,7 @@ def test_a_box_of_0_to_1000_is_told_how_to_become_pixels():
 def test_corners_that_were_taken_for_width_and_height_are_told():
     found = refused([300, 200, 500, 400])
     assert "box from (300, 200) to (800, 600) leaves the image of 640 x 480 pixels" in found
-    assert 'it looks like [x0, y0, x1, y1]: give it "bbox_format": "xyxy" or normalised to 0..1000' in found
+    assert 'it looks like [x0, y0, x1, y1]: give it "bbox_format": "xyxy", or normalised to 0..1000' in found
     assert "bbox_format" not in refused([300, 200, 800, 600], "xyxy")  # that is what it says already
 
 

@@ -48,6 +48,12 @@ def test_other_lossy_files_count_from_half_of_the_range(tmp_path, kind):
     assert (found & MASK).sum() / (found | MASK).sum() > 0.95
 
 
+def test_a_tiff_may_be_lossy_too(tmp_path):
+    assert_array_equal(read(saved(tmp_path, grey(1), "mask.tiff")), MASK)
+    found = read(saved(tmp_path, grey().convert("RGB"), "mask.tiff", compression="jpeg", quality=30))
+    assert (found & MASK).sum() / (found | MASK).sum() > 0.95
+
+
 def test_a_coloured_jpeg_is_as_bright_as_its_brightest_channel(tmp_path):
     red = Image.merge("RGB", (grey(), grey(0), grey(0)))
     found = read(saved(tmp_path, red, "mask.jpg", quality=95, subsampling=0))
