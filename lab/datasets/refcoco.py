@@ -90,6 +90,7 @@ def _truth(
     ref: Mapping[str, Any], annotation: Mapping[str, Any], picture: Mapping[str, Any], images: Path, categories: Mapping
 ) -> Sample:
     """What all expressions of a ref share: a sample without id and query."""
+    size = whole(picture["width"]), whole(picture["height"])
     sample = Sample(
         id="",
         query="",
@@ -97,7 +98,7 @@ def _truth(
         box_xyxy=read_box(annotation["bbox"]),
         mask_source=check_source(annotation["segmentation"]),
         split=ref["split"],
-        image_size=(whole(picture["width"]), whole(picture["height"])),
+        image_size=size,
         extra={
             "ref_id": ref["ref_id"],
             "ann_id": _target(ref),
@@ -105,8 +106,7 @@ def _truth(
             "category": categories.get(annotation.get("category_id"), {}).get("name"),
         },
     )
-    assert sample.image_size is not None
-    decode_truth(sample, sample.image_size)
+    decode_truth(sample, size)
     return sample
 
 
