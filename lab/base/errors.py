@@ -10,14 +10,14 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def shown(value: object, most: int = 60) -> str:
-    """A value for a message: its repr, cut after `most` characters."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
 class DiskFull(UserError):
     """There is no space for a file.
 
     Whoever goes on after other errors stops here: every further file would fail too.
     """
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value for a message: its repr, cut after `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

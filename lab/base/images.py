@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
-from lab.base.paths import named
+from lab.base.places import named
 
 log = logging.getLogger(__name__)
 

@@ -1,47 +1,70 @@
-"""Paths relative to the working directory or to the project, and how a message shows one."""
+"""Paths relative to the working directory, to the home folder or to the project, and what no system takes for a path.
 
+find("examples/images/bird.png")    # of the project, unless the working directory has one too
+refused("~nobody/x", "file")        # "there is no user nobody"
+"""
+
+import errno
+import os
+import stat
 from pathlib import Path
 
-from lab.base.errors import UserError
-
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_SHOWN = 260  # characters of a path in a message: a path from a file can be a whole picture in base64
+MOST_BYTES = 255  # of a name; a path is longer
+
+
+def home(path: str) -> Path:
+    """The path, with a `~` in front made the home folder; `~name` stays as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for `~name` of nobody
 
 
 def find(path: str) -> Path:
-    """A path relative to the working directory or, for the files that ship, to the project.
+    """A path relative to the working directory or, for the files that ship, to the project. It need not exist."""
+    here = home(path)
+    if here.is_absolute() or _exists(here) or not _exists(PROJECT / path):
+        return here
+    return PROJECT / path
 
-    A path that the system refuses comes back as it is: who opens it says what is wrong with it.
+
+def is_folder(path: str) -> bool:
+    """Whether it is a folder; it is none if it cannot be reached, or be a path at all."""
+    return os.path.isdir(home(path))  # noqa: PTH112 - Path.is_dir raises for names that are too long
+
+
+def resolved(path: str) -> Path:
+    """`find`, without links and `..`, to tell whether two names mean the same; as it is where that cannot be known."""
+    try:
+        return find(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # no such path can be, or its links go in circles
+        return find(path)
+
+
+def refused(path: str, kind: str) -> str | None:
+    """Why nothing can be read or written there, or None: whether anything is there is for others to say.
+
+    `kind` is what is expected, "file" or "folder".
     """
+    here = home(path)
     try:
-        here = Path(path).expanduser()
-    except RuntimeError:  # ~name, and nobody has that name
-        here = Path(path)
-    return here if here.is_absolute() or exists(here) or not exists(PROJECT / path) else PROJECT / path
+        mode = here.stat().st_mode
+    except FileNotFoundError:
+        if max(len(os.fsencode(part)) for part in here.parts) > MOST_BYTES:  # of which some lie in no folder
+            return os.strerror(errno.ENAMETOOLONG).lower()
+        user = here.parts[0]
+        return f"there is no user {user[1:]}" if user.startswith("~") else None
+    except NotADirectoryError:
+        above = next(parent for parent in here.parents if os.path.isfile(parent))  # noqa: PTH113 - never raises
+        return f"{above} is a file, not a folder"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    except UnicodeEncodeError as error:
+        return f"this system's names of files are {error.encoding}: set PYTHONUTF8=1"
+    except ValueError:
+        return "no path holds a NUL character"
+    if stat.S_ISDIR(mode) != (kind == "folder"):
+        return "it is a folder, expected a file" if stat.S_ISDIR(mode) else "it is a file, expected a folder"
+    return None if os.access(here, os.R_OK) else "permission denied"
 
 
-def exists(path: Path) -> bool:
-    """Whether something is there. False also for a path that the system refuses, where Path.exists raises."""
-    try:
-        path.stat()
-    except (OSError, ValueError):  # too long, no permission; a NUL byte
-        return False
-    return True
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is there. Raises UserError if it may not be read."""
-    try:
-        found = path.is_dir()
-        if found:
-            next(path.iterdir(), None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{named(path)} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return found
-
-
-def named(path: str | Path) -> str:
-    """The path for a message: printable, and without its middle if it is absurdly long."""
-    text = str(path)
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= MOST_SHOWN else f"{text[:60]}...{text[-60:]}"
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for names that are too long or not to be reached

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from lab.base.console import exit_in_one_line, progress, table
 from lab.base.errors import UserError
 from lab.base.images import header_size
-from lab.base.paths import is_folder
+from lab.base.places import readable_folder
 from lab.datasets.hub import read_hub
 from lab.datasets.jsonl import read_jsonl, write_jsonl
 from lab.datasets.reasonseg import read_reasonseg
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises UserError if nothing is left: there is never a file without samples.
     """
     options = make_parser().parse_args(arguments)
-    if is_folder(options.out):
+    if readable_folder(options.out):
         raise UserError(f"--out {options.out} is a folder; expected the name of a JSONL file")
     skipped = Skipped()
     samples = list(options.read(options, stop if options.strict else skipped))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from typing import Any
 
-from lab.base.errors import UserError, shown
+from lab.base.errors import UserError, quoted
 
 Box = tuple[float, float, float, float]
 
@@ -30,10 +30,10 @@ TINY = 8  # pixels: in a smaller picture, a box of less than a pixel may be mean
 def read_box(bbox: Any, form: Any = "xywh") -> Box:
     """The box of four numbers in one of `FORMS`. Raises UserError unless they enclose an area."""
     if not isinstance(form, str) or form not in FORMS:
-        raise UserError(f"bbox_format {shown(form)}: choose from {CHOICES}")
+        raise UserError(f"bbox_format {quoted(form)}: choose from {CHOICES}")
     if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise UserError(
-            f"bbox {shown(bbox)} is malformed; expected [x, y, width, height], "
+            f"bbox {quoted(bbox)} is malformed; expected [x, y, width, height], "
             "or [x0, y0, x1, y1] with bbox_format: xyxy or xyxy_inclusive"
         )
     return check_box(FORMS[form](*bbox), form)
@@ -51,7 +51,7 @@ def _far(value: float) -> bool:
 def check_box(box_xyxy: Sequence[Any], form: str = "xyxy") -> Box:
     """The box as floats. Raises UserError unless it is four finite numbers that enclose an area."""
     if len(box_xyxy) != 4 or not all(_is_number(v) and not _far(v) for v in box_xyxy):
-        raise UserError(f"box {shown(list(box_xyxy))} is malformed; expected four numbers")
+        raise UserError(f"box {quoted(list(box_xyxy))} is malformed; expected four numbers")
     x0, y0, x1, y1 = map(float, box_xyxy)
     if x1 <= x0 or y1 <= y0:
         raise UserError(f"box is {x1 - x0:g} wide and {y1 - y0:g} high; expected more than 0 ({_turn(form)})")

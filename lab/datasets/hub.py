@@ -32,7 +32,7 @@ from lab.base.console import progress
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
 from lab.base.images import header_size, upright_size
-from lab.base.paths import is_folder
+from lab.base.places import readable_folder
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import check_source
 from lab.datasets.sample import Sample, decode_truth
@@ -112,7 +112,7 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
-    found = sorted(folder.rglob("*.parquet")) if is_folder(folder) else []
+    found = sorted(folder.rglob("*.parquet")) if readable_folder(folder) else []
     paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
     if not paths:
         names = ", ".join(path.name for path in found[:5]) or "none at all"

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from lab.base.errors import UserError, shown
+from lab.base.errors import UserError, quoted
 from lab.base.files import check_id, write_atomic
-from lab.base.paths import exists, find, named
+from lab.base.paths import find
+from lab.base.places import exists, named
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import MaskSource, check_source
 from lab.datasets.sample import Sample, check_truth, with_period
@@ -114,7 +115,7 @@ def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> S
         _first(row, names) for names in (("id", "question_id"), ("prompt",), ("image_path", "image"))
     )
     if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
-        raise UserError(f"id must be a text or a whole number, not {shown(sample_id)}")
+        raise UserError(f"id must be a text or a whole number, not {quoted(sample_id)}")
     if not isinstance(query, str) or not query.strip():
         raise UserError("prompt must be a text that is not empty")
     if not isinstance(image, str) or not image:
@@ -167,7 +168,7 @@ def _image_size(row: dict[str, Any]) -> tuple[int, int] | None:
         or len(size) != 2
         or not all(type(edge) is int and 0 < edge <= MOST_PIXELS for edge in size)
     ):
-        raise UserError(f"image_size {shown(size)} is malformed; expected [width, height] in pixels")
+        raise UserError(f"image_size {quoted(size)} is malformed; expected [width, height] in pixels")
     return size[0], size[1]
 
 
@@ -202,7 +203,7 @@ def _plain(value: Any) -> Any:
     """Numbers and arrays of numpy, as some sources have them, for JSON."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    raise UserError(f"{shown(value)} cannot be written as JSON; expected texts, numbers, lists and dicts")
+    raise UserError(f"{quoted(value)} cannot be written as JSON; expected texts, numbers, lists and dicts")
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
 from lab.base.images import add_plug_ins, eight_bits, header_size, is_deep
-from lab.base.paths import named
+from lab.base.places import named
 from lab.datasets import rle
 from lab.datasets.boxes import Box
 

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lab.base.console import progress
-from lab.base.errors import UserError, shown
+from lab.base.errors import UserError, quoted
 from lab.base.files import check_id
 from lab.base.images import header_size
-from lab.base.paths import exists, is_folder
+from lab.base.places import exists, readable_folder
 from lab.datasets import rle
 from lab.datasets.masks import Mask, mask_box
 from lab.datasets.sample import Sample
@@ -39,7 +39,7 @@ def read_reasonseg(folder: Path, *, split: str, skip: Skip = stop) -> Iterator[S
     `folder` holds the split's folder, or is it. `skip` gets every file, shape and expression that is of no use. Raises
     UserError if there are no annotations.
     """
-    folder = folder / split if is_folder(folder) and is_folder(folder / split) else folder
+    folder = folder / split if readable_folder(folder) and readable_folder(folder / split) else folder
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise UserError(
@@ -70,7 +70,7 @@ def _read(path: Path, split: str, skip: Skip) -> list[Sample]:
     sources = rle.encode(target), rle.encode(ignore) if ignore.any() else None
     texts = [content["text"]] if isinstance(content["text"], str) else content["text"]
     if not isinstance(texts, list) or not texts:
-        raise Unfit(NO_EXPRESSION, f"text {shown(texts)} has no expression; expected a list of texts")
+        raise Unfit(NO_EXPRESSION, f"text {quoted(texts)} has no expression; expected a list of texts")
     return [
         Sample(check_id(f"{path.stem}_{number}"), text, image, box, *sources, split, size, extra)
         for number, text in expressions(enumerate(texts), f"{path} text", skip)
@@ -97,7 +97,7 @@ def _picture(path: Path, content: Mapping[str, Any]) -> tuple[Path, tuple[int, i
 def _areas(shapes: Any, image_size: tuple[int, int], where: str, skip: Skip) -> Iterator[tuple[bool, Mask]]:
     """Each shape that has an area: whether it is to be ignored, and its pixels."""
     if not isinstance(shapes, list):
-        raise UserError(f"shapes {shown(shapes)} is malformed; expected a list of shapes")
+        raise UserError(f"shapes {quoted(shapes)} is malformed; expected a list of shapes")
     for number, shape in enumerate(shapes, start=1):
         try:
             label = _label(shape)
@@ -114,7 +114,7 @@ def _label(shape: Any) -> str:
     """The label in lower case. Raises UserError if it is none, or says that nothing is there."""
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str) or not label.strip():
-        raise UserError(f"it has the label {shown(label)}; expected target or ignore")
+        raise UserError(f"it has the label {quoted(label)}; expected target or ignore")
     if label.strip().lower() in BACKGROUND:
         raise UserError(f"it is labelled {label}, which is no target")
     return label.strip().lower()
@@ -150,7 +150,7 @@ def _points(points: Any) -> Points:
     except (TypeError, ValueError, OverflowError):
         found = []
     if not found or not all(abs(value) < rle.FARTHEST for point in found for value in point):  # also refuses NaN
-        raise UserError(f"points {shown(points)} are malformed; expected [[x, y], ...] in pixels")
+        raise UserError(f"points {quoted(points)} are malformed; expected [[x, y], ...] in pixels")
     return found
 
 

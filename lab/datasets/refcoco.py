@@ -22,8 +22,8 @@ from lab.base.files import check_id
 from lab.base.images import header_size
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
-from lab.base.paths import exists, is_folder
 from lab.base.pickles import load_refs
+from lab.base.places import exists, readable_folder
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import check_source
 from lab.datasets.sample import Sample, check_size, decode_truth
@@ -155,7 +155,7 @@ def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[s
 
 def _refs_file(folder: Path, split_by: str) -> Path:
     """The refs file of a division. Raises UserError, with those that are there, if it is missing."""
-    is_folder(folder)  # or it is told why not
+    readable_folder(folder)  # or it is told why not
     paths = [folder / f"refs({split_by}).p", folder / f"grefs({split_by}).json"]
     path = next((path for path in paths if exists(path)), None)
     if path is None:
@@ -197,7 +197,7 @@ def _load_instances(path: Path) -> dict[str, Any]:
 
 
 def _need_images(names: list[str], folder: Path) -> None:
-    if not is_folder(folder):
+    if not readable_folder(folder):
         raise UserError(f"no image folder {folder}; give the one that holds COCO_train2014_000000000009.jpg and so on")
     missing = [name for name in names if not exists(folder / name)]
     if missing:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.base.errors import UserError, shown
+from lab.base.errors import UserError, quoted
 from lab.base.images import header_size
 from lab.datasets.boxes import Box, check_inside
 from lab.datasets.masks import Mask, MaskSource, check_mask_size, mask_box, need_object, read_mask
@@ -93,11 +93,11 @@ def with_period(text: str) -> str:
 def check_query(text: Any) -> str:
     """The expression. Raises UserError unless it is a text that says something and can be written."""
     if not isinstance(text, str) or not text.strip():
-        raise UserError(f"expression {shown(text)} says nothing; expected a text that is not empty")
+        raise UserError(f"expression {quoted(text)} says nothing; expected a text that is not empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"expression {shown(text)} holds half a character (a lone surrogate)") from None
+        raise UserError(f"expression {quoted(text)} holds half a character (a lone surrogate)") from None
     return text
 
 
