@@ -15,3 +15,9 @@ class DiskFull(UserError):
 
     Whoever goes on after other errors stops here: every further file would fail too.
     """
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value for a message: its repr, cut after `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -6,10 +6,11 @@ import stat
 import unicodedata
 import uuid
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from lab.base.errors import DiskFull, UserError
+from lab.base.errors import DiskFull, UserError, quoted
 
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -58,15 +59,16 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 def check_id(sample_id: Any) -> str:
     """The id as text, if it can be part of a file name on any system. Raises UserError otherwise."""
-    text = str(sample_id) if isinstance(sample_id, int | str) and not isinstance(sample_id, bool) else ""
+    text = str(sample_id) if isinstance(sample_id, Integral | str) and not isinstance(sample_id, bool) else ""
     if not text.strip() or text != text.strip():
-        raise UserError(f"id {sample_id!r} is empty or has spaces around it; expected a short name or a number")
+        raise UserError(f"id {quoted(sample_id)} is empty or has spaces around it; expected a short name or a number")
     if any(sign in text for sign in '/\\:*?"<>|') or ".." in text or text.startswith("."):
         raise UserError(
-            f'id {sample_id!r} cannot be a file name; expected no / \\ : * ? " < > | and no ".." and no dot in front'
+            f"id {quoted(sample_id)} cannot be a file name; "
+            'expected no / \\ : * ? " < > | and no ".." and no dot in front'
         )
     if any(unicodedata.category(character).startswith("C") for character in text):
-        raise UserError(f"id {sample_id!r} holds control characters; expected printable ones")
+        raise UserError(f"id {quoted(sample_id)} holds control characters; expected printable ones")
     if len(text.encode()) > MAX_ID_BYTES:
         raise UserError(f"id {text[:40]!r}... is {len(text.encode())} bytes long; expected at most {MAX_ID_BYTES}")
     return text

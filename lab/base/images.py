@@ -1,25 +1,55 @@
 """Any picture a user may have -> an 8-bit RGB image, upright, or one line that says why not."""
 
+import errno
 import logging
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
+from lab.base.places import named
 
 log = logging.getLogger(__name__)
 
+EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
+
+PLUG_INS = {"pillow_heif": "register_heif_opener", "pillow_avif": ""}  # module: what to call so that Pillow reads more
+BRANDS = {  # what stands behind `ftyp` at the beginning of a file, the telling ones first: its kind, and who reads it
+    b"avif": ("AVIF", "pillow-avif-plugin, or Pillow 11.3 or newer"),
+    b"avis": ("AVIF", "pillow-avif-plugin, or Pillow 11.3 or newer"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), ("HEIC", "pillow-heif")),
+}
+NO_PATHS = {  # how texts begin that are put where a path belongs: what would be right
+    "data:": "it is a data URL; save the picture as a file and give its path",
+    "http:": "it is a web address; download the picture and give its path",
+    "https:": "it is a web address; download the picture and give its path",
+    "~": "there is no such file, or no such user, in whose home folder it would be",
+}
+REASONS = {  # what the system says, for someone who wonders about a picture
+    errno.ENAMETOOLONG: "the path is longer than the system allows; expected a path, not the picture itself",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+}
+
+RANGES = (255.0, 4095.0, 65535.0)  # the highest values of 8, 12 and 16 bits
+OVERSHOOT = 2.0  # a float picture of 0 to 1 that was resampled may reach beyond 1
 
 
 def open_image(path: str | Path) -> Image.Image:
     """The image as RGB, turned upright as its EXIF tag says, transparency on white, first frame of an animation.
 
+    Grey values of more than 8 bits are scaled as `eight_bits` says.
+
     Raises:
         UserError: the file is missing, unreadable, broken or no image, or it would unpack to an absurd size.
     """
     path = Path(path)
+    name = named(path)
+    add_plug_ins()
     try:
         with Image.open(path) as image:
             if getattr(image, "is_animated", False):
@@ -27,36 +57,103 @@ def open_image(path: str | Path) -> Image.Image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise UserError(f"No such image: {path}") from None
+        raise UserError(f"No such image: {name}{_hint(path)}") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not an image") from None
+        raise UserError(f"{name} is a folder, not an image") from None
     except PermissionError:
-        raise UserError(f"The image {path} may not be read: permission denied") from None
+        raise UserError(f"The image {name} may not be read: permission denied") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"The image {path} is too large to open safely: {error}") from None
+        raise UserError(f"The image {name} is too large to open safely: {error}") from None
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError on broken files
-        if path.is_file() and path.stat().st_size == 0:
-            raise UserError(f"The image {path} is empty (0 bytes)") from None
-        reason = (
-            "not an image, or of an unknown kind" if "identify" in str(error) else str(error) or type(error).__name__
-        )
-        raise UserError(f"The image {path} cannot be read: {' '.join(reason.split())}") from error
+        head = _head(path)
+        if head == b"":
+            raise UserError(f"The image {name} is empty (0 bytes)") from None
+        raise UserError(f"The image {name} cannot be read: {_reason(error, head or b'')}") from error
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image as it is shown, from its header. Raises UserError if it is missing or no image."""
+    add_plug_ins()
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except Exception:
+        return open_image(path).size  # says what is wrong with it
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an image as it is shown."""
+    return image.size[::-1] if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else image.size
+
+
+@cache
+def add_plug_ins() -> None:
+    """Lets Pillow read HEIC and AVIF where the packages for it are installed."""
+    for module, register in PLUG_INS.items():
+        with suppress(ImportError):
+            found = import_module(module)
+            if register:
+                getattr(found, register)()
+
+
+def eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8, of the same shape.
+
+    Black is 0, and white is the highest value of the range that the picture fills: 8, 12 or 16 bits, whichever is the
+    first to hold its brightest pixel, and 0 to 1 for floats. Values below 0 or beyond 16 bits have no such range: there
+    the darkest pixel is black and the brightest white. Of NaN and infinity neither counts; they become black and white.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if values.dtype.kind == "f" and low >= 0 and high <= OVERSHOOT:
+        black, white = 0.0, 1.0
+    elif low >= 0 and high <= RANGES[-1]:
+        black, white = 0.0, next(top for top in RANGES if high <= top)
+    else:
+        black, white = low, max(high, low + 1e-9)
+    known = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black)
+    return np.clip(np.rint((known - black) * (255.0 / (white - black))), 0, 255).astype(np.uint8)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether the image is grey with more than 8 bits a pixel."""
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+    if is_deep(image):
+        image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
     return image.convert("RGB")
 
 
-def _to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits: integers are 16 bits deep, floats reach from 0 to 1 or from 0 to 255."""
-    if values.dtype.kind == "f":
-        finite = np.nan_to_num(values, posinf=255.0)
-        scaled = finite * 255.0 if finite.max() <= 1.0 else finite
-    else:
-        scaled = values / 257.0
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+def _hint(path: Path) -> str:
+    """What is wrong with a path to nothing, if it can be seen."""
+    found = (text for start, text in NO_PATHS.items() for part in path.parts if part.startswith(start))
+    return next((f" ({text})" for text in found), "")
+
+
+def _head(path: Path) -> bytes | None:
+    """The first bytes of a file, or None if it cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(64)
+    except (OSError, ValueError):
+        return None
+
+
+def _reason(error: Exception, head: bytes) -> str:
+    """Why a picture cannot be read, in one line."""
+    if isinstance(error, OSError) and error.errno in REASONS:
+        return REASONS[error.errno]
+    if "null byte" in str(error) or "null character" in str(error):
+        return "its path holds a NUL byte"
+    if "identify" not in str(error):
+        return " ".join(str(error).split()) or type(error).__name__
+    if head[4:8] == b"ftyp":
+        brands = {head[i : i + 4] for i in range(8, len(head), 4)}
+        for kind, package in (told for brand, told in BRANDS.items() if brand in brands):
+            return f"it is {kind}, which this Pillow does not read (or it is damaged): pip install {package}"
+    return "not an image, or of an unknown kind"

@@ -52,6 +52,7 @@ def _same_question(record: Record, sample: Sample, job: BatchJob) -> bool:
     """Whether the record is of the same question, asked in the same way."""
     meta, model = record.meta, job.model
     same_sample = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
+    same_sample = same_sample and (sample.image_size is None or record.image_size in (None, sample.image_size))
     same_way = meta.get("conv_mode") == model.conv_mode and model.dtype in (Dtype.auto, meta.get("dtype"))
     answered = meta.get("generated_text") is not None or not model.use_generate
     return same_sample and same_way and answered and (record.generic is not None or not job.generic)

@@ -15,6 +15,7 @@ from conf.schema import ModelConfig
 from lab.base.errors import UserError, reason
 from lab.base.images import open_image
 from lab.datasets import Sample
+from lab.datasets.sample import check_size
 from llava.family import LoadedModel, Picture
 from llava.prompt import Prompt
 
@@ -72,7 +73,8 @@ class RowDataset(Dataset):
         try:
             image, image_file = open_image(row[0].image_file), str(row[0].image_file)
             picture = self.loaded.family.picture(image)  # before the prompts: it tells how many image tokens they hold
-            asked = [(sample, prompt) for sample in row if (prompt := self._prompt(sample, picture, failed))]
+            sized = [sample for sample in row if self._fits(sample, image.size, failed)]
+            asked = [(sample, prompt) for sample in sized if (prompt := self._prompt(sample, picture, failed))]
             if not asked:
                 return ReadyRow(failed=failed)
             samples, prompts = zip(*asked, strict=True)
@@ -90,6 +92,15 @@ class RowDataset(Dataset):
             before = {sample.id for sample, _ in failed}
             return ReadyRow(failed=failed + [(sample, reason(error)) for sample in row if sample.id not in before])
         return ReadyRow(samples, question, failed)
+
+    def _fits(self, sample: Sample, image_size: tuple[int, int], failed: list[tuple[Sample, str]]) -> bool:
+        """Whether the image is the one that the sample speaks of; its truth would be about another one."""
+        try:
+            check_size(sample, image_size)
+        except UserError as error:
+            failed.append((sample, str(error)))
+            return False
+        return True
 
     def _prompt(self, sample: Sample, picture: Picture, failed: list[tuple[Sample, str]]) -> Prompt | None:
         try:

@@ -10,11 +10,14 @@ from typing import Any, NoReturn
 
 from lab.base.console import exit_in_one_line, progress, table
 from lab.base.errors import UserError
+from lab.base.images import header_size
+from lab.base.places import readable_folder
 from lab.datasets.hub import read_hub
 from lab.datasets.jsonl import read_jsonl, write_jsonl
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.refcoco import TEXTS, read_refcoco
-from lab.datasets.sample import Sample, check_truth, header_size, need_truth, with_period
+from lab.datasets.sample import Sample, decode_truth, need_truth, with_period
+from lab.datasets.skipped import Skip, Skipped, stop
 
 EXAMPLES = """examples:
   RefCOCO as distributed; RefCOCO+ and RefCOCOg (--split-by umd) alike
@@ -61,18 +64,33 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--final-period", action="store_true", help="end every expression in a full stop, as the paper's prompts do"
         )
-        one.set_defaults(read=read)
+        one.set_defaults(read=read, strict=False)
     return parser
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Converts, and prints what was written."""
+    """Converts, and prints what was written and what was left out.
+
+    Raises UserError if nothing is left: there is never a file without samples.
+    """
     options = make_parser().parse_args(arguments)
-    samples = list(options.read(options))
+    if readable_folder(options.out):
+        raise UserError(f"--out {options.out} is a folder; expected the name of a JSONL file")
+    skipped = Skipped()
+    samples = list(options.read(options, stop if options.strict else skipped))
+    if not samples:
+        counts = ", ".join(f"{kind}: {count}" for kind, count in skipped.counts()) or "it has no samples"
+        first = f"; the first: {skipped.first()}" if skipped.rows else ""
+        raise UserError(f"{options.source}: nothing to write ({counts}){first}")
     if options.final_period:
         samples = [replace(sample, query=with_period(sample.query)) for sample in samples]
+    listed = options.out.with_suffix(".skipped.jsonl")
     write_jsonl(options.out, samples)
-    print(f"{summary(samples)}\n\nwrote {options.out}")
+    skipped.write(listed)
+    print(f"{summary(samples)}\n")
+    if skipped.rows:
+        print(f"{skipped.summary()}\n")
+    print(f"wrote {options.out}" + (f" ({listed.name} lists what was left out, and why)" if skipped.rows else ""))
 
 
 def summary(samples: Sequence[Sample]) -> str:
@@ -89,28 +107,29 @@ def summary(samples: Sequence[Sample]) -> str:
 # Formats
 
 
-def _refcoco(options: argparse.Namespace) -> Iterable[Sample]:
+def _refcoco(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
     return read_refcoco(
-        options.source, options.images, split=options.split, split_by=options.split_by, text=options.text
+        options.source, options.images, split=options.split, split_by=options.split_by, text=options.text, skip=skip
     )
 
 
-def _hub(options: argparse.Namespace) -> Iterable[Sample]:
+def _hub(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
     images = options.images or options.out.parent / "images"
-    return read_hub(options.source, images, split=options.split, split_by=options.split_by)
+    return read_hub(options.source, images, split=options.split, split_by=options.split_by, skip=skip)
 
 
-def _reasonseg(options: argparse.Namespace) -> Iterable[Sample]:
-    return read_reasonseg(options.source, split=options.split)
+def _reasonseg(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
+    return read_reasonseg(options.source, split=options.split, skip=skip)
 
 
-def _jsonl(options: argparse.Namespace) -> Iterable[Sample]:
+def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
+    """A file of one's own is put right, not thinned out: it is refused at its first wrong line."""
     samples = read_jsonl(options.source)
     need_truth(samples, str(options.source))
     for sample in progress(samples, "check"):
         try:
             size = header_size(sample.image_file)
-            check_truth(sample, size)
+            decode_truth(sample, size)
         except UserError as error:
             raise UserError(f"{options.source} line {sample.line}: {error}") from None
         yield replace(sample, image_size=size)
@@ -121,7 +140,11 @@ SPLIT: dict[str, Any] = {
     "metavar": "NAME",
     "help": "train, val, test, testA, testB: what the data set has",
 }
-FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, dict[str, dict[str, Any]]]] = {
+STRICT: dict[str, Any] = {
+    "action": "store_true",
+    "help": "stop at the first annotation that is of no use, instead of leaving it out and listing it",
+}
+FORMATS: dict[str, tuple[Callable[[argparse.Namespace, Skip], Iterable[Sample]], str, dict[str, dict[str, Any]]]] = {
     "refcoco": (
         _refcoco,
         "folder of RefCOCO, RefCOCO+ or RefCOCOg as distributed: refs(unc).p, instances.json",
@@ -139,6 +162,7 @@ FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, 
                 "default": "sent",
                 "help": "the cleaned expression, or as it was typed (sent)",
             },
+            "--strict": STRICT,
         },
     ),
     "hub": (
@@ -151,9 +175,14 @@ FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Sample]], str, 
                 "metavar": "WHO",
                 "help": "unc, google or umd, where a split mixes two: val of RefCOCO and of RefCOCOg",
             },
+            "--strict": STRICT,
         },
     ),
-    "reasonseg": (_reasonseg, "folder of ReasonSeg: val/*.json beside val/*.jpg", {"--split": SPLIT}),
+    "reasonseg": (
+        _reasonseg,
+        "folder of ReasonSeg: val/*.json beside val/*.jpg",
+        {"--split": SPLIT, "--strict": STRICT},
+    ),
     "jsonl": (_jsonl, "JSONL file of your own, to be checked against its pictures", {}),
 }
 

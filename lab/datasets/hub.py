@@ -21,7 +21,7 @@ The files do not say which is which; the order was concluded from the first rows
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from lab.base.console import progress
-from lab.base.errors import UserError
+from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, write_atomic
-from lab.datasets.sample import Sample, check_box, check_source, check_truth
+from lab.base.images import header_size, upright_size
+from lab.base.places import readable_folder
+from lab.datasets.boxes import read_box
+from lab.datasets.masks import check_source
+from lab.datasets.sample import Sample, decode_truth
+from lab.datasets.skipped import NO_EXPRESSION, NO_PICTURE, Skip, Stop, Unfit, expressions, stop
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -51,24 +56,39 @@ COLUMNS = ("question_id", "image", "answer", "bbox", "segmentation", "file_name"
 ROWS_AT_A_TIME = 32
 
 
-def read_hub(folder: Path, images: Path, *, split: str, split_by: str | None = None) -> Iterator[Sample]:
+def read_hub(
+    folder: Path, images: Path, *, split: str, split_by: str | None = None, skip: Skip = stop
+) -> Iterator[Sample]:
     """Yields one sample per expression, id `<question_id>_<number of the expression>`.
 
     Writes each picture into `images`, once.
 
-    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). Raises UserError if pyarrow or a file is
-    missing, a row is malformed, or the split mixes two divisions and `split_by` does not say which is meant.
+    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). `skip` gets every row and expression that is of
+    no use. Raises UserError if pyarrow or a file is missing, or the split mixes two divisions and `split_by` does not
+    say which is meant.
     """
     files = _open(folder, split)
     total = sum(file.metadata.num_rows for file in files)
     wanted = _wanted(split, total, split_by)
-    images.mkdir(parents=True, exist_ok=True)
-    for number, row in progress(_rows(files, wanted), f"{folder.name} {split}", total=len(wanted)):
+    _make_folder(images)
+    for number, batch in progress(_rows(files, wanted), f"{folder.name} {split}", total=len(wanted)):
+        where = f"{folder}: row {number} of {split}"
         try:
-            samples = _expressions(row, _truth(row, images, split))
+            row = batch.to_pylist()[0]
+            samples = _expressions(row, _truth(row, images, split), where, skip)
+        except (Stop, DiskFull):
+            raise
         except (UserError, TypeError, ValueError) as error:
-            raise UserError(f"{folder}: row {number} of {split}: {error}") from None
-        yield from samples
+            skip(where, error)
+        else:
+            yield from samples
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder with --images") from None
 
 
 def _wanted(split: str, total: int, split_by: str | None) -> range:
@@ -92,7 +112,7 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
-    found = sorted(folder.rglob("*.parquet"))
+    found = sorted(folder.rglob("*.parquet")) if readable_folder(folder) else []
     paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
     if not paths:
         names = ", ".join(path.name for path in found[:5]) or "none at all"
@@ -105,13 +125,13 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
         raise UserError(f"{folder}: a Parquet file of {split} cannot be read ({error}); download it again") from None
 
 
-def _rows(files: list["ParquetFile"], wanted: range) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of the wanted rows, a few at a time in memory."""
+def _rows(files: list["ParquetFile"], wanted: range) -> Iterator[tuple[int, "RecordBatch"]]:
+    """Number and content of the wanted rows, each as a batch of one, a few at a time in memory."""
     number = 0
     for batch in (batch for file in files for batch in _batches(file)):
         for row in range(len(batch)):
             if number in wanted:
-                yield number, batch.slice(row, 1).to_pylist()[0]
+                yield number, batch.slice(row, 1)
             number += 1
 
 
@@ -127,21 +147,25 @@ def _batches(file: "ParquetFile") -> Iterator["RecordBatch"]:
 
 def _truth(row: Mapping[str, Any], images: Path, split: str) -> Sample:
     """What all expressions of a ref share: a sample without id and query."""
-    x, y, width, height = (round(v, 2) for v in row["bbox"])  # COCO's two decimals, as they were before float32
-    polygon = [round(v, 2) for v in row["segmentation"] or ()]
+    bbox, polygon = (_rounded(row[key]) for key in ("bbox", "segmentation"))
     image_file, size = _write_image(row, images)
     sample = Sample(
         id="",
         query="",
         image_file=image_file,
-        box_xyxy=check_box((x, y, x + width, y + height)),
+        box_xyxy=read_box(bbox),
         mask_source=check_source([polygon]) if polygon else None,
         split=split,
         image_size=size,
         extra={"ann_id": row["question_id"]},
     )
-    check_truth(sample, size)
+    decode_truth(sample, size)
     return sample
+
+
+def _rounded(values: Sequence[float | None] | None) -> list[float | None]:
+    """COCO's two decimals, as they were before float32."""
+    return [value if value is None else round(value, 2) for value in values or ()]
 
 
 def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int, int]]:
@@ -149,19 +173,24 @@ def _write_image(row: Mapping[str, Any], images: Path) -> tuple[Path, tuple[int,
     data = (row["image"] or {}).get("bytes") or b""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            kind, size = str(image.format).lower().replace("jpeg", "jpg"), image.size
+            kind, size = str(image.format).lower().replace("jpeg", "jpg"), upright_size(image)
     except Exception:
-        raise UserError("its image cannot be read; expected the bytes of a picture") from None
+        raise Unfit(NO_PICTURE, "its image cannot be read; expected the bytes of a picture") from None
     stem = Path(str(row["file_name"])).stem
     name = check_id(re.sub(r"^(COCO_\w+_\d{12})_\d+$", r"\1", stem))  # file_name ends in the number of the ref
     path = images / f"{name}.{kind}"
     if not path.exists():
         write_atomic(path, data)
+    elif header_size(path) != size:
+        raise Unfit(NO_PICTURE, f"{path} is there, of another size than the row's picture: remove it")
     return path, size
 
 
-def _expressions(row: Mapping[str, Any], truth: Sample) -> list[Sample]:
+def _expressions(row: Mapping[str, Any], truth: Sample, where: str, skip: Skip) -> list[Sample]:
+    texts = [row["answer"]] if isinstance(row["answer"], str) else row["answer"] or []
+    if not texts:
+        raise Unfit(NO_EXPRESSION, "its answer is empty; expected a list of expressions")
     return [
-        replace(truth, id=check_id(f"{row['question_id']}_{n}"), query=str(text))
-        for n, text in enumerate(row["answer"])
+        replace(truth, id=check_id(f"{row['question_id']}_{number}"), query=text)
+        for number, text in expressions(enumerate(texts), f"{where} answer", skip)
     ]

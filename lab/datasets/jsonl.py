@@ -5,8 +5,9 @@
 | `id` (or `question_id`) | unique; becomes a file name |
 | `prompt` | the expression |
 | `image_path` (or `image`) | relative to the working directory or to the file |
-| `bbox` | true box in pixels, [x, y, width, height]; with `"bbox_format": "xyxy"` [x0, y0, x1, y1], edges exclusive |
-| `mask_path` | true mask: an image of the same size, anything but 0 is the object |
+| `bbox` | true box in pixels, [x, y, width, height], or as `bbox_format` says |
+| `bbox_format` | "xyxy": [x0, y0, x1, y1], edges exclusive; "xyxy_inclusive": x1 and y1 are the last pixels inside |
+| `mask_path` | true mask: an image of the same size; `masks.py` says what is the object |
 | `segmentation` | or the mask as COCO has it: polygons [[x0, y0, x1, y1, ...], ...], or RLE {"size", "counts"} |
 | `ignore` | what no metric counts, in the same forms as `segmentation` |
 | `split`, `image_size` | name of the subset; [width, height] |
@@ -20,12 +21,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lab.base.errors import UserError
+import numpy as np
+
+from lab.base.errors import UserError, quoted
 from lab.base.files import check_id, write_atomic
 from lab.base.paths import find
-from lab.datasets.sample import Box, MaskSource, Sample, check_box, check_source, check_truth, with_period
+from lab.base.places import exists, named
+from lab.datasets.boxes import read_box
+from lab.datasets.masks import MaskSource, check_source
+from lab.datasets.sample import Sample, check_truth, with_period
+from lab.datasets.texts import decode, parse
 
-FORMATS = ("xywh", "xyxy")
+MOST_PIXELS = 10**6  # of an edge of an image
 KEYS = (
     "id",
     "question_id",
@@ -45,6 +52,8 @@ KEYS = (
 def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
     """The samples of a file; with `final_period` every expression ends in a full stop. Images and masks are not opened.
 
+    A path that the system refuses is kept: it is wrong for its own sample only.
+
     Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot
     name a file, or has an impossible box or mask.
     """
@@ -52,7 +61,7 @@ def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
     for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip():
             continue
-        where = f"{path} line {number}"
+        where = f"{named(path)} line {number}"
         try:
             sample = _sample(_row(line), path, number, final_period)
         except UserError as error:
@@ -67,25 +76,35 @@ def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
 
 def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
     """`read_jsonl` of the file that `data.data_file` names. Raises UserError naming that key if it is not there."""
-    if not path.exists():
-        raise UserError(f"no data file {path}: set data.data_file to a JSONL file")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise UserError(f"no data file {named(path)}: set data.data_file to a JSONL file") from None
+    except (OSError, ValueError):
+        pass  # reading it says what is wrong
     return read_jsonl(path, final_period=final_period)
 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split inside texts
+        text = decode(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"no data file {path}: a JSONL file is expected") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"no data file {named(path)}: a JSONL file is expected") from None
+    except UserError as error:
+        raise UserError(f"{named(path)} {error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {named(path)} ({why}); expected a JSONL file") from None
+    if text.lstrip().startswith("["):
+        raise UserError(
+            f"{named(path)} line 1: a JSON object is expected on each line, not one list of all; "
+            f"jq -c '.[]' {path.name} > lines.jsonl makes lines of it"
+        )
+    return text.split("\n")  # splitlines would also split inside texts
 
 
 def _row(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"not JSON ({error.msg} at column {error.colno})") from None
+    row = parse(line)
     if not isinstance(row, dict):
         raise UserError("a JSON object is expected, with id, prompt and image_path")
     return {key: value for key, value in row.items() if value is not None}
@@ -96,7 +115,7 @@ def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> S
         _first(row, names) for names in (("id", "question_id"), ("prompt",), ("image_path", "image"))
     )
     if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
-        raise UserError(f"id must be a text or a whole number, not {sample_id!r}")
+        raise UserError(f"id must be a text or a whole number, not {quoted(sample_id)}")
     if not isinstance(query, str) or not query.strip():
         raise UserError("prompt must be a text that is not empty")
     if not isinstance(image, str) or not image:
@@ -105,13 +124,14 @@ def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> S
         check_id(str(sample_id)),
         with_period(query) if final_period else query,
         _beside(image, path),
-        _box(row),
+        read_box(row["bbox"], row.get("bbox_format", "xywh")) if "bbox" in row else None,
         _mask_source(row, path),
         check_source(row["ignore"]) if "ignore" in row else None,
         str(row["split"]) if "split" in row else None,
         _image_size(row),
         {key: value for key, value in row.items() if key not in KEYS},
         line,
+        str(row.get("bbox_format", "xywh")),
     )
     check_truth(sample, sample.image_size)
     return sample
@@ -126,20 +146,7 @@ def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 def _beside(name: str, path: Path) -> Path:
     here = find(name)
-    return here if here.exists() else path.parent / name
-
-
-def _box(row: dict[str, Any]) -> Box | None:
-    if "bbox" not in row:
-        return None
-    box, kind = row["bbox"], row.get("bbox_format", "xywh")
-    if kind not in FORMATS:
-        raise UserError(f"bbox_format {kind!r}: choose from {', '.join(FORMATS)}")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-        raise UserError(
-            f"bbox {box!r} is malformed; expected [x, y, width, height], or [x0, y0, x1, y1] with bbox_format: xyxy"
-        )
-    return check_box(box if kind == "xyxy" else (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    return here if exists(here) else path.parent / here
 
 
 def _mask_source(row: dict[str, Any], path: Path) -> MaskSource | None:
@@ -156,8 +163,12 @@ def _image_size(row: dict[str, Any]) -> tuple[int, int] | None:
     if "image_size" not in row:
         return None
     size = row["image_size"]
-    if not isinstance(size, list) or len(size) != 2 or not all(type(edge) is int and edge > 0 for edge in size):
-        raise UserError(f"image_size {size!r} is malformed; expected [width, height] in pixels")
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(edge) is int and 0 < edge <= MOST_PIXELS for edge in size)
+    ):
+        raise UserError(f"image_size {quoted(size)} is malformed; expected [width, height] in pixels")
     return size[0], size[1]
 
 
@@ -167,7 +178,7 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> None:
     for sample in samples:
         if sample.id in lines:
             raise UserError(f"id {sample.id!r} stands for two samples; ids must be unique")
-        lines[sample.id] = json.dumps(_to_row(sample, path.parent))
+        lines[sample.id] = json.dumps(_to_row(sample, path.parent), default=_plain)
     write_atomic(path, "".join(line + "\n" for line in lines.values()))
 
 
@@ -186,6 +197,13 @@ def _to_row(sample: Sample, folder: Path) -> dict[str, Any]:
         **sample.extra,
     }
     return {key: value for key, value in row.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, as some sources have them, for JSON."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise UserError(f"{quoted(value)} cannot be written as JSON; expected texts, numbers, lists and dicts")
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -4,6 +4,8 @@
 
 The pickle is read without executing anything in it. One sample per EXPRESSION: RefCOCO by UNC has 10,834 in val, 5,657
 in testA and 5,095 in testB; RefCOCO+ by UNC 10,758, 5,726 and 4,889; RefCOCOg by UMD 4,896 in val and 9,602 in test.
+
+gRefCOCO (`grefs(unc).json`) also asks for several things at once and for what is not there: those refs are left out.
 """
 
 import json
@@ -17,9 +19,25 @@ from typing import Any
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.files import check_id
+from lab.base.images import header_size
+from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
 from lab.base.pickles import load_refs
-from lab.datasets.sample import Sample, check_box, check_source, check_truth
+from lab.base.places import exists, readable_folder
+from lab.datasets.boxes import read_box
+from lab.datasets.masks import check_source
+from lab.datasets.sample import Sample, check_size, decode_truth
+from lab.datasets.skipped import (
+    NO_EXPRESSION,
+    NO_PICTURE,
+    NO_TARGET,
+    SEVERAL_TARGETS,
+    Skip,
+    Stop,
+    Unfit,
+    expressions,
+    stop,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,63 +45,101 @@ TEXTS = ("sent", "raw")
 
 
 def read_refcoco(
-    folder: Path, images: Path, *, split: str, split_by: str = "unc", text: str = "sent"
+    folder: Path, images: Path, *, split: str, split_by: str = "unc", text: str = "sent", skip: Skip = stop
 ) -> Iterator[Sample]:
     """Yields one sample per expression of `split`, id `<ref_id>_<sent_id>`, box and mask those of the COCO annotation.
 
     `images` holds COCO's train2014 pictures. `text` is `sent` (lower case, no punctuation: what the benchmarks ask) or
-    `raw` (as typed). Raises UserError if a file, a key or an image is missing, or a pickle asks for more than plain
-    containers.
+    `raw` (as typed). `skip` gets every ref and expression that is of no use. Raises UserError if a file or an image is
+    missing, or a pickle asks for more than plain containers.
     """
-    path = folder / f"refs({split_by}).p"
+    path = _refs_file(folder, split_by)
     refs = _of_split(_load_refs(path), split, path)
     instances = _load_instances(folder / "instances.json")
-    pictures, annotations = ({entry["id"]: entry for entry in instances[key]} for key in ("images", "annotations"))
-    categories = {entry["id"]: entry["name"] for entry in instances.get("categories", [])}
-    _need_images(
-        sorted({pictures[ref["image_id"]]["file_name"] for ref in refs if ref.get("image_id") in pictures}), images
-    )
+    pictures, annotations, categories = (_by_id(instances.get(key)) for key in ("images", "annotations", "categories"))
+    names = {name for ref in refs if isinstance(name := _picture_of(ref, pictures).get("file_name"), str)}
+    _need_images(sorted(names), images)
+    sizes: dict[Path, tuple[int, int]] = {}
     for ref in progress(refs, f"{folder.name} {split}"):
+        where = f"{path}: ref {ref.get('ref_id')}"
         try:
-            truth = _truth(ref, annotations[ref["ann_id"]], pictures[ref["image_id"]], images, categories)
-            samples = _expressions(ref, truth, text)
+            truth = _truth(ref, annotations[_target(ref)], pictures[ref["image_id"]], images, categories)
+            _check_picture(truth, sizes)
+            samples = _expressions(ref, truth, text, where, skip)
+        except Stop:
+            raise
         except KeyError as error:
-            raise UserError(
-                f"{path}: ref {ref.get('ref_id')}: {error} is not among its keys or in instances.json"
-            ) from None
+            skip(where, UserError(f"{error} is not among its keys or in instances.json"))
         except (UserError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: ref {ref.get('ref_id')}: {error}") from None
-        yield from samples
+            skip(where, error)
+        else:
+            yield from samples
+
+
+def _target(ref: Mapping[str, Any]) -> Any:
+    """The id of the one annotation that a ref is about. Raises Unfit if it is about none or several."""
+    ids = ref["ann_id"] if isinstance(ref["ann_id"], list | tuple) else [ref["ann_id"]]
+    if ref.get("no_target") or not ids or list(ids) == [-1]:
+        raise Unfit(NO_TARGET, "its expressions describe nothing in the picture")
+    if len(ids) > 1:
+        raise Unfit(SEVERAL_TARGETS, f"it is about {len(ids)} annotations; expected one")
+    return ids[0]
 
 
 def _truth(
-    ref: Mapping[str, Any], annotation: Mapping[str, Any], picture: Mapping[str, Any], images: Path, names: Mapping
+    ref: Mapping[str, Any], annotation: Mapping[str, Any], picture: Mapping[str, Any], images: Path, categories: Mapping
 ) -> Sample:
     """What all expressions of a ref share: a sample without id and query."""
-    x, y, width, height = annotation["bbox"]
+    size = whole(picture["width"]), whole(picture["height"])
     sample = Sample(
         id="",
         query="",
         image_file=images / picture["file_name"],
-        box_xyxy=check_box((x, y, x + width, y + height)),
+        box_xyxy=read_box(annotation["bbox"]),
         mask_source=check_source(annotation["segmentation"]),
         split=ref["split"],
-        image_size=(int(picture["width"]), int(picture["height"])),
+        image_size=size,
         extra={
-            **{key: ref[key] for key in ("ref_id", "ann_id", "image_id")},
-            "category": names.get(annotation.get("category_id")),
+            "ref_id": ref["ref_id"],
+            "ann_id": _target(ref),
+            "image_id": ref["image_id"],
+            "category": categories.get(annotation.get("category_id"), {}).get("name"),
         },
     )
-    check_truth(sample, sample.image_size)
+    decode_truth(sample, size)
     return sample
 
 
-def _expressions(ref: Mapping[str, Any], truth: Sample, text: str) -> list[Sample]:
-    sentences = ref["sentences"]
+def _check_picture(sample: Sample, sizes: dict[Path, tuple[int, int]]) -> None:
+    """Raises Unfit unless the picture is the one that was annotated; `sizes` are those that are known."""
+    image = sample.image_file
+    try:
+        sizes[image] = sizes.get(image) or header_size(image)
+        check_size(sample, sizes[image])
+    except UserError as error:
+        raise Unfit(NO_PICTURE, f"{image.name}: {error}") from None
+
+
+def _expressions(ref: Mapping[str, Any], truth: Sample, text: str, where: str, skip: Skip) -> list[Sample]:
+    texts = [(one["sent_id"], one.get(text)) for one in ref["sentences"]]
+    if not texts:
+        raise Unfit(NO_EXPRESSION, "it has no sentences")
     return [
-        replace(truth, id=check_id(f"{ref['ref_id']}_{sentence['sent_id']}"), query=str(sentence[text]))
-        for sentence in sentences
+        replace(truth, id=check_id(f"{ref['ref_id']}_{number}"), query=said)
+        for number, said in expressions(texts, f"{where} sentence", skip)
     ]
+
+
+def _by_id(entries: Any) -> dict[Any, dict[str, Any]]:
+    """The entries of a list of COCO's, by their id; what is no entry is nobody's."""
+    found = (entry for entry in entries or () if isinstance(entry, dict))
+    return {entry["id"]: entry for entry in found if isinstance(entry.get("id"), int | str)}
+
+
+def _picture_of(ref: Mapping[str, Any], pictures: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    """COCO's entry of the ref's picture, {} if there is none."""
+    image_id = ref.get("image_id")
+    return pictures.get(image_id, {}) if isinstance(image_id, int | str) else {}
 
 
 def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[str, Any]]:
@@ -97,14 +153,21 @@ def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[s
 # Files
 
 
+def _refs_file(folder: Path, split_by: str) -> Path:
+    """The refs file of a division. Raises UserError, with those that are there, if it is missing."""
+    readable_folder(folder)  # or it is told why not
+    paths = [folder / f"refs({split_by}).p", folder / f"grefs({split_by}).json"]
+    path = next((path for path in paths if exists(path)), None)
+    if path is None:
+        there = sorted(other.name for pattern in ("refs(*).p", "grefs(*).json") for other in folder.glob(pattern))
+        found = ", ".join(there) or "no refs file at all"
+        raise UserError(f"no {paths[0]}; {folder} has {found}: choose split_by from what stands in the brackets")
+    return path
+
+
 def _load_refs(path: Path) -> list[dict[str, Any]]:
     try:
-        refs = load_refs(path)
-    except FileNotFoundError:
-        found = ", ".join(sorted(other.name for other in path.parent.glob("refs(*).p"))) or "no refs file at all"
-        raise UserError(
-            f"no {path}; {path.parent} has {found}: choose split_by from what stands in the brackets"
-        ) from None
+        refs = json.loads(path.read_bytes()) if path.suffix == ".json" else load_refs(path)
     except Forbidden as error:
         raise UserError(
             f"{path}: refused, it asks for {error}; a refs file holds only lists, dicts, texts and numbers"
@@ -122,7 +185,7 @@ def _load_instances(path: Path) -> dict[str, Any]:
     log.info("reading %s", path)  # takes seconds
     try:
         instances = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); expected the instances.json that comes with the refs"
         ) from None
@@ -134,9 +197,9 @@ def _load_instances(path: Path) -> dict[str, Any]:
 
 
 def _need_images(names: list[str], folder: Path) -> None:
-    if not folder.is_dir():
+    if not readable_folder(folder):
         raise UserError(f"no image folder {folder}; give the one that holds COCO_train2014_000000000009.jpg and so on")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not exists(folder / name)]
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} of {len(names)} images, the first: {missing[0]}; COCO's train2014 is needed"

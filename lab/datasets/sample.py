@@ -1,33 +1,23 @@
 """The one sample type, and its ground truth: decoded on demand and checked against the image."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-from PIL import Image, ImageOps
-
-from lab.base.errors import UserError
-from lab.base.images import open_image
-from lab.datasets import rle
-
-Box = tuple[float, float, float, float]
-MaskSource = Path | Mapping[str, Any] | Sequence[Sequence[float]]  # image file | COCO RLE | polygons
-
-SLACK = 1.0  # pixels by which a true box may leave its image: annotations are rounded
-EXIF_ORIENTATION = 0x0112
+from lab.base.errors import UserError, quoted
+from lab.base.images import header_size
+from lab.datasets.boxes import Box, check_inside
+from lab.datasets.masks import Mask, MaskSource, check_mask_size, mask_box, need_object, read_mask
 
 
 @dataclass(frozen=True)
 class Sample:
     """One expression about one image, with what is known of the truth.
 
-    `box_xyxy` is in pixels, edges exclusive. `mask_source` is an image file (anything but 0 is the object), a COCO RLE
-    (compressed or not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same forms, is what no metric
-    counts. `image_size` is (width, height). `line` is where a data file has the sample.
+    `box_xyxy` is in pixels, edges exclusive; `box_form` is how a file had it, one of `boxes.FORMS`. `mask_source` is an
+    image file, a COCO RLE (compressed or not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same
+    forms, is what no metric counts. `image_size` is (width, height). `line` is where a data file has the sample.
     """
 
     id: str
@@ -40,6 +30,7 @@ class Sample:
     image_size: tuple[int, int] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     line: int | None = None
+    box_form: str = "xywh"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +39,8 @@ class Truth:
 
     id: str
     box_xyxy: Box
-    mask: Bool[np.ndarray, "height width"] | None
-    ignore: Bool[np.ndarray, "height width"] | None
+    mask: Mask | None
+    ignore: Mask | None
     area: float
     split: str | None
     picture: str = ""  # the image file, the same for samples that share one
@@ -62,17 +53,22 @@ def read_truth(sample: Sample, image_size: tuple[int, int] | None = None) -> Tru
     sample's id, if there is no truth, the box leaves the image, or a mask is damaged, empty or of another size than the
     image.
     """
-    size = image_size or sample_size(sample)
     try:
-        check_truth(sample, size)
-        mask, ignore = (
-            None if source is None else read_mask(source, size) for source in (sample.mask_source, sample.ignore_source)
-        )
-        if mask is not None and not mask.any():
-            raise UserError("its mask is empty; expected one pixel or more")
-        box = sample.box_xyxy or mask_box(mask)
+        return decode_truth(sample, image_size or sample_size(sample))
     except UserError as error:
         raise UserError(f"sample {sample.id}: {error}") from None
+
+
+def decode_truth(sample: Sample, image_size: tuple[int, int]) -> Truth:
+    """The same for an image of (width, height). Its errors do not name the sample."""
+    check_truth(sample, image_size)
+    mask, ignore = (
+        None if source is None else read_mask(source, image_size)
+        for source in (sample.mask_source, sample.ignore_source)
+    )
+    if mask is not None and sample.mask_source is not None:
+        need_object(mask, sample.mask_source)
+    box = sample.box_xyxy or mask_box(mask)
     area = (box[2] - box[0]) * (box[3] - box[1]) if mask is None else float(mask.sum())
     return Truth(sample.id, box, mask, ignore, area, sample.split, str(sample.image_file))
 
@@ -95,18 +91,15 @@ def with_period(text: str) -> str:
 # Checks
 
 
-def check_box(box_xyxy: Sequence[Any]) -> Box:
-    """The box as floats. Raises UserError unless it is four finite numbers that enclose an area."""
-    if len(box_xyxy) != 4 or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box_xyxy
-    ):
-        raise UserError(f"box {list(box_xyxy)} is malformed; expected four numbers")
-    x0, y0, x1, y1 = map(float, box_xyxy)
-    if x1 <= x0 or y1 <= y0:
-        raise UserError(
-            f"box is {x1 - x0:g} wide and {y1 - y0:g} high; expected more than 0 (xywh, or bbox_format: xyxy)"
-        )
-    return x0, y0, x1, y1
+def check_query(text: Any) -> str:
+    """The expression. Raises UserError unless it is a text that says something and can be written."""
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"expression {quoted(text)} says nothing; expected a text that is not empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"expression {quoted(text)} holds half a character (a lone surrogate)") from None
+    return text
 
 
 def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
@@ -116,86 +109,23 @@ def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
 
     Masks are not decoded: of an image file only the header is read.
     """
-    width, height = image_size or (math.inf, math.inf)
-    if sample.box_xyxy is not None:
-        x0, y0, x1, y1 = sample.box_xyxy
-        if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
-            box = f"box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
-            raise UserError(
-                f"{box} leaves the image of {width} x {height} pixels" if image_size else f"{box} leaves the image"
-            )
     if image_size is not None:
-        if sample.image_size and sample.image_size != image_size:
-            said = " x ".join(map(str, sample.image_size))
-            raise UserError(f"image_size says {said} pixels, the image has {width} x {height}; correct one of them")
+        check_size(sample, image_size)
+    if sample.box_xyxy is not None:
+        check_inside(sample.box_xyxy, image_size, sample.box_form)
+    if image_size is not None:
         for source in (sample.mask_source, sample.ignore_source):
             if source is not None:
-                _check_mask_size(source, image_size)
+                check_mask_size(source, image_size)
 
 
-def _check_mask_size(source: MaskSource, image_size: tuple[int, int]) -> None:
-    size: tuple[int, int] = image_size  # polygons fit every image
-    if isinstance(source, Path):
-        size = header_size(source)
-    elif isinstance(source, Mapping):
-        size = rle.rle_size(source)[::-1]
-    if size != image_size:
-        raise UserError(
-            f"mask is {size[0]} x {size[1]}, its image {image_size[0]} x {image_size[1]}; expected the same size"
-        )
-
-
-def check_source(source: Any) -> Mapping[str, Any] | Sequence[Sequence[float]]:
-    """An RLE or polygons as JSON has them. Raises UserError unless well formed."""
-    if isinstance(source, Mapping):
-        rle.rle_size(source)
-        return source
-    if not isinstance(source, list) or not source:
-        raise UserError(
-            f"segmentation {str(source)[:60]} is malformed; expected polygons [[x0, y0, ...], ...] or {{size, counts}}"
-        )
-    return [rle.check_polygon(polygon) for polygon in source]
-
-
-# Images and masks
+def check_size(sample: Sample, image_size: tuple[int, int]) -> None:
+    """Raises UserError if the sample says another size than its image's (width, height)."""
+    if sample.image_size and sample.image_size != image_size:
+        said, found = (" x ".join(map(str, size)) for size in (sample.image_size, image_size))
+        raise UserError(f"image_size says {said} pixels, the image has {found}; correct one of them")
 
 
 def sample_size(sample: Sample) -> tuple[int, int]:
     """(width, height) of the sample's image."""
     return sample.image_size or header_size(sample.image_file)
-
-
-def header_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image as it is shown, from its header. Raises UserError if it is missing or no image."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return image.size[::-1] if turned else image.size
-    except Exception:
-        return open_image(path).size  # says what is wrong with it
-
-
-def read_mask(source: MaskSource, image_size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-    """The mask for an image of (width, height). Raises UserError if it is damaged or of another size."""
-    _check_mask_size(source, image_size)
-    if isinstance(source, Path):
-        return _read_mask_image(source)
-    return rle.decode(source) if isinstance(source, Mapping) else rle.from_polygons(source, image_size[::-1])
-
-
-def _read_mask_image(path: Path) -> Bool[np.ndarray, "height width"]:
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright.convert("RGB") if len(upright.getbands()) > 1 else upright)
-    except Exception as error:
-        raise UserError(f"the mask {path} cannot be read: {' '.join(str(error).split())}") from None
-    return np.asarray(np.atleast_3d(pixels).any(axis=2))  # [H, W] or [H, W, 3] -> [H, W]
-
-
-def mask_box(mask: Bool[np.ndarray, "height width"] | None) -> Box:
-    """The tight box of a mask, edges exclusive. Raises UserError if there is nothing to enclose."""
-    if mask is None or not mask.any():
-        raise UserError("no ground truth; give it bbox, mask_path or segmentation")
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)

@@ -1,14 +1,16 @@
 """Pictures as users have them."""
 
 import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
 from lab.base.errors import UserError
-from lab.base.images import open_image
+from lab.base.images import add_plug_ins, header_size, open_image
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -60,6 +62,85 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, ending):
 def test_float_images(tmp_path, values, expected):
     path = save(tmp_path / "a.tiff", Image.fromarray(np.array([values], dtype=np.float32)))
     assert pixels(path)[0, :, 1].tolist() == expected
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1, 128, 255], [0, 1, 128, 255]),  # 8 bits in a file of 16
+        ([0, 1000, 2000, 4095], [0, 62, 125, 255]),  # 12 bits: a microscope, an X-ray
+        ([0, 256], [0, 16]),
+        ([0, 4096, 65535], [0, 16, 255]),
+        ([0, 0], [0, 0]),
+    ],
+)
+def test_sixteen_bits_are_scaled_from_the_bits_they_fill(tmp_path, ending, values, expected):
+    path = save(tmp_path / f"a.{ending}", Image.fromarray(np.array([values], dtype=np.uint16)))
+    assert pixels(path)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 128, 255], np.int32, [0, 128, 255]),
+        ([0, 2048, 4095], np.int32, [0, 128, 255]),
+        ([0, 65535], np.int32, [0, 255]),
+        ([0, 50_000, 100_000], np.int32, [0, 128, 255]),  # beyond 16 bits: from the darkest to the brightest
+        ([-1000, 0, 3000], np.int32, [0, 64, 255]),  # Hounsfield units
+        ([7_000_000, 7_000_000], np.int32, [0, 0]),
+        ([0.0, 0.5, 1.02], np.float32, [0, 128, 255]),  # resampled: a little beyond 1
+        ([0.0, 2048.0, 4095.0], np.float32, [0, 128, 255]),
+        ([0.0, 65535.0], np.float32, [0, 255]),
+        ([-1.0, 0.0, 1.0], np.float32, [0, 128, 255]),
+        ([np.nan, 0.0, 0.5, np.inf, -np.inf], np.float32, [0, 0, 128, 255, 0]),
+        ([np.nan, np.nan], np.float32, [0, 0]),
+    ],
+)
+def test_deep_grey_values_are_scaled_from_the_range_they_fill(tmp_path, values, kind, expected):
+    path = save(tmp_path / "a.tiff", Image.fromarray(np.array([values], dtype=kind)))
+    assert pixels(path)[0, :, 0].tolist() == expected
+
+
+def test_avif_is_read_where_pillow_reads_it(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    found = pixels(save(tmp_path / "a.avif", Image.new("RGB", (16, 8), (200, 100, 50)), quality=90))
+    assert found.shape == (8, 16, 3)
+    assert np.abs(found.astype(int) - [200, 100, 50]).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("brands", "told"),
+    [
+        (b"heic\0\0\0\0mif1heic", "it is HEIC, which this Pillow does not read .*: pip install pillow-heif$"),
+        (b"mif1\0\0\0\0mif1heic", "it is HEIC"),
+        (b"avif\0\0\0\0avifmif1", "it is AVIF, .*: pip install pillow-avif-plugin, or Pillow 11.3 or newer$"),
+        (b"mif1\0\0\0\0mif1avif", "it is AVIF"),
+        (b"isom\0\0\0\0isommp41", "not an image, or of an unknown kind"),
+    ],
+)
+def test_a_picture_that_needs_a_plug_in_is_told_which(tmp_path, monkeypatch, brands, told):
+    def unknown(path: Path) -> None:
+        raise UnidentifiedImageError(f"cannot identify image file {path}")
+
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brands + b"\0" * 100)
+    monkeypatch.setattr(Image, "open", unknown)
+    for read in (open_image, header_size):
+        with pytest.raises(UserError, match=told):
+            read(tmp_path / "a.heic")
+
+
+def test_plug_ins_that_are_installed_are_used(monkeypatch):
+    called = []
+    monkeypatch.setitem(
+        sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: called.append("pillow_heif"))
+    )
+    monkeypatch.setitem(sys.modules, "pillow_avif", None)  # not installed
+    add_plug_ins.cache_clear()
+    add_plug_ins()
+    add_plug_ins()
+    assert called == ["pillow_heif"]
 
 
 def test_cmyk_jpeg(tmp_path):

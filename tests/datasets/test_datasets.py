@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from lab.datasets.hub import read_hub
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.refcoco import read_refcoco
 from lab.datasets.sample import with_period
+from lab.datasets.skipped import Skipped
 
 WIDTH, HEIGHT = 64, 48
 BOX = (8.0, 10.0, 40.0, 30.0)
@@ -453,7 +455,7 @@ def set_annotation(**keys: object):
             r"ref 77: box from \(46.83, 0.91\) to \(76.83, 12.51\) leaves the image of 64 x 48",
         ),
         (set_annotation(bbox=[46.83, 0.91, -1, 11.6]), "ref 77: box is -1 wide"),
-        (set_annotation(bbox=[1, 2, 3]), "ref 77: not enough values"),
+        (set_annotation(bbox=[1, 2, 3]), r"ref 77: bbox \[1, 2, 3\] is malformed; expected \[x, y, width, height\]"),
         (set_annotation(segmentation=rle.encode(MASK.T)), "ref 77: mask is 48 x 64, its image 64 x 48"),
         (
             lambda folder: (folder.parent / "train2014/COCO_train2014_000000581857.jpg").unlink(),
@@ -467,6 +469,84 @@ def test_refcoco_that_is_incomplete_or_wrong_is_told_where(refcoco, tmp_path, ch
     with pytest.raises(UserError, match=message) as error:
         list(read_refcoco(refcoco, tmp_path / "train2014", split="val"))
     one_line(error)
+
+
+def refs_of(folder: Path, refs: list[dict], name: str = "refs(unc).p") -> None:
+    data = json.dumps(refs).encode() if name.endswith(".json") else pickle.dumps(refs)
+    (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("text", [None, "", "  \n", 3, ["the cat"], "half \ud83d"])
+def test_an_expression_that_says_nothing_is_left_out_and_listed(refcoco, tmp_path, text):
+    refs_of(
+        refcoco, [ref(77, 1537681, 580957, "val", {"sent_id": 1, "sent": text}, {"sent_id": 2, "sent": "the dish"})]
+    )
+    skipped = Skipped()
+    samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
+    assert [(sample.id, sample.query) for sample in samples] == [("77_2", "the dish")]
+    assert skipped.counts() == [("no expression", 1)]
+    assert "refs(unc).p: ref 77 sentence 1: expression " in skipped.first()
+    with pytest.raises(UserError, match="ref 77 sentence 1: expression"):
+        list(read_refcoco(refcoco, tmp_path / "train2014", split="val"))
+
+
+ODD_ANNOTATIONS = {
+    "an RLE in a list": ({"segmentation": [rle.encode(MASK)]}, "malformed", "polygon .* is malformed"),
+    "no segmentation": ({"segmentation": []}, "malformed", r"segmentation \[\] is malformed"),
+    "a polygon of two points": ({"segmentation": [[1, 2, 3, 4]]}, "malformed", "three points or more"),
+    "a polygon outside": ({"segmentation": [[90, 90, 95, 90, 95, 95]]}, "malformed", "its mask is empty"),
+    "an RLE of another size": ({"segmentation": rle.encode(MASK.T)}, "malformed", "mask is 48 x 64"),
+    "a damaged RLE": ({"segmentation": {"size": [48, 64], "counts": [3, 4]}}, "malformed", "RLE counts add up to 7"),
+    "a box without area": ({"bbox": [1, 2, 0, 4]}, "malformed", "box is 0 wide"),
+    "a box outside": ({"bbox": [60, 2, 30, 4]}, "malformed", "leaves the image of 64 x 48"),
+    "no box": ({"bbox": None}, "malformed", "bbox None is malformed"),
+}
+
+
+@pytest.mark.parametrize(("keys", "kind", "why"), ODD_ANNOTATIONS.values(), ids=ODD_ANNOTATIONS)
+def test_one_odd_annotation_does_not_end_a_conversion(refcoco, tmp_path, keys, kind, why):
+    set_annotation(**keys)(refcoco)
+    skipped = Skipped()
+    samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
+    assert [sample.id for sample in samples] == ["79_230"]
+    (one,) = skipped.rows
+    assert one["where"] == f"{refcoco}/refs(unc).p: ref 77"
+    assert one["kind"] == kind
+    assert re.search(why, one["why"])
+
+
+@pytest.mark.parametrize("name", ["refs(unc).p", "grefs(unc).json"])
+def test_grefcocos_refs_about_several_things_or_none_are_left_out(refcoco, tmp_path, name):
+    (refcoco / "refs(unc).p").unlink()
+    said = {"sent_id": 1, "sent": "the dish"}
+    targets = {1: [1537681], 2: [1537681, 710706], 3: [-1], 4: [], 5: 1537681}
+    refs = [ref(ref_id, ids, 580957, "val", said) | {"no_target": ref_id == 3} for ref_id, ids in targets.items()]
+    refs_of(refcoco, refs, name)
+    skipped = Skipped()
+    samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
+    assert [(sample.id, sample.extra["ann_id"]) for sample in samples] == [("1_1", 1537681), ("5_1", 1537681)]
+    assert skipped.counts() == [("no target", 2), ("several targets", 1)]
+
+
+def test_a_picture_of_another_size_than_the_annotated_one_is_left_out(refcoco, tmp_path):
+    picture(tmp_path / "train2014" / "COCO_train2014_000000580957.jpg", (32, 24))
+    skipped = Skipped()
+    samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
+    assert [sample.id for sample in samples] == ["79_230"]
+    assert skipped.counts() == [("no usable picture", 1)]
+    assert "580957.jpg: image_size says 64 x 48 pixels, the image has 32 x 24" in skipped.first()
+
+
+def test_instances_that_are_no_entries_are_nobodys(refcoco, tmp_path):
+    changed_instances(lambda content: content["images"].extend([None, 3, {"id": [1]}]))(refcoco)
+    refs_of(
+        refcoco,
+        [*REFS, ref(80, 900, 581857, "val", sentence(1, "x")) | {"image_id": [1]}, {"ref_id": 81, "split": "val"}],
+    )
+    skipped = Skipped()
+    samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
+    assert len(samples) == 3
+    assert len(skipped.rows) == 2
 
 
 # RefCOCO of the hub
@@ -600,8 +680,8 @@ def test_the_hubs_mixed_val_must_be_divided(mixed, tmp_path):
         ({"file_name": ".hidden.jpg"}, r"row 1 of testA: id '\.hidden' cannot be a file name"),
         ({"question_id": "../../etc"}, r"row 1 of testA: id '\.\./\.\./etc_0' cannot be a file name"),
         ({"bbox": [1, 2, 100, 4]}, "row 1 of testA: box .* leaves the image of 64 x 48 pixels"),
-        ({"bbox": [1, 2, 3]}, "row 1 of testA: not enough values"),
-        ({"bbox": None}, "row 1 of testA: "),
+        ({"bbox": [1, 2, 3]}, r"row 1 of testA: bbox \[1.0, 2.0, 3.0\] is malformed"),
+        ({"bbox": None}, r"row 1 of testA: bbox \[\] is malformed"),
         ({"segmentation": [1, 2, 3]}, "row 1 of testA: polygon .* is malformed"),
     ],
 )
@@ -610,6 +690,61 @@ def test_a_wrong_row_of_the_hub_is_told_by_number(tmp_path, keys, message):
     with pytest.raises(UserError, match=message) as error:
         list(read_hub(folder, tmp_path / "images", split="testA"))
     one_line(error)
+
+
+def test_one_odd_row_of_the_hub_does_not_end_a_conversion(tmp_path):
+    rows = [
+        hub_row(0, answer=[None, " ", "the dish"]),
+        hub_row(1, bbox=[1, 2, 100, 4]),
+        hub_row(2, answer=[]),
+        hub_row(3, answer=None),
+        hub_row(4, image=None),
+        hub_row(5, segmentation=[90, 90, 95, 90, 95, 95]),
+        hub_row(6, answer=["white pot"]),
+    ]
+    skipped = Skipped()
+    samples = list(read_hub(hub(tmp_path, rows), tmp_path / "images", split="testA", skip=skipped))
+    assert [(sample.id, sample.query) for sample in samples] == [("0_2", "the dish"), ("6_0", "white pot")]
+    assert skipped.counts() == [("no expression", 4), ("malformed", 2), ("no usable picture", 1)]
+    assert skipped.first().endswith(
+        "row 0 of testA answer 0: expression None says nothing; expected a text that is not empty"
+    )
+
+
+def test_the_hubs_pictures_do_not_mix_with_others_and_are_measured_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (HEIGHT, WIDTH)).save(stream, "JPEG", exif=exif)
+    folder = hub(tmp_path, [hub_row(0, image={"bytes": stream.getvalue(), "path": None})])
+    assert next(read_hub(folder, tmp_path / "images", split="testA")).image_size == (WIDTH, HEIGHT)
+    picture(tmp_path / "other" / "COCO_train2014_000000580957.jpg", (32, 24))
+    with pytest.raises(UserError, match=r"580957\.jpg is there, of another size than the row's picture: remove it"):
+        list(read_hub(folder, tmp_path / "other", split="testA"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be made \(File exists\); choose another folder with --images"):
+        list(read_hub(folder, tmp_path / "file", split="testA"))
+
+
+def denied(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["refcoco", "hub", "reasonseg"])
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(Path, "iterdir", denied)
+    options = ["--images", str(tmp_path)] if name == "refcoco" else []
+    with pytest.raises(UserError, match=rf"{tmp_path} cannot be read \(Permission denied\)"):
+        main(["convert", name, str(tmp_path), "--split", "val", "--out", str(tmp_path / "out.jsonl"), *options])
+
+
+def test_a_file_that_is_used_as_a_folder_is_told(refcoco, tmp_path):
+    with pytest.raises(UserError, match=r"no image folder .*instances\.json"):
+        list(read_refcoco(refcoco, refcoco / "instances.json", split="val"))
+    with pytest.raises(UserError, match="holds no ReasonSeg annotations"):
+        list(read_reasonseg(refcoco / "instances.json", split="val"))
+    with pytest.raises(UserError, match="has no Parquet files"):
+        list(read_hub(refcoco / "instances.json", tmp_path, split="val"))
 
 
 def test_a_name_in_the_hubs_rows_cannot_leave_the_folder(tmp_path):
@@ -722,11 +857,14 @@ def test_reasonseg_reads_a_splits_own_folder_and_files_of_windows(tmp_path):
     [
         ({"shapes": [shape("ignore", 1, 1, 5, 5)]}, "1000592_1f0c_o.json: no ground truth"),
         ({"shapes": [shape("target", 100, 100, 110, 110)]}, "1000592_1f0c_o.json: no ground truth"),
+        ({"shapes": [{"label": "target"}]}, "1000592_1f0c_o.json shape 1: points None are malformed; expected"),
         (
-            {"shapes": [{"label": "target"}]},
-            "1000592_1f0c_o.json lacks 'points'; expected shapes, text and is_sentence",
+            {"shapes": [{"label": "target", "points": [[1, 2, 3]]}]},
+            r"json shape 1: points \[\[1, 2, 3\]\] are malformed",
         ),
-        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, "1000592_1f0c_o.json: too many values"),
+        ({"shapes": None}, "1000592_1f0c_o.json: shapes None is malformed; expected a list of shapes"),
+        ({"text": []}, r"1000592_1f0c_o.json: text \[\] has no expression; expected a list of texts"),
+        ({"imageWidth": 640, "imageHeight": 480}, r"it was drawn on 640 x 480 pixels, 1000592_1f0c_o\.jpg has 64 x 48"),
         ({"name": "a..b"}, r"id 'a\.\.b_0' cannot be a file name"),
     ],
 )
@@ -734,6 +872,61 @@ def test_a_wrong_reasonseg_file_is_told_by_name(tmp_path, keys, message):
     with pytest.raises(UserError, match=message) as error:
         list(read_reasonseg(reasonseg(tmp_path, **keys), split="val"))
     one_line(error)
+
+
+def test_shapes_without_area_or_label_are_left_out_and_listed(tmp_path):
+    target = shape("target", 8, 10, 39, 29)
+    odd = [{**shape("target", 1, 1, 60, 40), **keys} for keys in (
+        {"label": None}, {"label": " "}, {"label": "_background_"}, {"label": "Background"}, {"shape_type": "line"},
+        {"shape_type": "point"}, {"shape_type": "linestrip"}, {"shape_type": "mask"}, {"points": [[1, 1], [60, 40]]},
+        {"points": [[1, 1], [60, 40], [1e300, 3]]}, {"points": [[float("nan"), 1], [60, 40], [1, 3]]},
+        {"shape_type": "circle", "points": [[5, 5], [5, 5]]}, {"shape_type": "rectangle", "points": [[5, 5], [5, 9]]},
+    )]  # fmt: skip
+    skipped = Skipped()
+    folder = reasonseg(tmp_path, shapes=[*odd, None, target], text=["the seat", None, ""])
+    (sample,) = read_reasonseg(folder, split="val", skip=skipped)
+    assert_array_equal(read_truth(sample).mask, MASK)
+    assert skipped.counts() == [("a shape that is none, or no target", 14), ("no expression", 2)]
+    assert skipped.first().endswith("1000592_1f0c_o.json shape 1: it has the label None; expected target or ignore")
+
+
+def test_rectangles_and_circles_are_drawn(tmp_path):
+    rectangle = {"label": "target", "shape_type": "rectangle", "points": [[39, 29], [8, 10]]}
+    (sample, _) = read_reasonseg(reasonseg(tmp_path, shapes=[rectangle]), split="val")
+    assert_array_equal(read_truth(sample).mask, MASK)
+    circle = {"label": "target", "shape_type": "circle", "points": [[20, 15], [23, 19]]}
+    (sample, _) = read_reasonseg(reasonseg(tmp_path, shapes=[circle]), split="val")
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    assert_array_equal(read_truth(sample).mask, (xs - 20) ** 2 + (ys - 15) ** 2 <= 25)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb18030", "utf-8-sig", "utf-16"])
+def test_reasonseg_reads_what_chinese_windows_writes(tmp_path, encoding):
+    (sample,) = read_reasonseg(reasonseg(tmp_path, encoding=encoding, text=["图中可以坐的东西"]), split="val")
+    assert sample.query == "图中可以坐的东西"
+
+
+def test_one_odd_reasonseg_file_does_not_end_a_conversion(tmp_path):
+    folder = reasonseg(tmp_path)
+    reasonseg(tmp_path, "empty", shapes=[shape("ignore", 1, 1, 5, 5)])
+    (folder / "val" / "broken.json").write_text("{")
+    (folder / "val" / "bytes.json").write_bytes(b'{"text": "\x81\x20\x8d"}')
+    (folder / "val" / "deep.json").write_text("[" * 10_000)
+    (folder / "val" / "folder.json").mkdir()
+    (folder / "val" / "list.json").write_text("[]")
+    reasonseg(tmp_path, "gone")
+    (folder / "val" / "gone.jpg").unlink()
+    skipped = Skipped()
+    assert len(list(read_reasonseg(folder, split="val", skip=skipped))) == 2
+    assert {Path(row["where"]).stem: row["kind"] for row in skipped.rows} == {
+        "broken": "malformed",
+        "bytes": "malformed",
+        "deep": "malformed",
+        "empty": "no target",
+        "folder": "malformed",
+        "gone": "no usable picture",
+        "list": "malformed",
+    }
 
 
 def test_reasonseg_that_is_missing_or_no_json_is_told(tmp_path):
@@ -813,9 +1006,74 @@ def test_convert_reads_the_hub_reasonseg_and_own_files(tmp_path):
     assert (sample.query, sample.box_xyxy, dict(sample.extra)) == ("the cat.", BOX, {"mood": "calm"})
 
 
+def convert_refcoco(folder: Path, *options: str) -> Path:
+    out = folder.parent / "val.jsonl"
+    main(
+        [
+            *("convert", "refcoco", str(folder), "--images", str(folder.parent / "train2014"), "--split", "val"),
+            *("--out", str(out), *options),
+        ]
+    )
+    return out
+
+
+def test_what_a_conversion_leaves_out_is_counted_and_listed_beside_its_file(refcoco, capsys):
+    out = convert_refcoco(refcoco)
+    listed = out.with_name("val.skipped.jsonl")
+    assert not listed.exists()
+    assert "left out" not in capsys.readouterr().out
+    set_annotation(segmentation=[])(refcoco)
+    convert_refcoco(refcoco)
+    assert [sample.id for sample in read_jsonl(out)] == ["79_230"]
+    assert [json.loads(line) for line in listed.read_text().splitlines()] == [
+        {
+            "where": f"{refcoco}/refs(unc).p: ref 77",
+            "kind": "malformed",
+            "why": "segmentation [] is malformed; expected polygons [[x0, y0, ...], ...] or {size, counts}",
+        }
+    ]
+    printed = capsys.readouterr().out
+    assert re.search(r"^left out +count\n-+\nmalformed +1$", printed, re.MULTILINE)
+    assert "the first: " in printed
+    assert "(val.skipped.jsonl lists what was left out, and why)" in printed
+    set_annotation(segmentation=[POLYGON], bbox=[8, 10, 32, 20])(refcoco)
+    convert_refcoco(refcoco)
+    assert not listed.exists()
+
+
+def test_a_strict_conversion_stops_at_the_first_and_writes_nothing(refcoco):
+    set_annotation(segmentation=[])(refcoco)
+    with pytest.raises(UserError, match=r"ref 77: segmentation \[\] is malformed") as error:
+        convert_refcoco(refcoco, "--strict")
+    assert one_line(error).count("ref 77") == 1
+    assert not (refcoco.parent / "val.jsonl").exists()
+
+
+def test_a_folder_is_no_file_to_write(refcoco):
+    with pytest.raises(UserError, match=r"--out \. is a folder; expected the name of a JSONL file"):
+        convert_refcoco(refcoco, "--out", ".")
+
+
+def test_a_conversion_that_leaves_nothing_is_refused(refcoco, tmp_path):
+    refs_of(refcoco, [ref(77, 1537681, 580957, "val", {"sent_id": 1, "sent": None}), ref(78, [-1], 580957, "val")])
+    with pytest.raises(
+        UserError, match=r"refcoco: nothing to write \(no expression: 1, no target: 1\); the first: .*ref 77 sentence 1"
+    ) as error:
+        convert_refcoco(refcoco)
+    one_line(error)
+    assert {path.name for path in tmp_path.iterdir()} == {"refcoco", "train2014"}
+    empty = hub(tmp_path, [])
+    with pytest.raises(UserError, match=r"RefCOCO: nothing to write \(it has no samples\)"):
+        main(["convert", "hub", str(empty), "--split", "testA", "--out", str(tmp_path / "hub.jsonl")])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        (
+            [row(bbox=[1, 2, 3, 4], mask_path="cat.png"), row("b", segmentation=rle.encode(MASK & False))],
+            r"data\.jsonl line 2: its mask is empty",
+        ),
         (
             [row(bbox=[1, 2, 3, 4]), row("b", bbox=[8, 10, 90, 4])],
             r"data\.jsonl line 2: box .* leaves the image of 64 x 48 pixels",

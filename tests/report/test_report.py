@@ -22,7 +22,7 @@ from lab.report.contents import Run
 from lab.report.gather import gather, shown_ids
 from lab.report.page import _Fields, samples_data, style_text, to_json
 from lab.report.pictures import levels, outline, thumbnail
-from lab.report.samples import Finding, Rules, disagreement
+from lab.report.samples import Finding, Pictures, Rules, disagreement
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, reading, saved_estimates
 from pipeline import run
 from tests.conftest import configuration
@@ -423,3 +423,11 @@ def test_the_page_draws_in_the_colours_of_the_figures():
     css = style_text()
     assert f"--found: {BOX_COLOUR};" in css
     assert f"--masked: {MASK_COLOUR};" in css
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "data:image/png;base64," + "x" * 9000, "~nobody_of_that_name/cat.png"])
+def test_a_picture_whose_path_the_system_refuses_is_told_on_the_page(name):
+    place, size, why = Pictures(100).add(name, (4, 3))
+    assert (place, size) == (None, (4, 3))
+    assert "mage" in why
+    assert len(why) < 400

@@ -176,6 +176,28 @@ def test_batch_survives_a_bad_sample_lists_it_and_finishes_later(tmp_path, pictu
     assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 2
 
 
+def test_paths_that_the_system_refuses_and_pictures_of_another_size_fail_alone(tmp_path, picturebook):
+    wrong = {
+        "a url": (
+            row("u", "data:image/png;base64," + "iVBORw0KGgo" * 1000),
+            "the path is longer than the system allows",
+        ),
+        "nul": (row("n", "a\0b.png"), "its path holds a NUL byte"),
+        "nobody": (row("h", "~nobody_of_that_name/cat.png"), "no such user"),
+        "size": (row("s") | {"image_size": [640, 479]}, "image_size says 640 x 479 pixels, the image has 640 x 480"),
+    }
+    data = jsonl(tmp_path / "data.jsonl", row("good"), *(one for one, _ in wrong.values()))
+    for _ in range(2):  # again: the record of the good one will do
+        assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 1
+        errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
+        assert [error["id"] for error in errors] == ["u", "n", "h", "s"]
+        for error, (_, told) in zip(errors, wrong.values(), strict=True):
+            assert told in error["error"]
+    assert json.loads((tmp_path / MODEL / "summary.json").read_text())["done"] == 1
+    jsonl(data, row("good") | {"image_size": [640, 479]})  # the record is of another picture than this line speaks of
+    assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 1
+
+
 def test_batch_redoes_a_damaged_record_and_a_changed_question(tmp_path, picturebook):
     data = jsonl(tmp_path / "data.jsonl", row("a"), row("b"))
     arguments = (f"data.data_file={data}", "data.process_all=true")
