@@ -78,11 +78,12 @@ def _what(study: Study) -> str:
 
 
 def _claims_table(claims: Sequence[Claim]) -> str:
-    rows = [(claim.text, _number(claim), f"**{claim.verdict}**", claim.note) for claim in claims]
+    rows = [(claim.text, claim_number(claim), f"**{claim.verdict}**", claim.note) for claim in claims]
     return markdown(("claim", "measured", "verdict", ""), rows)
 
 
-def _number(claim: Claim) -> str:
+def claim_number(claim: Claim) -> str:
+    """What was measured, with its interval and unit."""
     scale, digits = {"points": (100, 1), "times": (1, 1), "share": (100, 0), "": (1, 2)}[claim.unit]
     value, low, high = (f"{scale * v:.{digits}f}" for v in (claim.value, claim.low, claim.high))
     unit = " %" if claim.unit == "share" else f" {claim.unit}" if claim.unit else ""
