@@ -10,7 +10,11 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-class DiskFull(UserError):
+class NotWritten(UserError):
+    """A file cannot be written. Whoever goes on after other errors stops when this happens several times in a row."""
+
+
+class DiskFull(NotWritten):
     """There is no space for a file.
 
     Whoever goes on after other errors stops here: every further file would fail too.
