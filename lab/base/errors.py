@@ -19,3 +19,18 @@ class DiskFull(NotWritten):
 
     Whoever goes on after other errors stops here: every further file would fail too.
     """
+
+
+class InARow:
+    """Counts the files in a row that could not be written."""
+
+    MOST = 5  # the next ones will not fare better
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def count(self, outcome: object) -> None:
+        """Takes what became of the next file. Raises NotWritten if too many of them could not be written."""
+        self.number = self.number + 1 if isinstance(outcome, NotWritten) else 0
+        if self.number == self.MOST:
+            raise NotWritten(f"{outcome}; so it was with {self.number} samples in a row")

@@ -20,6 +20,8 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 MOST_BYTES = 2**30  # of a file that is read whole
 
+POINTER = 32  # bytes that tell a pointer of git-lfs
+
 TRIAL = 2**16  # bytes that show that there is some space
 PART = re.compile(r"\.(?P<node>.*)-(?P<pid>\d+)-[0-9a-f]{32}\.part")
 DAY = 24 * 60 * 60  # seconds
@@ -29,13 +31,34 @@ MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file sys
 
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError for pipes, devices and files of more than `most` bytes, unread."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as stream:
+    with open(path, "rb", opener=_without_waiting) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
         return stream.read(most)
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """For opening: a pipe that nobody writes to does not hold us up."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins like this only says where git-lfs keeps the true one."""
+    return head.startswith(b"version https://git-lfs")
+
+
+def check_pointer(path: Path) -> None:
+    """Raises UserError if a file is only a git-lfs pointer. One that cannot be read is left to who will read it."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            head = stream.read(POINTER)
+    except OSError:
+        return
+    if is_pointer(head):
+        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def open_image(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UserError(f"The image {path} is too large to open safely: {error}") from None
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError on broken files
+        check_pointer(path)
         if path.is_file() and path.stat().st_size == 0:
             raise UserError(f"The image {path} is empty (0 bytes)") from None
         reason = (

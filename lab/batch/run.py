@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.base.console import progress
-from lab.base.errors import DiskFull, NotWritten
+from lab.base.errors import DiskFull, InARow, NotWritten
 from lab.base.memory import keep_freed_memory
 from lab.base.processes import LOCK, Processes
 from lab.base.workers import cores, done_elsewhere
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
 AHEAD = 8  # rows that may wait for the writers
-MOST_UNWRITTEN = 5  # samples in a row that cannot be written: the next ones will not fare better
 MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
 
 
@@ -51,7 +50,7 @@ class Outcome:
     before: int = 0  # samples whose record was there
     finished: dict[str, Entry] = field(default_factory=dict)  # the files of both
     errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
-    unwritten: int = 0  # samples in a row that could not be written
+    unwritten: InARow = field(default_factory=InARow)
     waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
     stopped: NotWritten | None = None  # why the run had to end early
 
@@ -61,14 +60,12 @@ class Outcome:
 
     def take(self, sample: Sample, result: Result) -> bool:
         """Whether the sample is finished. Raises NotWritten if several in a row could not be written."""
-        self.unwritten = self.unwritten + 1 if isinstance(result, NotWritten) else 0
         if isinstance(result, NotWritten | str):
             self.fail(sample, str(result))
-            if self.unwritten == MOST_UNWRITTEN:
-                raise NotWritten(f"{result}; so it is with {self.unwritten} samples in a row")
-            return False
-        self.finished[sample.id] = result
-        return True
+        else:
+            self.finished[sample.id] = result
+        self.unwritten.count(result)
+        return sample.id in self.finished
 
 
 def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 from lab.base.images import open_image
 from lab.datasets import rle
 
@@ -188,6 +189,7 @@ def _read_mask_image(path: Path) -> Bool[np.ndarray, "height width"]:
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright.convert("RGB") if len(upright.getbands()) > 1 else upright)
     except Exception as error:
+        check_pointer(path)
         raise UserError(f"the mask {path} cannot be read: {' '.join(str(error).split())}") from None
     return np.asarray(np.atleast_3d(pixels).any(axis=2))  # [H, W] or [H, W, 3] -> [H, W]
 

@@ -2,6 +2,7 @@
 
 from analyze import rank_heads
 from conf.schema import Config
+from lab.base.files import check_writable
 from lab.records.files import load_record
 from lab.stages.common import print_written, record_path
 from lab.stages.results import heads_table, write_ranking
@@ -14,7 +15,9 @@ def run(config: Config) -> int:
 
         return analyze_folder(config)
     path = record_path(config)
-    ranking = rank_heads(load_record(path, config.logic.grids), config.logic)
+    record = load_record(path, config.logic.grids)
+    check_writable(path.parent)
+    ranking = rank_heads(record, config.logic)
     written = write_ranking(path, ranking)
     print(heads_table(ranking[: max(10, config.logic.top_k)]))
     print_written(written)

@@ -7,7 +7,6 @@ A record that cannot be ranked is listed in analysis_errors.jsonl, and the other
 
 import json
 import logging
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 from analyze import rank_heads
 from conf.schema import Config, LogicConfig
 from lab.base.console import progress, table
-from lab.base.errors import DiskFull, UserError
-from lab.base.files import write_atomic
+from lab.base.errors import DiskFull, InARow, NotWritten, UserError
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.base.workers import in_workers, worker_count
 from lab.records.files import load_record
@@ -38,11 +37,13 @@ def analyze_folder(config: Config) -> int:
     workers = worker_count(config.data.workers, len(files))
     began = time.monotonic()
     outcomes = in_workers(partial(rank_file, logic=config.logic), files, workers)
-    errors = []
+    errors, unwritten = [], InARow()
     for path, error in progress(outcomes, "analyze", total=len(files)):
         if error is not None:
             log.error("%s", error)
-            errors.append({"id": path.name.removesuffix(".gz").removesuffix(".pkl"), "file": str(path), "error": error})
+            name = path.name.removesuffix(".gz").removesuffix(".pkl")
+            errors.append({"id": name, "file": str(path), "error": str(error)})
+        unwritten.count(error)
     seconds = time.monotonic() - began
     if errors:
         write_atomic(folder / ERRORS, "".join(json.dumps(error) + "\n" for error in errors))
@@ -70,20 +71,21 @@ def _records(config: Config) -> tuple[Path, list[Path]]:
             f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as "
             "stage=batch writes them"
         )
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {folder}, where the rankings would go: copy it, or make it writable")
+    check_writable(folder, ERRORS)
     return folder, files
 
 
-def rank_file(path: Path, logic: LogicConfig) -> str | None:
-    """Ranks the record in a file and writes the ranking beside it. What is wrong with the record, or None.
+def rank_file(path: Path, logic: LogicConfig) -> NotWritten | str | None:
+    """Ranks the record in a file and writes the ranking beside it.
 
-    Raises DiskFull.
+    What is wrong with the record, or why the ranking cannot be written, or None. Raises DiskFull.
     """
     try:
         write_ranking(path, rank_heads(load_record(path, logic.grids), logic))
     except DiskFull:
         raise
+    except NotWritten as error:
+        return error
     except UserError as error:
         return str(error)
     except Exception as error:  # one record must not end the others' ranking

@@ -2,13 +2,22 @@
 
 from conf.schema import Config
 from lab.base.errors import UserError
+from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.batch.storage import as_stored
 from lab.datasets.sample import with_period
 from lab.records.folder import write_record
 from lab.records.record import Record
 from lab.stages import common
-from lab.stages.common import choice_of, image_path, make_folder, print_written, record_name, wants_generic
+from lab.stages.common import (
+    choice_of,
+    image_path,
+    make_folder,
+    model_folder,
+    print_written,
+    record_name,
+    wants_generic,
+)
 
 
 def run(config: Config) -> int:
@@ -25,6 +34,7 @@ def ask(config: Config) -> tuple[str, Record]:
     if query is None or not query.strip():
         raise UserError('data.query is empty: say what to look for, for example data.query="the bird on the left"')
     name, image = record_name(config), open_image(image_file)
+    check_writable(model_folder(config))
     from collector import collect  # torch and transformers take seconds: wrong input is told before
 
     asked = with_period(query) if config.data.final_period else query

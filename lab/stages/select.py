@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from analyze import Head
 from conf.schema import Config, SelectConfig, Source, ThresholdOver, as_dict
 from lab.base.console import table
 from lab.base.errors import UserError
-from lab.base.files import write_atomic
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.datasets import read_samples
 from lab.heads.files import NAME
-from lab.heads.reading import picks_of_analyses, picks_of_records
+from lab.heads.reading import by_name, picks_of_analyses, picks_of_records
 from lab.heads.selection import Picks, Selection, count_selections
 from lab.records.folder import list_samples
 from lab.stages import batch
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 def run(config: Config) -> int:
     """Counts, writes the heads, the frequencies and their figure, and shows the best.
 
-    Returns 1 if a sample could not be collected.
+    Returns 1 if a sample could not be collected, or a record not be read.
     """
     failed, names = _collected(config)
     folder = records_folder(config)
@@ -42,12 +41,14 @@ def run(config: Config) -> int:
         picks = picks_of_records(files, config.logic, config.data.workers)
     else:
         picks = picks_of_analyses(files, config.logic.select.top_n, list(listed["records"].values())[:1])
+    if picks.unreadable:
+        _check_number(len(picks.heads), f"what can be read in {folder}", config.logic.select)
     selection = count_selections(picks, config.logic.select, config.seed)
     written = _write(folder, picks, selection, source, config)
     print(selection_table(selection, max(10, config.logic.top_k)))
     print_written(written)
     print(f"\nuse them: logic.heads={folder / NAME}")
-    return 1 if failed else 0
+    return 1 if failed or picks.unreadable else 0
 
 
 def _collected(config: Config) -> tuple[bool, set[str] | None]:
@@ -100,8 +101,7 @@ def chosen_files(
             "set it to sample"
         )
     _check_number(len(files), str(folder), config)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {folder}, where the results would go: copy it, or make it writable")
+    check_writable(folder, NAME, "selection_frequency.csv")
     if source == Source.records and (alone := len(listed["analyses"].keys() - listed["records"].keys())):
         log.warning("%d rankings in %s have no record and are not counted", alone, folder)
     return source, files
@@ -136,6 +136,7 @@ def heads_json(picks: Picks, selection: Selection, source: Source, model: str | 
         "num_heads": heads,
         "heads": [_row(selection, head) for head in selection.ranked() if selection.count[head]],
         "samples": selection.samples,
+        "unreadable": by_name(picks.unreadable),
         "samples_with_fewer_heads": int(np.count_nonzero(picks.heads[:, -1, 0] < 0)),
         "top_n": config.logic.select.top_n,
         "trials": selection.trials,

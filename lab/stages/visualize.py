@@ -3,6 +3,7 @@
 from analyze import rank_heads, scores_of
 from bbox import localize_record
 from conf.schema import Config
+from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.records.files import load_record
 from lab.stages.common import choice_of, print_written, record_path
@@ -13,6 +14,7 @@ def run(config: Config) -> int:
     """Localizes one saved record and draws it."""
     path, figures = record_path(config), FigureOptions.of(config)
     record = load_record(path, config.logic.grids)
+    check_writable(path.parent)
     if record.image_size is None:  # records of old
         record = record.with_image_size(open_image(picture_of(record, figures.image_file)).size)
     result = localize_record(record, rank_heads(record, config.logic), config.logic, choice_of(config))

@@ -291,7 +291,8 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
         raise ZeroDivisionError("by accident")
 
     monkeypatch.setattr("lab.stages.finish.rank_heads", surprise)
-    assert stage("batch", tmp_path, *arguments) == 1
+    assert stage("batch", tmp_path, *arguments) == 0  # what is finished is not ranked again
+    assert stage("batch", tmp_path, *arguments, "logic.entropy.weight=area") == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
 
