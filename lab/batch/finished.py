@@ -34,9 +34,10 @@ def read_finished(folder: Path) -> dict[str, Entry]:
 
 
 def write_finished(folder: Path, new: Mapping[str, Entry]) -> None:
-    """Adds the samples that a run has finished. Raises NotWritten."""
-    if new:
-        write_atomic(folder / NAME, json.dumps({**read_finished(folder), **new}))
+    """Adds the samples that a run has finished, or found finished. Raises NotWritten."""
+    known = read_finished(folder)
+    if (both := {**known, **new}) != known:
+        write_atomic(folder / NAME, json.dumps(both))
 
 
 def entry(job: BatchJob, sample: Sample, files: Iterable[Path]) -> Entry:

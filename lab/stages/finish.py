@@ -19,6 +19,7 @@ from lab.stages.results import (
 )
 
 RANKING = ("grids", "threshold", "entropy", "filter")  # what of `logic` decides a ranking
+LOCATING = ("top_k", "heads", "contrast", "smoothing", "mask", "box")  # and a mask and a box
 DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
@@ -39,9 +40,9 @@ class Finish:
     @property
     def rules(self) -> str:
         """All settings that decide what the files hold; the ranking's alone if there are no others."""
-        logic = self.logic
-        ranking = tuple(getattr(logic, name) for name in RANKING)
-        return repr((ranking, (logic, self.choice, self.figures) if self.visualize else None))
+        names = (*RANKING, *LOCATING) if self.visualize else RANKING
+        drawn = (self.choice, self.figures) if self.visualize else None
+        return repr(([getattr(self.logic, name) for name in names], drawn))
 
     def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
         """Ranks, and localizes if asked to. The files of the sample.

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from conf.schema import Grids
 from lab.base.console import one_line
@@ -484,29 +485,23 @@ def test_a_read_only_folder_is_a_user_error(tmp_path):
         write_atomic(tmp_path / "a.json", "x")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("a.npy", r"a NumPy array \(\.npy\)"),
-        ("a.npz", r"NumPy arrays \(\.npz\)"),
-        ("a.safetensors", "a file of safetensors"),
-    ],
-)
-def test_other_kinds_of_files_are_named_with_the_way_to_a_record(tmp_path, name, kind):
-    attn, path = weights().numpy(), tmp_path / name
-    writers = {
-        ".npy": np.save,
-        ".npz": np.savez_compressed,
-        ".safetensors": lambda path, attn: save_file({"attn": attn}, path),
-    }
-    writers[path.suffix](path, attn)
-    with pytest.raises(
-        UserError, match=rf"^{path}: is {kind}, not a record: read the attention, .*save_record"
-    ) as caught:
+OTHER_KINDS = {
+    "a NumPy array (.npy)": np.save,
+    "NumPy arrays (.npz)": np.savez_compressed,
+    "a file of safetensors": lambda stream, attn: stream.write(save({"attn": attn})),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_of_files_are_named_with_the_way_to_a_record(tmp_path, kind):
+    attn, path = weights().numpy(), tmp_path / "a.pkl"
+    with path.open("wb") as stream:
+        OTHER_KINDS[kind](stream, attn)
+    with pytest.raises(UserError, match=rf"^{path}: is {re.escape(kind)}, not a record: .*save_record") as caught:
         load_record(path)
     assert "\n" not in str(caught.value)
-    save_record(tmp_path / "a.pkl", Record.from_tensor(attn, {}))  # what the line says
-    assert_array_equal(load_record(tmp_path / "a.pkl").attn, attn)
+    save_record(path, Record.from_tensor(attn, {}))  # what the line says
+    assert_array_equal(load_record(path).attn, attn)
 
 
 def test_a_pointer_of_git_lfs_in_place_of_a_record_or_a_picture_is_named(tmp_path):
