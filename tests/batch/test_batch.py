@@ -429,7 +429,7 @@ def test_what_is_finished_by_the_same_rules_is_neither_read_nor_written_again(tm
         assert batch(tmp_path, *drawn, *same, asked=ASKED[:2]) == 0
         assert (loads, times(tmp_path, *results)) == ([], before)
     assert json.loads((tmp_path / "out" / PICTUREBOOK / "summary.json").read_text())["skipped"] == 2
-    assert batch(tmp_path, *drawn, "logic.filter.min_layer=1", asked=ASKED[:2]) == 0
+    assert batch(tmp_path, *drawn, "logic.entropy.weight=area", asked=ASKED[:2]) == 0
     assert sorted(loads) == ["a.pkl", "b.pkl"]
     changed = times(tmp_path, *results)
     assert all(changed[name] > before[name] for name in before if name not in ("a.pkl", "b.pkl"))
