@@ -54,7 +54,8 @@ def one_line(error: Exception) -> str:
     """The lines of an error, and of what caused it, that say what is wrong and what would be right, joined."""
     if wrong := wrong_word(error):
         return wrong
-    lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
+    cause = None if isinstance(error, UserError) else error.__cause__  # ours say what is wrong by themselves
+    lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = " ".join(kept)
     unknown = "not in '" in text or "not in struct" in text

@@ -10,7 +10,11 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-class DiskFull(UserError):
+class NotWritten(UserError):
+    """A file cannot be written. Whoever goes on after other errors stops when this happens several times in a row."""
+
+
+class DiskFull(NotWritten):
     """There is no space for a file.
 
     Whoever goes on after other errors stops here: every further file would fail too.
@@ -21,3 +25,18 @@ def quoted(value: object, most: int = 60) -> str:
     """A value for a message: its repr, cut after `most` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+class InARow:
+    """Counts the files in a row that could not be written."""
+
+    MOST = 5  # the next ones will not fare better
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def count(self, outcome: object) -> None:
+        """Takes what became of the next file. Raises NotWritten if too many of them could not be written."""
+        self.number = self.number + 1 if isinstance(outcome, NotWritten) else 0
+        if self.number == self.MOST:
+            raise NotWritten(f"{outcome}; so it was with {self.number} samples in a row")

@@ -2,28 +2,37 @@
 
 import errno
 import os
+import platform
+import re
 import stat
+import time
 import unicodedata
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from lab.base.errors import DiskFull, UserError, quoted
+from lab.base.errors import DiskFull, NotWritten, UserError, quoted
 
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 MOST_BYTES = 2**30  # of a file that is read whole
 
+POINTER = 32  # bytes that tell a pointer of git-lfs
+
+TRIAL = 2**16  # bytes that show that there is some space
+PART = re.compile(r"\.(?P<node>.*)-(?P<pid>\d+)-[0-9a-f]{32}\.part")
+DAY = 24 * 60 * 60  # seconds
 
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
 
 
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError for pipes, devices and files of more than `most` bytes, unread."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as stream:
+    with open(path, "rb", opener=_without_waiting) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
@@ -32,29 +41,109 @@ def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
         return stream.read(most)
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a file, and the folders above it, so that it appears whole or not at all.
+def _without_waiting(name: str, flags: int) -> int:
+    """For opening: a pipe that nobody writes to does not hold us up."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    Raises UserError if it cannot be written, and DiskFull, one of them, if that is for want of space.
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file that begins like this only says where git-lfs keeps the true one."""
+    return head.startswith(b"version https://git-lfs")
+
+
+def check_pointer(path: Path) -> None:
+    """Raises UserError if a file is only a git-lfs pointer. One that cannot be read is left to who will read it."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            head = stream.read(POINTER)
+    except OSError:
+        return
+    if is_pointer(head):
+        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Writes a file, and the folders above it, so that it appears whole or not at all, even if the power fails.
+
+    Raises NotWritten if it cannot be written, and DiskFull, one of them, if that is for want of space.
     """
-    path = Path(path)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")  # in the same folder: a rename across file systems is not atomic
+    path, content = Path(path), data.encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
+        with _part_of(path.parent) as part:  # in the same folder: a rename across file systems is not atomic
+            _write_through(part, content)
+            part.replace(path)
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise DiskFull(
-                f"{path}: no space left on the disk for {len(data):,} bytes: free some, or choose another folder"
-            ) from error
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose a writable folder with free space"
-        ) from error
+            raise _disk_full(path, len(content)) from None
+        where = f"{path}: cannot be written ({error.strerror or error})"
+        raise NotWritten(f"{where}; choose a writable folder with free space") from None
+
+
+def check_writable(folder: Path, *names: str) -> None:
+    """Writes a file into a folder, or into the one that it will be made in, and removes it and what killed runs left.
+
+    For the beginning of long work, whose results shall go there. Raises UserError if that fails, or if a file of one of
+    the `names` could not be put there.
+    """
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, where a file of that name would go: move it away")
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with _part_of(there) as part:
+            _write_through(part, bytes(TRIAL))
+        _remove_abandoned(folder)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise _disk_full(folder, TRIAL) from None
+        wrong = f"cannot write into {folder} ({error.strerror or error})"
+        raise UserError(f"{wrong}: make it writable, or set data.output_dir to another folder") from None
+
+
+def _disk_full(path: Path, size: int) -> DiskFull:
+    return DiskFull(f"{path}: no space left on the disk for {size:,} bytes: free some, or choose another folder")
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Writes a new file, and waits until it is on the disk: a rename may get there before what it renames."""
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def _part_of(folder: Path) -> Iterator[Path]:
+    """A name in a folder that no other writer uses, and no file of that name at the end.
+
+    It tells who writes, so that what a killed run has left can be told from what a living one is writing.
+    """
+    part = folder / f".{platform.node()}-{os.getpid()}-{uuid.uuid4().hex}.part"
+    try:
+        yield part
     finally:
         with suppress(OSError):  # after success it is gone
             part.unlink()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes half-written files whose writer has ended. This process must not be writing there."""
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):  # its writer may finish it meanwhile
+            if not _is_being_written(part):
+                part.unlink()
+
+
+def _is_being_written(part: Path) -> bool:
+    """Whether its writer may be alive: a process of this machine that is, or of another one within a day."""
+    writer = PART.fullmatch(part.name)
+    if writer is None or writer["node"] != platform.node():
+        return time.time() - part.stat().st_mtime < DAY
+    import psutil  # seldom needed
+
+    pid = int(writer["pid"])
+    return pid != os.getpid() and psutil.pid_exists(pid)
 
 
 def check_id(sample_id: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 from lab.base.places import named
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def open_image(path: str | Path) -> Image.Image:
         head = _head(path)
         if head == b"":
             raise UserError(f"The image {name} is empty (0 bytes)") from None
+        check_pointer(path)
         raise UserError(f"The image {name} cannot be read: {_reason(error, head or b'')}") from error
 
 

@@ -8,12 +8,13 @@ Wrong files end in a UserError that names them. Reading does not import torch; w
 import gzip
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.base.arrays import Spend, array_names
 from lab.base.errors import UserError
-from lab.base.files import MOST_BYTES, read_regular
+from lab.base.files import MOST_BYTES, is_pointer, read_regular
 from lab.base.opcodes import MAGIC, Forbidden, PlainReader
 from lab.base.torch_files import read_torch, tensor_names
 
@@ -54,7 +55,27 @@ def load_plain(path: str | Path) -> Any:
 
     Raises UserError if the file is missing, no regular file, damaged or holds anything else.
     """
-    return rebuild(_read_bytes(Path(path)), str(path))
+    data = _read_bytes(Path(path))
+    if kind := next((kind for kind, is_one in OTHER_KINDS.items() if is_one(data)), None):
+        raise UserError(f"{path}: is {kind}")
+    return rebuild(data, str(path))
+
+
+def _first_member(data: bytes) -> bytes:
+    """The name of the first file in a zip, as its header tells."""
+    return data[30 : 30 + int.from_bytes(data[26:28], "little")] if data.startswith(b"PK\3\4") else b""
+
+
+CONVERT = (
+    "not a record: read the attention, [layers, heads, 1, image tokens], and write it with "
+    "lab.records.files.save_record(path, Record.from_tensor(attention, meta))"
+)
+OTHER_KINDS: dict[str, Callable[[bytes], bool]] = {
+    "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder": is_pointer,
+    f"a NumPy array (.npy), {CONVERT}": lambda data: data.startswith(b"\x93NUMPY"),
+    f"NumPy arrays (.npz), {CONVERT}": lambda data: _first_member(data).endswith(b".npy"),
+    f"a file of safetensors, {CONVERT}": lambda data: data[8:10] == b'{"' and data[6:8] == b"\0\0",
+}  # what a record may be taken for, and how it shows
 
 
 def _read_bytes(path: Path) -> bytes:

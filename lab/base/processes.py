@@ -4,21 +4,26 @@ Started by `accelerate launch --num_processes N` or by several tasks of a SLURM 
 environment; alone, it is number 0 of 1 and nothing is set up.
 """
 
+import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from lab.base.errors import UserError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 LOCK = ".running.lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,17 @@ class Processes:
         from accelerate.utils import gather_object
 
         return gather_object(found)
+
+    def first(self, function: Callable[[], object]) -> None:
+        """The main process calls the function while the others wait. All of them raise its UserError."""
+        problem: UserError | None = None
+        if self.main:
+            try:
+                function()
+            except UserError as error:
+                problem = error
+        if problem := next(filter(None, self.gather([problem])), None):
+            raise problem
 
     def end(self) -> None:
         """Ends the communication, once nobody needs it any more."""
@@ -117,21 +133,29 @@ def refuse_many(stage: str) -> None:
 
 @contextmanager
 def only_run(folder: Path, run: Processes) -> Iterator[None]:
-    """Within the block, no other run may enter it for the same folder.
+    """Within the block, no other run may enter it for the same folder; where files cannot be locked, it says so.
 
-    Raises UserError in all processes if one is there already.
+    Raises UserError in all processes if one is there already, or if the lock file cannot be opened.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
-    taken = True
+    lock = FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
     try:
-        if run.main:
-            try:
-                lock.acquire()
-            except Timeout:
-                taken = False
-        if not all(run.gather([taken])):
-            raise UserError(f"another run writes to {folder}: wait for it, or set data.output_dir to another folder")
+        run.first(partial(_take, lock, folder))
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # it ends with the process
+            lock.release()
         run.end()
+
+
+def _take(lock: BaseFileLock, folder: Path) -> None:
+    elsewhere = "set data.output_dir to another folder"
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another run writes to {folder}: wait for it, or {elsewhere}") from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.errno not in NO_LOCKS:
+            hint = f"if no other run writes there, remove it, or {elsewhere}"
+            raise UserError(f"{folder / LOCK}: cannot be locked ({why}); {hint}") from None
+        log.warning("%s cannot be locked (%s): start no second run that writes there", folder, why)

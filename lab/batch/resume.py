@@ -5,8 +5,9 @@ from functools import partial
 
 from conf.schema import Dtype
 from lab.base.console import progress
-from lab.base.errors import DiskFull, UserError, reason
+from lab.base.errors import UserError
 from lab.base.workers import in_workers, worker_count
+from lab.batch.finished import Result, attempt, entry, is_finished, read_finished
 from lab.batch.job import BatchJob
 from lab.batch.storage import serves
 from lab.datasets import Sample
@@ -15,37 +16,40 @@ from lab.records.folder import ENDINGS, find_record
 from lab.records.record import Record
 
 
-def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, str | None]]:
-    """Finishes the samples whose record is there and will do; yields each with None, or with why that failed.
+def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, Result]]:
+    """Finishes the samples whose record is there and will do; yields each with its entry, or with why that failed.
 
-    They are read in worker processes. Raises DiskFull.
+    Those that are finished by the same rules are not read. The others are, in worker processes. Raises DiskFull.
     """
+    known = read_finished(job.folder)
     names = {sample.id: [job.folder / f"{sample.id}{ending}" for ending in ENDINGS] for sample in samples}
     there = [sample for sample in samples if any(path.exists() for path in names[sample.id])]
-    outcomes = in_workers(partial(_finished, job=job), there, min(workers, worker_count(None, len(there))))
-    for sample, (serves_again, error) in progress(outcomes, "resume", total=len(there)):
-        if serves_again:
-            yield sample, error
+    finished = [sample for sample in there if is_finished(known.get(sample.id), job, sample)]
+    yield from ((sample, known[sample.id]) for sample in finished)
+    done = {sample.id for sample in finished}
+    others = [(sample, sample.id in known) for sample in there if sample.id not in done]
+    outcomes = in_workers(partial(_finished, job=job), others, min(workers, worker_count(None, len(others))))
+    for (sample, _), outcome in progress(outcomes, "resume", total=len(others)):
+        if outcome is not None:
+            yield sample, outcome
 
 
-def _finished(sample: Sample, job: BatchJob) -> tuple[bool, str | None]:
-    """Whether the record of an earlier run will do, and what went wrong when its results were written."""
+def _finished(found: tuple[Sample, bool], job: BatchJob) -> Result | None:
+    """The sample's entry, or what went wrong when its results were written; None if its record will not do.
+
+    `found` also tells whether its files have changed since they were finished, or are by other rules.
+    """
+    sample, changed = found
     try:
         path = find_record(job.folder, sample.id)
         record = load_record(path, job.logic.grids) if path is not None else None
         if path is None or record is None or not _same_question(record, sample, job):
-            return False, None
+            return None
         if not serves(record, job.data, job.logic, job.choice):
-            return False, None
+            return None
     except UserError:
-        return False, None
-    try:
-        job.finish(path, record, fresh=False)
-    except DiskFull:
-        raise
-    except Exception as error:  # one sample must not end the others' run
-        return True, reason(error)
-    return True, None
+        return None
+    return attempt(lambda: entry(job, sample, job.finish(path, record, fresh=changed)))
 
 
 def _same_question(record: Record, sample: Sample, job: BatchJob) -> bool:

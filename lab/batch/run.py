@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.base.console import progress
-from lab.base.errors import DiskFull, reason
+from lab.base.errors import DiskFull, InARow, NotWritten
 from lab.base.memory import keep_freed_memory
-from lab.base.processes import Processes
+from lab.base.processes import LOCK, Processes
 from lab.base.workers import cores, done_elsewhere
+from lab.batch.finished import Entry, Result, attempt, entry
 from lab.batch.job import BatchJob
 from lab.batch.storage import as_stored
 from lab.batch.writer import Writer
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from llava.family import LoadedModel
 
     Written = tuple[Row, Sequence[Record]]  # samples and their records
-    Problems = list[str | DiskFull | None]
-    Write = Callable[[Written], Problems]
+    Write = Callable[[Written], list[Result]]
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,24 @@ class Outcome:
 
     new: list[str] = field(default_factory=list)  # ids of the samples collected; threads append to it
     before: int = 0  # samples whose record was there
+    finished: dict[str, Entry] = field(default_factory=dict)  # the files of both
     errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
+    unwritten: InARow = field(default_factory=InARow)
     waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
-    stopped: str | None = None  # why the run had to end early
+    stopped: NotWritten | None = None  # why the run had to end early
 
     def fail(self, sample: Sample, why: str) -> None:
         log.error("%s: %s", sample.id, why)
         self.errors.append({"id": sample.id, "line": sample.line, "error": why})
+
+    def take(self, sample: Sample, result: Result) -> bool:
+        """Whether the sample is finished. Raises NotWritten if several in a row could not be written."""
+        if isinstance(result, NotWritten | str):
+            self.fail(sample, str(result))
+        else:
+            self.finished[sample.id] = result
+        self.unwritten.count(result)
+        return sample.id in self.finished
 
 
 def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
@@ -77,7 +89,8 @@ def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", ru
         done_elsewhere(partial(write_row, job=job), elsewhere) as write,
         Writer(threads=threads, ahead=AHEAD) as writer,
     ):
-        answered = _answered(batcher, waiting, write, writer, outcome)
+        guarded = partial(_guarded, write, _guard(job.folder))
+        answered = _answered(batcher, waiting, guarded, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
@@ -126,30 +139,51 @@ def _answered(
 
 
 def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number: int, outcome: Outcome) -> None:
-    """Waits for the answers of one row and has them written; runs in a writer's thread. Raises DiskFull."""
-    problems = write((samples, answers.of(number)))  # fewer than samples if the disk is full
-    for sample, problem in zip(samples, problems, strict=False):
-        if isinstance(problem, DiskFull):
-            raise problem
-        if problem is None:
+    """Waits for the answers of one row and has them written; runs in a writer's thread.
+
+    Raises NotWritten if no more can be.
+    """
+    results = write((samples, answers.of(number)))  # fewer than samples if the disk is full
+    for sample, result in zip(samples, results, strict=False):
+        if isinstance(result, DiskFull):
+            raise result
+        if outcome.take(sample, result):
             outcome.new.append(sample.id)
-        else:
-            outcome.fail(sample, problem)
 
 
-def write_row(written: "Written", job: BatchJob) -> "Problems":
-    """Ranks the records of some samples and writes their files; for each sample None, or why it failed.
+def _guard(folder: Path) -> Path:
+    """What is there as long as the folder is the one that the run began in: a new one of the same name has no lock."""
+    return folder / LOCK if (folder / LOCK).exists() else folder
+
+
+def _guarded(write: "Write", guard: Path, written: "Written") -> list[Result]:
+    """Writes what may be written.
+
+    Raises NotWritten if the folder was removed before or meanwhile, as files would appear in a new one.
+    """
+    there = guard.exists()
+    results = write(written) if there else []
+    if not (there and guard.exists()):
+        folder = guard.parent if guard.name == LOCK else guard
+        raise NotWritten(f"{folder} is not there any more: it was removed or renamed while the run was writing to it")
+    return results
+
+
+def write_row(written: "Written", job: BatchJob) -> list[Result]:
+    """Ranks the records of some samples and writes their files; for each sample its entry, or why it failed.
 
     A full disk ends the list.
     """
-    problems: Problems = []
+    results: list[Result] = []
     for sample, record in zip(*written, strict=True):
         try:
-            kept = as_stored(record, job.data, job.logic, job.choice)
-            job.finish(write_record(job.folder, sample.id, kept, job.data.record_format), kept, fresh=True)
-            problems.append(None)
+            results.append(attempt(partial(_write, job, sample, record)))
         except DiskFull as error:
-            return [*problems, error]
-        except Exception as error:  # one sample must not end the others' run
-            problems.append(reason(error))
-    return problems
+            return [*results, error]
+    return results
+
+
+def _write(job: BatchJob, sample: Sample, record: "Record") -> Entry:
+    kept = as_stored(record, job.data, job.logic, job.choice)
+    path = write_record(job.folder, sample.id, kept, job.data.record_format)
+    return entry(job, sample, job.finish(path, kept, fresh=True))

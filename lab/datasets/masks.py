@@ -92,6 +92,7 @@ def _read_image(path: Path) -> Mask:
     except UserError as error:
         raise UserError(f"the mask {named(path)} {error}") from None
     except Exception as error:
+        check_pointer(path)
         raise UserError(f"the mask {named(path)} cannot be read: {' '.join(str(error).split())}") from None
 
 

@@ -3,8 +3,9 @@
 The best heads of each sample, and the model they belong to.
 """
 
+import logging
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,10 @@ from lab.base.paths import same_model
 from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.heads.selection import Picks
-from lab.records.files import load_record
+from lab.records.files import load_or_why
 from lab.records.record import Record
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -35,17 +38,20 @@ MAX_LAYERS = MAX_HEADS_OF_LAYER = 1024  # no model has more; bounds what a wrong
 def picks_of_records(files: Sequence[Path], logic: LogicConfig, workers: int | None = None) -> Picks:
     """Ranks every record by `logic`; with one threshold over the data set, reads them twice.
 
+    Those that cannot be read are left out, which is told.
+
     Raises UserError, naming two files, if they are of different models.
     """
     passes = None
     if logic.select.threshold == ThresholdOver.dataset:
         passes = passes_on_average(files, logic, workers)
     heads = _no_heads(len(files), logic.select.top_n)
-    model = ModelOfRecords()
+    model, number = ModelOfRecords(), 0
     best = partial(_best_of_record, top_n=heads.shape[1], logic=logic, passes=passes)
-    for row, found in zip(heads, model.read(best, files, "select", workers), strict=True):
-        row[: len(found)] = np.reshape(found, (-1, 2))
-    return Picks(heads, model.shape, model.name)
+    for number, found in enumerate(model.read(best, files, "select", workers), start=1):
+        heads[number - 1, : len(found)] = np.reshape(found, (-1, 2))
+    tell_unreadable(model.unreadable, len(files))
+    return Picks(heads[:number], model.shape, model.name, model.unreadable)
 
 
 def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.ndarray | None) -> list[Head]:
@@ -57,10 +63,13 @@ def passes_on_average(
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
-    read = partial(attention_sums, digits=logic.entropy.digits)
-    for sums in ModelOfRecords().read(read, files, "threshold", workers):
+    model = ModelOfRecords()
+    for sums in model.read(partial(attention_sums, digits=logic.entropy.digits), files, "threshold", workers):
         total = total + sums
-    return passes_threshold(total / len(files), logic.threshold)
+    readable = len(files) - len(model.unreadable)
+    if not readable:
+        tell_unreadable(model.unreadable, len(files))
+    return passes_threshold(total / readable, logic.threshold)
 
 
 def _no_heads(samples: int, top_n: int) -> Int[np.ndarray, "samples top_n 2"]:
@@ -75,17 +84,22 @@ class ModelOfRecords:
     def __init__(self) -> None:
         self.name: str | None = None
         self.shape: tuple[int, int] | None = None
+        self.unreadable: dict[Path, str] = {}  # records that were left out, and why
         self._named_by = self._shaped_by = Path()
 
     def read(
         self, function: Callable[[Record], Result], files: Sequence[Path], title: str, workers: int | None = None
     ) -> Iterator[Result]:
-        """What the function makes of the records, behind a progress bar.
+        """What the function makes of the records that can be read, behind a progress bar.
 
         Raises UserError naming two files of different models.
         """
         read = in_workers(partial(_of_record, function=function), files, workers)
-        for path, (result, name, shape) in progress(read, title, total=len(files)):
+        for path, seen in progress(read, title, total=len(files)):
+            if isinstance(seen, str):
+                self.unreadable[path] = seen
+                continue
+            result, name, shape = seen
             self.compare(path, name, shape)
             yield result
 
@@ -107,9 +121,28 @@ class ModelOfRecords:
             raise UserError(f"{self._named_by} is of model {self.name}, {path} of {name}: {hint}")
 
 
-def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result, Any, tuple[int, int]]:
-    record = load_record(path)
+def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result, Any, tuple[int, int]] | str:
+    record = load_or_why(path)
+    if isinstance(record, str):
+        return record
     return function(record), record.meta.get("model_name"), (record.num_layers, record.num_heads)
+
+
+def tell_unreadable(unreadable: Mapping[Path, str], files: int) -> None:
+    """Warns in one line of files that were left out. Raises UserError if none of the `files` is left."""
+    if not unreadable:
+        return
+    first, why = next(iter(unreadable.items()))
+    if len(unreadable) == files:
+        raise UserError(f"none of {files} files in {first.parent} can be read; the first: {why}")
+    names = ", ".join(path.name for path in list(unreadable)[:3]) + (", ..." if len(unreadable) > 3 else "")
+    missing = f"{len(unreadable)} of {files} files cannot be read and count as missing, so the exit code will be 1"
+    log.warning("%s: %s; the first: %s", missing, names, why)
+
+
+def by_name(unreadable: Mapping[Path, str]) -> dict[str, str]:
+    """The same for a results file: the names of the files, and why."""
+    return {path.name: why for path, why in unreadable.items()}
 
 
 def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = ()) -> Picks:
@@ -122,20 +155,27 @@ def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path]
     model = ModelOfRecords()
     for _ in model.read(_nothing, records, "model"):
         pass
-    heads = _no_heads(len(files), top_n)
+    heads, number = _no_heads(len(files), top_n), 0
     limits = model.shape or (MAX_LAYERS, MAX_HEADS_OF_LAYER)
-    for row, path in zip(heads, progress(files, "select"), strict=True):
-        best = _best_of_ranking(path, len(row), limits)
-        row[: len(best)] = np.reshape(best, (-1, 2))
-    return Picks(heads, model.shape, model.name)
+    unreadable: dict[Path, str] = {}
+    for path in progress(files, "select"):
+        try:
+            ranking = load_plain(path)
+        except UserError as error:
+            unreadable[path] = str(error)
+            continue
+        best = _best_of_ranking(ranking, path, heads.shape[1], limits)
+        heads[number, : len(best)] = np.reshape(best, (-1, 2))
+        number += 1
+    tell_unreadable(unreadable, len(files))
+    return Picks(heads[:number], model.shape, model.name, unreadable)
 
 
 def _nothing(record: Record) -> None:
     """For what the model of a record alone is wanted."""
 
 
-def _best_of_ranking(path: Path, top_n: int, limits: tuple[int, int]) -> list[Head]:
-    ranking = load_plain(path)
+def _best_of_ranking(ranking: Any, path: Path, top_n: int, limits: tuple[int, int]) -> list[Head]:
     expected = (
         f"expected a list of {{layer, head, ...}}, best first, each head once, layer < {limits[0]} and "
         f"head < {limits[1]}"

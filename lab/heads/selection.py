@@ -3,7 +3,9 @@
 Of each sample only its best (layer, head) pairs stay in memory.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +22,7 @@ class Picks:
     heads: Int[np.ndarray, "samples top_n 2"]  # (layer, head), best first; -1 where a sample has fewer
     shape: tuple[int, int] | None = None  # (layers, heads) of the model
     model: str | None = None
+    unreadable: Mapping[Path, str] = field(default_factory=dict)  # files that were left out, and why
 
     @property
     def seen_shape(self) -> tuple[int, int]:

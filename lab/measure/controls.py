@@ -31,9 +31,9 @@ from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.datasets import Sample, read_truth
 from lab.heads.choice import HeadChoice
-from lab.heads.reading import ModelOfRecords
+from lab.heads.reading import ModelOfRecords, tell_unreadable
 from lab.measure.metrics import box_iou, exclusive
-from lab.records.files import load_record
+from lab.records.files import load_or_why
 from lab.records.folder import list_samples
 from lab.records.record import Record
 
@@ -58,6 +58,7 @@ class Overview:
     # IoU of each head's own box, added up; NaN if records keep some heads' maps only.
     head_iou: Float[np.ndarray, "layers heads"]
     samples: int = 0
+    unreadable: dict[Path, str] = field(default_factory=dict)  # records that were left out, and why
 
     @classmethod
     def empty(cls, shape: tuple[int, int]) -> "Overview":
@@ -81,12 +82,16 @@ def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
 def overview(samples: Sequence[Sample], files: dict[str, Path], logic: LogicConfig, *, oracle: bool) -> Overview:
     """Reads every record once; with `oracle`, the box of every single head must be known.
 
-    Raises UserError naming the files if records are of different models.
+    Those that cannot be read are left out, which is told.
+    Raises UserError naming the files if records are of different models, and if none can be read.
     """
     view: Overview | None = None
-    model = ModelOfRecords()
+    model, unreadable = ModelOfRecords(), dict[Path, str]()
     for sample in progress([s for s in samples if s.id in files], "evaluate 1/2"):
-        record = load_record(files[sample.id], logic.grids)
+        record = load_or_why(files[sample.id], logic.grids)
+        if isinstance(record, str):
+            unreadable[files[sample.id]] = record
+            continue
         shape = (record.num_layers, record.num_heads)
         model.compare(files[sample.id], record.meta.get("model_name"), shape)
         check_contrast(record, logic.contrast, files[sample.id])
@@ -103,7 +108,9 @@ def overview(samples: Sequence[Sample], files: dict[str, Path], logic: LogicConf
         else:
             view.head_iou[:] = np.nan
         view.samples += 1
+    tell_unreadable(unreadable, len(files))
     assert view is not None  # record_files found at least one
+    view.unreadable = unreadable
     return view
 
 

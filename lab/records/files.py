@@ -141,6 +141,14 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
     return record.counting(grids)
 
 
+def load_or_why(path: str | Path, grids: Grids = Grids.joined) -> Record | str:
+    """The same, or in one line why the file cannot be read, for whoever goes on with others."""
+    try:
+        return load_record(path, grids)
+    except UserError as error:
+        return str(error)
+
+
 def _spread(kept: Record, subset: HeadSubset) -> Record:
     """[kept heads, 1, image tokens] put in their places among all heads.
 

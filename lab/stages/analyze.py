@@ -5,8 +5,9 @@ from pathlib import Path
 
 from analyze import rank_heads
 from conf.schema import Config, LogicConfig
+from lab.base.files import check_writable
 from lab.records.files import load_record
-from lab.stages.common import make_results_folder, print_written, record_path, with_example
+from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
 from lab.stages.results import heads_table, write_ranking
 
 
@@ -19,7 +20,9 @@ def run(config: Config) -> int:
         return over_folder(config, work, errors_name="analysis_errors.jsonl", wrote="*_analysis.pkl and .json")
     config = with_example(config)
     path = record_path(config)
-    ranking = rank_heads(load_record(path, config.logic.grids), config.logic)
+    record = load_record(path, config.logic.grids)
+    check_writable(results_folder(config))
+    ranking = rank_heads(record, config.logic)
     written = write_ranking(make_results_folder(config) / path.name, ranking)
     print(heads_table(ranking[: max(10, config.logic.top_k)]))
     print_written(written)

@@ -10,16 +10,19 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import Config, DataConfig
 from lab.base.console import table
-from lab.base.errors import DiskFull, UserError
-from lab.base.files import write_atomic
+from lab.base.errors import NotWritten, UserError
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
-from lab.base.processes import Processes, only_run, processes
+from lab.base.processes import LOCK, Processes, only_run, processes
 from lab.base.workers import cores
+from lab.batch.finished import NAME, write_finished
 from lab.batch.job import BatchJob
 from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, Outcome, collect_rows
@@ -42,15 +45,20 @@ def run(config: Config) -> int:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     chosen = chosen_samples(config.data)
     group = processes()
-    folder = make_folder(config) if group.main else model_folder(config)
-    group.gather([0])  # until the folder is there
+    folder = model_folder(config)
+    group.first(partial(_begin, config))
     with only_run(folder, group):
         began = time.time()
         found = group.gather([_share(config, folder, chosen, group)])
-        if group.main:
-            _conclude(config, folder, chosen, found, time.time() - began)
-        group.gather([0])  # until the summary is there: a launcher may end everyone as soon as one process fails
+        # The others wait: a launcher may end everyone as soon as one process fails.
+        group.first(lambda: _conclude(config, folder, chosen, found, time.time() - began))
     return 1 if any(one.errors for one in found) else 0
+
+
+def _begin(config: Config) -> None:
+    """Makes the folder. Raises UserError if what the run writes could not be put there."""
+    check_writable(model_folder(config), "summary.json", "errors.jsonl", NAME)
+    make_folder(config)
 
 
 def collect_first(config: Config) -> bool:
@@ -108,8 +116,8 @@ def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Proces
                 about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
                 _tell_disk_use(job, loaded, about)
             collect_rows(job, loaded, missing, group, outcome)
-    except DiskFull as error:
-        outcome.stopped = str(error)
+    except NotWritten as error:
+        outcome.stopped = error
     return outcome
 
 
@@ -117,12 +125,9 @@ def _finish_found(job: BatchJob, samples: Sequence[Sample], group: Processes, ou
     """Ranks the records of an earlier run by today's rules. The ids of their samples, failed ones among them."""
     done = set()
     workers = job.data.workers or max(1, cores() // group.local_world)
-    for sample, error in finish_records(job, samples, workers=workers):
+    for sample, result in finish_records(job, samples, workers=workers):
         done.add(sample.id)
-        if error is None:
-            outcome.before += 1
-        else:
-            outcome.fail(sample, error)
+        outcome.before += outcome.take(sample, result)
     if done and group.main:
         log.info("%d of %d samples are collected already", len(done), len(samples))
     return done
@@ -139,13 +144,19 @@ def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", samples: int) -> None:
 
 
 def _conclude(config: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
-    """Writes errors.jsonl and summary.json and prints the table. Raises DiskFull if the run had to stop."""
+    """Writes what all processes did and prints the table. Raises NotWritten if the run had to stop."""
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
     new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
-    stopped = next((one.stopped for one in found if one.stopped), None)
-    if stopped:
-        left = len(chosen) - new - before
-        raise DiskFull(f"{stopped}; {left} of {len(chosen)} samples are missing; the same command continues with them")
+    finished = {sample: entry for one in found for sample, entry in one.finished.items()}
+    if stopped := next((one.stopped for one in found if one.stopped), None):
+        there = (folder / LOCK).exists()  # else the folder was removed, and all that was written
+        if there:
+            with suppress(NotWritten):
+                write_finished(folder, finished)
+        left = len(chosen) - new - before if there else len(chosen)
+        missing = f"{left} of {len(chosen)} samples are missing; the same command continues with them"
+        raise type(stopped)(f"{stopped}; {missing}")
+    write_finished(folder, finished)
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
         "data_file": str(config.data.data_file),

@@ -2,6 +2,7 @@
 
 from conf.schema import Config
 from lab.base.errors import UserError
+from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.batch.storage import as_stored
 from lab.records.folder import write_record
@@ -12,6 +13,7 @@ from lab.stages.common import (
     choice_of,
     image_path,
     make_folder,
+    model_folder,
     new_record_name,
     print_written,
     wants_generic,
@@ -38,6 +40,7 @@ def ask(config: Config) -> tuple[str, Record]:
     image_file = image_path(config)
     image, query = open_image(image_file), asked(config)
     name = new_record_name(config)
+    check_writable(model_folder(config))
     from collector import collect  # torch and transformers take seconds: wrong input is told before
 
     loaded = common.load_model(config)

@@ -13,9 +13,10 @@ import numpy as np
 from conf.schema import BoxConvention, Config, DataConfig, LogicConfig, Ties, as_dict
 from lab.base.console import markdown, table
 from lab.base.errors import UserError
-from lab.base.files import write_atomic
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
+from lab.heads.reading import by_name
 from lab.measure.coco import coco_predictions
 from lab.measure.controls import (
     Overview,
@@ -30,7 +31,7 @@ from lab.measure.intervals import Estimate, metric_names, summarize
 from lab.measure.metrics import Prediction, Score, misses
 from lab.measure.predictions import measure, merge_draws
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, make_results_folder, print_written, records_folder
+from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
 
 COLUMNS = metric_names()
 SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
@@ -39,14 +40,16 @@ SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLU
 def run(config: Config) -> int:
     """Measures the records of a data file's samples, prints the table, writes metrics and predictions.
 
-    Returns 1 if a sample could not be collected.
+    Returns 1 if a sample could not be collected, or a record not be read.
     """
     check_controls(config.evaluate.controls)
     samples = samples_with_truth(config.data)
     failed = collect_first(config)
     folder, choice = records_folder(config), choice_of(config)
     files = record_files(folder, samples)
+    check_writable(results_folder(config), "metrics.json", "metrics.md", "predictions.coco.json")
     view = overview(samples, files, config.logic, oracle="oracle" in config.evaluate.controls)
+    files = {name: path for name, path in files.items() if path not in view.unreadable}
     rng = np.random.default_rng(config.seed)
     setting = Setting(view, config.logic, choice.fixed(view.shape), config.evaluate.draws, rng)
     pickers = make_pickers(config.evaluate.controls, setting, choice)
@@ -61,7 +64,7 @@ def run(config: Config) -> int:
         count = f"{len(missed)} of {len(samples)} samples"
         print(f"\n{count} have no usable prediction and count as misses (metrics.json lists them)")
     print_written(written)
-    return 1 if failed else 0
+    return 1 if failed or view.unreadable else 0
 
 
 def samples_with_truth(data: DataConfig) -> list[Sample]:
@@ -110,6 +113,7 @@ def _write(
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
         "misses": dict(misses(scores)),
         "ties_at_cut": view.tied / view.samples,
+        "unreadable": by_name(view.unreadable),
         "head_mean_iou": None if np.isnan(mean_iou).any() else mean_iou.round(4).tolist(),
         "selection_counts": view.selected.astype(int).tolist(),
         "spearman_selection_iou": {"rho": rho, "heads": selected_heads},

@@ -18,6 +18,8 @@ from lab.stages.results import (
     write_ranking,
 )
 
+RANKING = ("grids", "threshold", "entropy", "ties", "filter")  # what of `logic` decides a ranking
+LOCATING = ("top_k", "heads", "contrast", "smoothing", "mask", "box")  # and a mask and a box
 DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
@@ -35,21 +37,32 @@ class Finish:
         """As a configuration says."""
         return cls(config.logic, choice_of(config), FigureOptions.of(config), config.data.visualize_batch)
 
-    def __call__(self, path: Path, record: Record, *, fresh: bool) -> None:
-        """Ranks, and localizes if asked to.
+    @property
+    def rules(self) -> str:
+        """All settings that decide what the files hold; the ranking's alone if there are no others."""
+        names = (*RANKING, *LOCATING) if self.visualize else RANKING
+        drawn = (self.choice, self.figures) if self.visualize else None
+        return repr(([getattr(self.logic, name) for name in names], drawn))
 
-        Files of a record that is not `fresh` are kept if they still tell its box.
+    def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
+        """Ranks, and localizes if asked to. The files of the sample.
+
+        Masks, boxes and figures of a record that is not `fresh` are kept if they still tell its box.
         """
         ranking = rank_heads(record, self.logic)
-        write_ranking(path, ranking)
+        files = [path, *write_ranking(path, ranking)]
         if not self.visualize:
-            return
+            return files
         result = localize_record(record, ranking, self.logic, self.choice)
         if fresh or not self._drawn(path, record, result):
             with DRAWING:
                 write_localization(path, record, result, self.logic, self.figures)
+        return [*files, *self._located(path, result)]
+
+    def _located(self, path: Path, result: Localization) -> list[Path]:
+        box, mask = sibling(path, "_bbox.json"), sibling(path, "_mask.png")
+        return [box, mask, *(self.figures.files(path, result) if self.figures.save else [])]
 
     def _drawn(self, path: Path, record: Record, result: Localization) -> bool:
-        box, mask = sibling(path, "_bbox.json"), sibling(path, "_mask.png")
-        wanted = [box, mask, *(self.figures.files(path, result) if self.figures.save else [])]
-        return all(file.exists() for file in wanted) and box.read_text() == box_json(record, result)
+        wanted = self._located(path, result)
+        return all(file.exists() for file in wanted) and wanted[0].read_text() == box_json(record, result)

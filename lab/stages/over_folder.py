@@ -12,12 +12,12 @@ from pathlib import Path
 
 from conf.schema import Config
 from lab.base.console import progress, table
-from lab.base.errors import DiskFull, UserError
-from lab.base.files import write_atomic
+from lab.base.errors import DiskFull, InARow, NotWritten, UserError
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.base.workers import in_workers, worker_count
 from lab.records.folder import list_samples
-from lab.stages.common import make_results_folder
+from lab.stages.common import make_results_folder, results_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,18 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str) -> 
     `work` can be sent to other processes. `wrote` names the files that it writes into `results_folder`.
     """
     files = _records(config)
+    check_writable(results_folder(config), errors_name)
     folder = make_results_folder(config)
     workers = worker_count(config.data.workers, len(files))
     began = time.monotonic()
     outcomes = in_workers(partial(_done, work=work, folder=folder), files, workers)
-    errors = []
+    errors, unwritten = [], InARow()
     for path, error in progress(outcomes, config.stage, total=len(files)):
         if error is not None:
             log.error("%s", error)
-            errors.append({"id": path.name.removesuffix(".gz").removesuffix(".pkl"), "file": str(path), "error": error})
+            name = path.name.removesuffix(".gz").removesuffix(".pkl")
+            errors.append({"id": name, "file": str(path), "error": str(error)})
+        unwritten.count(error)
     seconds = time.monotonic() - began
     if errors:
         write_atomic(folder / errors_name, "".join(json.dumps(error) + "\n" for error in errors))
@@ -66,12 +69,17 @@ def _records(config: Config) -> list[Path]:
     return files
 
 
-def _done(path: Path, work: Work, folder: Path) -> str | None:
-    """Does the work for one record. What is wrong with it, or None. Raises DiskFull."""
+def _done(path: Path, work: Work, folder: Path) -> NotWritten | str | None:
+    """Does the work for one record. What is wrong with it, or why its results cannot be written, or None.
+
+    Raises DiskFull.
+    """
     try:
         work(path, folder / path.name)
     except DiskFull:
         raise
+    except NotWritten as error:
+        return error
     except UserError as error:
         return str(error)
     except Exception as error:  # one record must not end the others' work

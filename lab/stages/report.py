@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from conf.schema import Config
-from lab.base.files import write_atomic
+from lab.base.files import check_writable, write_atomic
 from lab.report.gather import gather, read_run, read_two_runs
 from lab.stages.common import OUTPUT, make_results_folder, print_written, records_folder, results_folder
 
@@ -16,6 +16,7 @@ def run(config: Config) -> int:
     else:
         runs = read_two_runs(config.data.runs, config)
         target = Path(OUTPUT if config.data.output_dir is None else config.data.output_dir) / "compare.html"
+    check_writable(target.parent, target.name)
     from lab.report.page import render  # jinja2, only when a page is made
 
     gathered = gather(runs, config.report, config.seed)

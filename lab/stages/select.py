@@ -14,16 +14,16 @@ from analyze import Head
 from conf.schema import Config, SelectConfig, Source, ThresholdOver, as_dict
 from lab.base.console import table
 from lab.base.errors import UserError
-from lab.base.files import write_atomic
+from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.datasets import read_samples
 from lab.heads.files import NAME
-from lab.heads.reading import picks_of_analyses, picks_of_records
+from lab.heads.reading import by_name, picks_of_analyses, picks_of_records
 from lab.heads.selection import Picks, Selection, count_selections
 from lab.records.folder import list_samples
 from lab.stages import batch
 from lab.stages.batch import refuse_two_sources
-from lab.stages.common import make_results_folder, model_folder, print_written, records_folder
+from lab.stages.common import make_results_folder, model_folder, print_written, records_folder, results_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +31,26 @@ log = logging.getLogger(__name__)
 def run(config: Config) -> int:
     """Counts, writes the heads, the frequencies and their figure, and shows the best.
 
-    Returns 1 if a sample could not be collected.
+    Returns 1 if a sample could not be collected, or a record not be read.
     """
     failed, names = _collected(config)
     folder = records_folder(config)
     listed = list_samples(folder)
+    check_writable(results_folder(config), NAME, "selection_frequency.csv")
     source, files = chosen_files(folder, listed, names, config.logic.select)
     if source == Source.records:
         picks = picks_of_records(files, config.logic, config.data.workers)
     else:
         picks = picks_of_analyses(files, config.logic.select.top_n, list(listed["records"].values())[:1])
+    if picks.unreadable:
+        _check_number(len(picks.heads), f"what can be read in {folder}", config.logic.select)
     selection = count_selections(picks, config.logic.select, config.seed)
     target = make_results_folder(config)
     written = _write(target, picks, selection, source, config)
     print(selection_table(selection, max(10, config.logic.top_k)))
     print_written(written)
     print(f"\nuse them: logic.heads={target / NAME}")
-    return 1 if failed else 0
+    return 1 if failed or picks.unreadable else 0
 
 
 def _collected(config: Config) -> tuple[bool, set[str] | None]:
@@ -133,6 +136,7 @@ def heads_json(picks: Picks, selection: Selection, source: Source, model: str | 
         "num_heads": heads,
         "heads": [_row(selection, head) for head in selection.ranked() if selection.count[head]],
         "samples": selection.samples,
+        "unreadable": by_name(picks.unreadable),
         "samples_with_fewer_heads": int(np.count_nonzero(picks.heads[:, -1, 0] < 0)),
         "top_n": config.logic.select.top_n,
         "trials": selection.trials,

@@ -8,10 +8,10 @@ from typing import Any
 
 from conf.schema import BoxConvention, Config, as_dict
 from lab.base.console import table
-from lab.base.files import write_atomic
+from lab.base.files import check_writable, write_atomic
 from lab.datasets import Sample
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, make_results_folder, print_written, records_folder
+from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
 from lab.stages.evaluate import samples_with_truth
 from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
@@ -23,15 +23,16 @@ from lab.study.settings import Settings
 
 
 def run(config: Config) -> int:
-    """Measures, writes, and prints the claims. Returns 1 if a sample could not be collected."""
+    """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
     samples = samples_with_truth(config.data)
     failed = collect_first(config)
     folder = records_folder(config)
+    check_writable(results_folder(config), "study.md", "study.json")
     study = make_study(samples, folder, settings_of(config))
     written = write(study, make_results_folder(config), figures=config.save_fig)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)
-    return 1 if failed else 0
+    return 1 if failed or study.split.unreadable else 0
 
 
 def settings_of(config: Config) -> Settings:

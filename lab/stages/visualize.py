@@ -7,11 +7,12 @@ from analyze import rank_heads, scores_of
 from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig
 from lab.base.errors import UserError
+from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.heads.choice import HeadChoice
 from lab.records.files import load_record
 from lab.records.record import Record
-from lab.stages.common import choice_of, make_results_folder, print_written, record_path, with_example
+from lab.stages.common import choice_of, make_results_folder, print_written, record_path, results_folder, with_example
 from lab.stages.results import FigureOptions, box_line, heads_table, picture_of, write_localization
 
 
@@ -27,6 +28,7 @@ def run(config: Config) -> int:
         return over_folder(config, work, errors_name="visualize_errors.jsonl", wrote="masks, boxes and figures")
     config = with_example(config)
     path = record_path(config)
+    check_writable(results_folder(config))
     record, result = locate(path, config.logic, choice, figures)
     written = write_localization(make_results_folder(config) / path.name, record, result, config.logic, figures)
     print(heads_table(scores_of(record, result.heads, config.logic)))

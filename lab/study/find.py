@@ -4,8 +4,8 @@ No label is read for the selection. Labels are read for `iou` alone, which serve
 correlation.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from lab.base.errors import UserError
 from lab.base.paths import find
 from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
-from lab.heads.reading import ModelOfRecords, passes_on_average
+from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
 from lab.measure.controls import allowed, check_contrast, head_ious, record_files
 from lab.measure.intervals import numbered
-from lab.records.files import load_record
+from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
 from lab.study.settings import Settings
 
@@ -38,6 +38,7 @@ class Split:
     files: dict[str, Path]  # records of the scored samples, by id; a sample without one is a miss
     finding: tuple[Path, ...]  # records over which the heads are counted
     note: str
+    unreadable: Mapping[Path, str] = field(default_factory=dict)  # records that were left out, and why
 
     @property
     def paths(self) -> list[Path]:
@@ -145,11 +146,13 @@ class Found:
 
 
 def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
-    """As `study.find` says. Raises UserError if a side would be empty."""
+    """As `study.find` says, without the records that cannot be read. Raises UserError if a side would be empty."""
     files, where = record_files(folder, samples), settings.study.find
+    broken = _unreadable(list(files.values()), settings)
+    files = {name: path for name, path in files.items() if path not in broken}
     if where == "all":
         note = f"Heads are counted over the {len(files)} scored samples themselves: counting reads no label."
-        return Split(tuple(samples), files, tuple(files.values()), note)
+        return Split(tuple(samples), files, tuple(files.values()), note, broken)
     if where == "half":
         if len(files) < 2:
             raise UserError(
@@ -158,16 +161,30 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
         finders = _half(samples, files, settings.seed)
         note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on other pictures."
         scored = tuple(sample for sample in samples if sample.id not in finders)
-        return Split(scored, _without(files, finders), tuple(files[i] for i in sorted(finders)), note)
+        return Split(scored, _without(files, finders), tuple(files[i] for i in sorted(finders)), note, broken)
     other = find(where)
     if not other.is_dir():
         raise UserError(f"study.find={where}: no such folder; expected all, half or a folder of records")
-    finding = tuple(list_samples(other)["records"].values())
-    if not finding:
+    others = list(list_samples(other)["records"].values())
+    if not others:
         raise UserError(f"study.find={where}: no records there; expected all, half or a folder of records")
-    return Split(
-        tuple(samples), files, finding, f"Heads are counted over {len(finding)} other records, of another folder."
-    )
+    broken_others = _unreadable(others, settings)
+    finding = tuple(path for path in others if path not in broken_others)
+    note = f"Heads are counted over {len(finding)} other records, of another folder."
+    return Split(tuple(samples), files, finding, note, broken | broken_others)
+
+
+def _unreadable(paths: Sequence[Path], settings: Settings) -> dict[Path, str]:
+    """The records that cannot be read, and why, which is told: the readings to come need to know how many there are."""
+    read = progress(in_workers(_why_not, paths, settings.workers), "study, check", total=len(paths))
+    broken = {path: why for path, why in read if why is not None}
+    tell_unreadable(broken, len(paths))
+    return broken
+
+
+def _why_not(path: Path) -> str | None:
+    record = load_or_why(path)
+    return record if isinstance(record, str) else None
 
 
 def _half(samples: Sequence[Sample], files: dict[str, Path], seed: int) -> set[str]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from analyze import Head
 from lab.base.console import markdown
+from lab.heads.reading import by_name
 from lab.study.claims import Agreement, Claim, Correlation
 from lab.study.find import Found, Split, first_heads
 from lab.study.measure import METRICS, Measured
@@ -160,6 +161,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "model": study.found.model or settings.model,
         "scored": len(study.split.scored),
         "records": len(study.split.files),
+        "unreadable": by_name(study.split.unreadable),
         "found_over": len(study.split.finding),
         "found_note": study.split.note,
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in study.claims],

@@ -10,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from safetensors import SafetensorError, safe_open
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
@@ -27,10 +28,14 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
     Downloads go to `cache_dir`, or to HF_HUB_CACHE / HF_HOME when it is None.
 
     Raises:
-        UserError: no such folder or repository, no access, no connection and nothing in the cache.
+        UserError: no such folder or repository, no access, no connection and nothing in the cache, or a small file that
+            is only a git-lfs pointer.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern)):
+            check_pointer(path)
+        return folder
     try:
         return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=list(patterns)))
     except HFValidationError:
@@ -103,10 +108,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 def check_weight_file(path: Path) -> None:
     """Raises UserError if the file is truncated or only a git-lfs pointer; reads no more than its ends."""
+    check_pointer(path)
     with path.open("rb") as stream:
         head = stream.read(32)
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` in its folder")
     try:
         if path.suffix == ".safetensors":
             safe_open(path, framework="pt")

@@ -18,6 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 from llava.checkpoint.files import listed
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     Raises UserError if it cannot be read or holds other things.
     """
+    check_pointer(path)
     with one_line_errors(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

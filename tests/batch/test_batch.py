@@ -1,13 +1,15 @@
 """stage=batch: what is asked together, what a failure takes with it, and runs of many processes."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,17 @@ from PIL import Image
 
 import lab.batch.batcher
 import lab.batch.run
-from lab.base.errors import DiskFull, UserError
+from lab.base.errors import DiskFull, NotWritten, UserError
 from lab.base.paths import PROJECT
-from lab.base.processes import LOCK, Processes
+from lab.base.processes import LOCK, Processes, only_run
 from lab.base.workers import done_elsewhere
 from lab.batch.batcher import AdaptiveBatcher, automatic_size
 from lab.batch.rows import MOST_EXPRESSIONS, RowDataset, feed, plan_rows
 from lab.batch.run import writers
 from lab.batch.writer import Writer
 from lab.datasets import Sample
-from lab.records.files import load_record
+from lab.records.files import load_record, save_record
+from lab.stages.finish import LOCATING, RANKING
 from pipeline import run
 from tests.conftest import configuration
 
@@ -353,6 +356,187 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
         batch(tmp_path)
     assert not list(folder.glob("*.pkl"))
     assert batch(tmp_path) == 0  # the lock of a run that ended, however it did, is free
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_locked_the_run_says_so_and_goes_on(tmp_path, monkeypatch, caplog, number):
+    monkeypatch.setattr("fcntl.flock", fail_with(number))
+    assert batch(tmp_path, asked=ASKED[:1]) == 0
+    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert line.endswith("start no second run that writes there")
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "out" / PICTUREBOOK
+    monkeypatch.setattr("fcntl.flock", fail_with(errno.EIO))
+    with pytest.raises(
+        UserError, match=r"\.running\.lock: cannot be locked \(Input/output error\); if no other run"
+    ) as caught:
+        batch(tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    (folder / LOCK).unlink()
+    (folder / LOCK).mkdir()
+    with pytest.raises(UserError, match=r"\.running\.lock: cannot be locked \(Is a directory\)"):
+        only_lock(folder)
+
+
+def only_lock(folder: Path) -> None:
+    with only_run(folder, Processes()):
+        pass
+
+
+def fail_with(number: int):
+    """A function that fails as the system does."""
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+# what an earlier run has finished
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[str]:
+    """The names of the records that a resumed run has read."""
+    read: list[str] = []
+
+    def load(path, grids):
+        read.append(path.name)
+        return load_record(path, grids)
+
+    monkeypatch.setattr("lab.batch.resume.load_record", load)
+    return read
+
+
+def times(tmp_path: Path, *endings: str) -> dict[str, int]:
+    folder = tmp_path / "out" / PICTUREBOOK
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name.endswith(endings)}
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_what_is_finished_by_the_same_rules_is_neither_read_nor_written_again(tmp_path, loads):
+    results = ("pkl", "_analysis.json", "_mask.png", "_bbox.json", "_top3.png", "finished.json")
+    drawn = ("data.visualize_batch=true", "viz.heads=false")
+    assert batch(tmp_path, *drawn, asked=ASKED[:2]) == 0
+    before = times(tmp_path, *results)
+    assert len(before) == 2 * 6 + 1
+    for same in ((), ("data.workers=1", "logic.select.trials=3", "data.batch_size=1")):
+        assert batch(tmp_path, *drawn, *same, asked=ASKED[:2]) == 0
+        assert (loads, times(tmp_path, *results)) == ([], before)
+    assert json.loads((tmp_path / "out" / PICTUREBOOK / "summary.json").read_text())["skipped"] == 2
+    assert batch(tmp_path, *drawn, "logic.entropy.weight=area", asked=ASKED[:2]) == 0
+    assert sorted(loads) == ["a.pkl", "b.pkl"]
+    changed = times(tmp_path, *results)
+    assert all(changed[name] > before[name] for name in before if name not in ("a.pkl", "b.pkl"))
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("name", ["a.pkl", "a_analysis.pkl", "a_analysis.json", "a_mask.png", "a_bbox.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:9])])
+def test_a_file_that_is_gone_or_cut_is_made_again_and_no_other(tmp_path, loads, name, damage):
+    drawn = ("data.visualize_batch=true", "save_fig=false")
+    assert batch(tmp_path, *drawn, asked=ASKED[:2]) == 0
+    path = tmp_path / "out" / PICTUREBOOK / name
+    content, others = path.read_bytes(), times(tmp_path, "b.pkl", "b_analysis.pkl", "b_mask.png")
+    damage(path)
+    assert batch(tmp_path, *drawn, asked=ASKED[:2]) == 0
+    assert path.read_bytes() == content
+    assert times(tmp_path, "b.pkl", "b_analysis.pkl", "b_mask.png") == others
+    assert "b.pkl" not in loads
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_replaced_record_another_question_and_a_damaged_list_are_read_again(tmp_path, loads):
+    assert batch(tmp_path, asked=ASKED[:2]) == 0
+    folder = tmp_path / "out" / PICTUREBOOK
+    save_record(folder / "a.pkl", replace(load_record(folder / "a.pkl"), attn=attention(tmp_path, "b")))
+    expected = (folder / "b_analysis.json").read_text()
+    assert batch(tmp_path, asked=ASKED[:2]) == 0
+    assert loads == ["a.pkl"]
+    assert (folder / "a_analysis.json").read_text() == expected
+    loads.clear()
+    assert batch(tmp_path, asked=[ASKED[0], ("b", "the dog", DOG)]) == 0
+    assert loads == ["b.pkl"]
+    assert load_record(folder / "b.pkl").meta["query"] == "the dog"
+    loads.clear()
+    for content in ("[", "[]", '{"a": 3, "b": {"by": 1, "files": []}}'):
+        (folder / "finished.json").write_text(content)
+        assert batch(tmp_path, asked=ASKED[:2]) == 0
+    assert sorted(loads) == 3 * ["a.pkl"] + 3 * ["b.pkl"]
+    (folder / "a.pkl.gz").write_bytes(b"")  # the same sample twice: asked again, and one of them goes
+    assert batch(tmp_path, asked=ASKED[:2]) == 0
+    assert not (folder / "a.pkl.gz").exists()
+
+
+def test_every_key_of_logic_decides_a_ranking_or_a_box_or_is_known_not_to():
+    assert set(vars(configuration().logic)) == {*RANKING, *LOCATING, "select"}
+
+
+# what cannot be written
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG])
+def test_a_run_whose_files_cannot_be_written_stops_after_a_few_and_goes_on_later(tmp_path, monkeypatch, number):
+    many = [(f"s{i}", "the cat", CAT) for i in range(24)]
+    write, tried = lab.batch.run.write_record, []
+
+    def fail(folder, name, *rest):
+        tried.append(name)
+        if len(tried) > 2:
+            raise NotWritten(f"{name}: cannot be written ({os.strerror(number)})")
+        return write(folder, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.batch.run, "write_record", fail)
+        missing = r"so it was with 5 samples in a row; 22 of 24 samples are missing; the same command continues"
+        with pytest.raises(NotWritten, match=rf"^s\d+: cannot be written .*{missing} with them$"):
+            batch(tmp_path, "data.share_image=false", asked=many)
+    assert len(tried) < 24
+    assert batch(tmp_path, asked=many) == 0
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_folder_that_is_removed_meanwhile_ends_the_run_and_does_not_appear_again(tmp_path, monkeypatch):
+    write = lab.batch.run.write_row
+
+    def gone(written, job):
+        if any(sample.id == "b" for sample in written[0]):
+            shutil.rmtree(job.folder)
+        return write(written, job)
+
+    monkeypatch.setattr(lab.batch.run, "write_row", gone)
+    with pytest.raises(NotWritten, match=r"is not there any more: .*; 4 of 4 samples are missing; the same command"):
+        batch(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    for name in ("summary.json", "errors.jsonl", "finished.json"):
+        (tmp_path / "new" / PICTUREBOOK / name).mkdir(parents=True)
+        with pytest.raises(UserError, match=rf"{name} is a folder"):
+            batch(tmp_path, out="new")
+        (tmp_path / "new" / PICTUREBOOK / name).rmdir()
+
+
+@pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize("name", ["finished.json", "errors.jsonl", "summary.json"])
+def test_a_disk_that_is_full_at_the_end_is_one_line(tmp_path, monkeypatch, name):
+    write = Path.replace
+
+    def full(self, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(DiskFull, match=rf"{name}: no space left on the disk for [\d,]+ bytes") as caught:
+        batch(tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
 
 
 def in_processes(

@@ -435,7 +435,7 @@ def test_a_full_disk_stops_the_batch_with_what_is_missing_and_the_same_command_c
     def full(self, mode="r", *args, **kwargs):
         if mode == "xb":
             written.append(self)
-        if len(written) > 4:  # the configuration, a record and its ranking fit
+        if len(written) > 5:  # the trial, the configuration, a record and its ranking fit
             raise OSError(28, "No space left on device")
         return write(self, mode, *args, **kwargs)
 

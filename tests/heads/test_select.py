@@ -329,11 +329,37 @@ def test_a_malformed_ranking_is_refused_by_name(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path):
-    write_records(tmp_path, 2)
-    (tmp_path / "r9.pkl").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"r9\.pkl"):
-        select(tmp_path, "logic.select.samples=null")
+@pytest.mark.parametrize("threshold", ["sample", "dataset"])
+def test_records_that_cannot_be_read_are_left_out_told_and_end_with_1(tmp_path, caplog, threshold):
+    write_records(tmp_path, 4)
+    whole = select(tmp_path, "logic.select.samples=null", f"logic.select.threshold={threshold}")
+    assert whole["unreadable"] == {}
+    (tmp_path / "a.pkl").write_bytes(b"half")
+    (tmp_path / "r9.pkl").touch()
+    command = ("stage=select", "model=llava15_7b", f"data.attention_dir={tmp_path}", "save_fig=false")
+    config = configuration(*command, "logic.select.samples=null", f"logic.select.threshold={threshold}")
+    assert run(config) == 1
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "2 of 6 files cannot be read and count as missing, so the exit code will be 1: a.pkl, r9.pkl; " in line
+    found = json.loads((tmp_path / NAME).read_text())
+    assert set(found["unreadable"]) == {"a.pkl", "r9.pkl"}
+    assert [found[key] for key in ("samples", "heads")] == [whole[key] for key in ("samples", "heads")]
+    with pytest.raises(UserError, match=r"what can be read in .* has 4 samples, but logic.select.samples=5"):
+        select(tmp_path, "logic.select.samples=5", f"logic.select.threshold={threshold}")
+    for path in tmp_path.glob("*.pkl*"):
+        path.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"none of 6 files in .* can be read; the first: .*a\.pkl: truncated"):
+        select(tmp_path, "logic.select.samples=null", f"logic.select.threshold={threshold}")
+
+
+def test_rankings_that_cannot_be_read_are_left_out(tmp_path):
+    write_rankings(tmp_path, [(2, 0)], [(2, 1)])
+    (tmp_path / "x_analysis.pkl").write_bytes(b"half")
+    config = configuration("stage=select", "model=llava15_7b", f"data.attention_dir={tmp_path}", "save_fig=false",
+                           "logic.select.samples=null")  # fmt: skip
+    assert run(config) == 1
+    found = json.loads((tmp_path / NAME).read_text())
+    assert (found["samples"], list(found["unreadable"])) == (2, ["x_analysis.pkl"])
 
 
 # over a data file

@@ -150,6 +150,12 @@ def test_missing_shard(tmp_path, tensors, tower, kind):
     refuse(folder, "lacks weight files", path.name)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_git_lfs_pointer_in_place_of_a_small_file(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refuse(tmp_path, rf"{name} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+
+
 def test_git_lfs_pointer(tmp_path, tensors, tower):
     folder = write_original(tmp_path / "m", tensors, tower)
     (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

@@ -1,10 +1,13 @@
 """Record files: what is read back, what is refused and in which words, and that nothing in a file is ever executed."""
 
 import collections
+import errno
 import gzip
 import io
 import os
 import pickle
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +16,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import save
 
 from conf.schema import Grids
+from lab.base.console import one_line
 from lab.base.errors import DiskFull, UserError
-from lab.base.files import check_id, write_atomic
+from lab.base.files import check_id, check_writable, write_atomic
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
 from lab.base.pickles import load_plain
+from lab.datasets.sample import read_mask
 from lab.records.files import load_record, save_record
 from lab.records.record import Record
 from llava.grid import Grid
@@ -475,6 +483,102 @@ def test_a_read_only_folder_is_a_user_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match=r"cannot be written .Permission denied."):
         write_atomic(tmp_path / "a.json", "x")
+
+
+OTHER_KINDS = {
+    "a NumPy array (.npy)": np.save,
+    "NumPy arrays (.npz)": np.savez_compressed,
+    "a file of safetensors": lambda stream, attn: stream.write(save({"attn": attn})),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_of_files_are_named_with_the_way_to_a_record(tmp_path, kind):
+    attn, path = weights().numpy(), tmp_path / "a.pkl"
+    with path.open("wb") as stream:
+        OTHER_KINDS[kind](stream, attn)
+    with pytest.raises(UserError, match=rf"^{path}: is {re.escape(kind)}, not a record: .*save_record") as caught:
+        load_record(path)
+    assert "\n" not in str(caught.value)
+    save_record(path, Record.from_tensor(attn, {}))  # what the line says
+    assert_array_equal(load_record(path).attn, attn)
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_record_or_a_picture_is_named(tmp_path):
+    for name, read in (("a.pkl", load_record), ("a.png", open_image), ("m.png", lambda path: read_mask(path, (4, 4)))):
+        (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\nsize 1\n")
+        with pytest.raises(UserError, match=rf"{name}:? is a git-lfs pointer, not the file itself: run `git lfs pull`"):
+            read(tmp_path / name)
+
+
+# what is there before and after
+
+
+def test_a_folder_is_tried_before_the_work_and_what_killed_writers_left_is_removed(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    node, hexes = platform.node(), 32 * "a"
+    dead, alive, elsewhere = (
+        tmp_path / f".{who}-{hexes}.part" for who in (f"{node}-{ended.pid}", f"{node}-{os.getppid()}", "else-where-1")
+    )
+    old = tmp_path / f".{hexes}.part"  # of a version that did not tell its writer
+    for part in (dead, alive, elsewhere, old):
+        part.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    check_writable(tmp_path, "a.json")
+    assert sorted(tmp_path.iterdir()) == sorted([alive, elsewhere])
+    check_writable(tmp_path / "not" / "yet")
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(UserError, match=r"a\.json is a folder, where a file of that name would go"):
+        check_writable(tmp_path, "a.json")
+    for number, kind, message in (
+        (errno.ENOSPC, DiskFull, "no space left on the disk for 65,536 bytes"),
+        (errno.EROFS, UserError, r"cannot write into .* \(Read-only file system\): make it writable"),
+    ):
+
+        def fail(_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(kind, match=message):
+            check_writable(tmp_path)
+    assert sorted(tmp_path.glob(".*")) == sorted([alive, elsewhere])
+
+
+def test_a_write_that_is_killed_leaves_a_part_that_tells_its_writer(tmp_path):
+    code = (
+        "import os, sys; from lab.base.files import write_atomic\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "write_atomic(sys.argv[1], 'half')"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], cwd=PROJECT, check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.part"))) == 1
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_waits_for_the_disk_before_the_file_gets_its_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append([path.suffix for path in tmp_path.iterdir()]))
+    write_atomic(tmp_path / "a.json", "x")
+    assert seen == [[".part"]]
+
+
+def test_an_error_tells_its_cause_and_the_final_name_once(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / ".x.part"))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull) as caught:
+        write_atomic(tmp_path / "a.json", "x")
+    line = one_line(caught.value)
+    assert line == f"{tmp_path}/a.json: no space left on the disk for 1 bytes: free some, or choose another folder"
+    (tmp_path / "r.pkl").write_bytes(b"nothing")
+    with pytest.raises(UserError) as caught:
+        load_record(tmp_path / "r.pkl")
+    assert one_line(caught.value) == str(caught.value)
 
 
 # ids

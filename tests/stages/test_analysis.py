@@ -3,6 +3,7 @@
 The same files as one by one, in one process or several, and nothing lost to a bad record.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from numpy.testing import assert_array_equal
 import lab.base.workers
 from analyze import rank_heads, score_heads
 from lab.base.chunks import cast, in_chunks
-from lab.base.errors import DiskFull, UserError
+from lab.base.errors import DiskFull, NotWritten, UserError
 from lab.base.paths import PROJECT
 from lab.base.workers import CHUNK, in_workers, worker_count
 from lab.batch.storage import as_stored
@@ -50,6 +51,15 @@ def folder(_records, tmp_path) -> Path:
     for path in _records.iterdir():
         shutil.copy(path, tmp_path)
     return tmp_path
+
+
+def fail_with(number: int):
+    """A function that fails as the system does."""
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def analyze_stage(folder: Path, *overrides: str) -> int:
@@ -121,13 +131,27 @@ def test_a_folder_without_records_or_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(folder, monkeypatch):
-    def refuse(path, data):
-        raise UserError(f"{path}: cannot be written")
-
-    monkeypatch.setattr("lab.stages.common.write_atomic", refuse)
-    monkeypatch.setattr("lab.stages.analyze.load_record", None)
-    with pytest.raises(UserError, match=r"config.analyze.yaml: cannot be written"):
+    monkeypatch.setattr("lab.stages.analyze.load_record", lambda *_: pytest.fail("a record was read"))
+    (folder / "analysis_errors.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"analysis_errors.jsonl is a folder"):
         analyze_stage(folder)
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EROFS))
+    (folder / "analysis_errors.jsonl").rmdir()
+    with pytest.raises(UserError, match=r"cannot write into .* \(Read-only file system\): make it writable, or set"):
+        analyze_stage(folder)
+
+
+def test_rankings_that_cannot_be_written_end_the_stage_after_a_few(folder, monkeypatch, caplog):
+    written = []
+
+    def fail(path, ranking):
+        written.append(path)
+        raise NotWritten(f"{path.name}: cannot be written")
+
+    monkeypatch.setattr("lab.stages.analyze_folder.write_ranking", fail)
+    with pytest.raises(NotWritten, match=r"s12.pkl: cannot be written; so it was with 5 samples in a row"):
+        analyze_stage(folder, "data.workers=1")
+    assert len(written) == 5
 
 
 def test_the_command_analyzes_a_folder_in_worker_processes(folder):

@@ -1,5 +1,6 @@
 """The command line as people use it: the shipped pictures, every stage, and what happens when the input is wrong."""
 
+import errno
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.measure.metrics import box_iou
 from lab.records.files import load_record
+from lab.stages import STAGES
 from pipeline import run
 from tests.conftest import configuration
 
@@ -314,7 +316,8 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
         raise ZeroDivisionError("by accident")
 
     monkeypatch.setattr("lab.stages.finish.rank_heads", surprise)
-    assert stage("batch", tmp_path, *arguments) == 1
+    assert stage("batch", tmp_path, *arguments) == 0  # what is finished is not ranked again
+    assert stage("batch", tmp_path, *arguments, "logic.entropy.weight=area") == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
 
@@ -401,6 +404,35 @@ def test_wrong_input_is_one_line_and_writes_nothing(overrides, message, tmp_path
         stage("pipeline", out, *overrides)
     assert "\n" not in str(caught.value)
     assert not list(out.rglob("*.pkl"))
+
+
+WORK = {
+    "collect": "lab.stages.common.load_model",
+    "pipeline": "lab.stages.common.load_model",
+    "batch": "lab.stages.common.load_model",
+    "analyze": "lab.stages.analyze.rank_heads",
+    "visualize": "lab.stages.visualize.rank_heads",
+    "select": "lab.stages.select.picks_of_records",
+    "evaluate": "lab.stages.evaluate.overview",
+    "study": "lab.stages.study.make_study",
+    "report": "lab.stages.report.gather",
+}  # of each stage: what takes long
+
+
+def test_every_stage_tries_its_folder_before_the_work(tmp_path, picturebook, monkeypatch):
+    assert set(WORK) == set(STAGES)
+    data = jsonl(tmp_path / "data.jsonl", row("bird") | {"bbox": [10, 10, 30, 30]})
+    assert stage("collect", tmp_path) == 0
+
+    def read_only(_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", read_only)
+    for name, work in WORK.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(work, lambda *_, name=name, **__: pytest.fail(f"stage={name} began"))
+            with pytest.raises(UserError, match=r"cannot write into .* \(Read-only file system\): make it writable"):
+                stage(name, tmp_path, "logic.select.samples=null", f"data.data_file={data}")
 
 
 @pytest.mark.parametrize("name", ["analyze", "visualize"])

@@ -1,6 +1,7 @@
 """stage=evaluate: the chosen heads beside controls, on scenes whose truth is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from lab.base.errors import UserError
 from lab.measure.controls import Overview, rank_correlation, sets_of_same_layers
 from lab.measure.intervals import Estimate
 from lab.measure.predictions import merge_draws
+from lab.records.folder import list_samples
 from pipeline import run
 from tests.conftest import configuration
 
@@ -66,6 +68,20 @@ def test_a_sample_without_a_record_is_a_miss_and_is_listed(scenes, tmp_path):
     assert list(after["metrics"]) == ["chosen"]
     assert after["misses"] == {"never_collected": "no prediction"}
     assert value(after, "chosen", "Acc@0.5") == pytest.approx(value(before, "chosen", "Acc@0.5") * N / (N + 1))
+
+
+def test_a_record_that_cannot_be_read_is_a_miss_and_the_exit_code_is_1(scenes, tmp_path, caplog):
+    data, out = scenes
+    shutil.copytree(out, tmp_path / "out")
+    broken, empty = list(list_samples(tmp_path / "out" / MODEL)["records"].values())[:2]
+    broken.write_bytes(broken.read_bytes()[:100])
+    empty.write_bytes(b"")
+    quick = ("evaluate.controls=[]", "save_fig=false", f"data.data_file={data}", f"data.output_dir={tmp_path / 'out'}")
+    assert run(configuration("stage=evaluate", *quick)) == 1
+    metrics = json.loads((tmp_path / "out" / MODEL / "metrics.json").read_text())
+    assert set(metrics["unreadable"]) == {broken.name, empty.name}
+    assert metrics["misses"] == dict.fromkeys((broken.stem, empty.stem), "no prediction")
+    assert f"2 of {N} files cannot be read and count as missing" in caplog.text
 
 
 def test_the_older_box_convention_gives_other_figures(scenes):

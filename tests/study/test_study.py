@@ -3,6 +3,7 @@ refused.
 """
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_everything_is_written_and_told(scenes, capsys):
     assert "study_settings.png" in text
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines() if str(out) not in line) <= 80
+
+
+def test_a_record_that_cannot_be_read_is_left_out_and_the_exit_code_is_1(scenes, tmp_path, caplog):
+    shutil.copytree(scenes[1], tmp_path / "out")
+    broken = next(iter(list_samples(tmp_path / "out" / MODEL)["records"].values()))
+    broken.write_bytes(b"")
+    assert run(study_config((scenes[0], tmp_path / "out"))) == 1
+    found = json.loads((tmp_path / "out" / MODEL / "study.json").read_text())
+    assert list(found["unreadable"]) == [broken.name]
+    assert found["found_over"] == found["records"] == found["scored"] - 1
+    assert "1 of 12 files cannot be read and count as missing" in caplog.text
 
 
 def test_the_rows_are_those_of_evaluate(scenes):
