@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -21,8 +22,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from lab.base.arguments import literal
 from lab.base.console import wrong_word
-from lab.base.errors import UserError
+from lab.base.errors import UserError, shown
+from lab.base.paths import refused
+
+MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
+# What the system is to have at the paths of a key; `heads` may also be a list of them.
+PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
+WORDS = ("all", "half", "preset")  # in the place of a path: study.find, logic.heads
 
 
 class Choice(str, Enum):
@@ -123,13 +131,13 @@ class FigureFormat(Choice):
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
 
 
-def key(default: Any, text: str, *, least: float | None = None, common: str = "", free: bool = False) -> Any:
+def key(default: Any, text: str, *, least: float | None = None, common: str = "", takes: str = "") -> Any:
     """A field of the configuration: its default, what it means, and the smallest value that it may have.
 
     `common` is the short form of the text in `python pipeline.py --help`, which shows the keys that have one.
-    Values of `free` keys are texts and paths, which Hydra is not to parse.
+    `takes` is what is not for Hydra to parse: text, file, folder, folders ([A,B]) or heads (a list of them, or a file).
     """
-    about = {"text": text, "least": least, "common": common, "free": free}
+    about = {"text": text, "least": least, "common": common, "takes": takes}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
     return field(default=default, metadata=about)
@@ -148,18 +156,41 @@ class Group:
         for one in fields(self):  # type: ignore[arg-type]
             name = f"{self.path}.{one.name}" if self.path else one.name
             value = getattr(self, one.name)
+            check_value(name, value, one.metadata.get("takes", ""))
             choice = next(
                 (t for t in (one.type, *get_args(one.type)) if isinstance(t, type) and issubclass(t, Choice)), None
             )
             if choice is not None and value is not None:
                 setattr(self, one.name, _member(choice, value, name))
             least = one.metadata.get("least")
-            if least is not None and value is not None and not (math.isfinite(value) and value >= least):
-                raise UserError(f"{name}={value}: must be {least:g} or more, and finite")
+            if least is not None and value is not None and value < least:
+                raise UserError(f"{name}={value}: must be {least:g} or more")
         self.check()
 
     def check(self) -> None:
         """What no single field tells. Raises UserError naming the key and what would be right."""
+
+
+def check_value(name: str, value: Any, takes: str) -> None:
+    """Raises UserError, naming the key, if a text or a number, or one in a list, is none that can be worked with."""
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, list | tuple):
+            check_value(name, part, takes)
+        elif isinstance(part, int) and abs(part) > MOST_NUMBER:
+            raise UserError(f"{name}={shown(part)}: must be at most {MOST_NUMBER}")
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise UserError(f"{name}={part}: must be a finite number")
+        elif isinstance(part, str):
+            _check_text(name, part, takes)
+
+
+def _check_text(name: str, text: str, takes: str) -> None:
+    if not text and takes in (*PATHS, "heads"):
+        raise UserError(f"{name} is empty: give a {PATHS.get(takes, 'file')}")
+    if "\0" in text:
+        raise UserError(f"{name}={shown(text)}: holds a NUL character, which no text and no path can")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise UserError(f"{name}={shown(text)}: not a text in UTF-8")
 
 
 def _member(choice: type[Choice], value: Any, name: str) -> Choice:
@@ -279,6 +310,7 @@ class LogicConfig(Group, path="logic"):
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
         common="null: ranked per sample; [[14,24],...]; preset; a file",
+        takes="heads",
     )
     grids: Grids = key(
         Grids.joined,
@@ -305,10 +337,10 @@ class ModelConfig(Group, path="model"):
     """Which checkpoint, how it is loaded, and how it is asked."""
 
     name: str = key(
-        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", free=True
+        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", takes="folder"
     )
-    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", free=True)
-    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", free=True)
+    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", takes="folder")
+    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", takes="folder")
     dtype: Dtype = key(
         Dtype.auto,
         "auto: bfloat16 or float16 on a GPU, float32 on the CPU",
@@ -351,28 +383,28 @@ class ModelConfig(Group, path="model"):
 class DataConfig(Group, path="data"):
     """What to read and where to write."""
 
-    image_file: str | None = key(None, "the picture", common="the picture", free=True)
+    image_file: str | None = key(None, "the picture", common="the picture", takes="file")
     query: str | None = key(
-        None, "the expression: what to look for", common="the expression: what to look for", free=True
+        None, "the expression: what to look for", common="the expression: what to look for", takes="text"
     )
     attention_file: str | None = key(
         None,
         "a saved record, for analyze and visualize; null: the one that image_file would give",
         common="a saved record, for analyze and visualize",
-        free=True,
+        takes="file",
     )
     attention_dir: str | None = key(
         None,
         "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir",
         common="records, for analyze, select, evaluate, study, report",
-        free=True,
+        takes="folder",
     )
-    save_id: str | None = key(None, "file name of the record; null: the picture's", free=True)
+    save_id: str | None = key(None, "file name of the record; null: the picture's", takes="text")
     data_file: str | None = key(
         None,
         "JSONL of samples, for batch, select, evaluate, study and report",
         common="JSONL of samples, for batch, select, evaluate, study",
-        free=True,
+        takes="file",
     )
     save_generic: bool = key(
         False, "also collect the attention of a generic prompt, for logic.contrast, which sets it by itself"
@@ -396,7 +428,7 @@ class DataConfig(Group, path="data"):
         "outputs/localization_heads",
         "where records, results and figures go",
         common="where records, results and figures go",
-        free=True,
+        takes="folder",
     )
     record_format: RecordFormat = key(  # type: ignore[valid-type]
         RecordFormat("pkl"), "pkl; pkl.gz: somewhat smaller, slower to write; both are read anywhere"
@@ -410,7 +442,9 @@ class DataConfig(Group, path="data"):
         common="all maps, or selected, or none: what a record keeps",
     )
     visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch")
-    runs: list[str] | None = key(None, "two folders of records, [A,B], for report to compare; null: one run")
+    runs: list[str] | None = key(
+        None, "two folders of records, [A,B], for report to compare; null: one run", takes="folders"
+    )
 
     def check(self) -> None:
         if self.save_attention == SaveAttention.none and self.visualize_batch:
@@ -453,7 +487,7 @@ class StudyConfig(Group, path="study"):
     find: str = key(
         "all",
         "samples that find the heads: all that are scored; half: the other half is scored; a folder of records",
-        free=True,
+        takes="folder",
     )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
     sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing")
@@ -560,7 +594,16 @@ def _plain_value(value: Any) -> Any:
 
 def as_yaml(config: Config) -> str:
     """The configuration as YAML that Hydra reads again."""
-    return OmegaConf.to_yaml(OmegaConf.create(as_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(literally(as_dict(config))))
+
+
+def literally(value: Any) -> Any:
+    """Plain values as OmegaConf is to read them: a text that looks like a reference is a text."""
+    if isinstance(value, Mapping):
+        return {name: literally(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [literally(part) for part in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
@@ -572,6 +615,19 @@ def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
             yield f"{group.path}.{one.name}" if group.path else one.name, one
 
 
-def free_text() -> set[str]:
-    """The keys whose values are texts and paths."""
-    return {name for name, one in keys() if one.metadata["free"]}
+def free_text() -> dict[str, str]:
+    """The keys whose values are texts and paths, and what each takes."""
+    return {name: one.metadata["takes"] for name, one in keys() if one.metadata["takes"]}
+
+
+def check_paths(config: Config) -> None:
+    """Raises UserError, naming the key, on the first path that nothing can be read from or written to.
+
+    Whether a file is there is for the stage to say that needs it.
+    """
+    for name, takes in free_text().items():
+        value = attrgetter(name)(config)
+        for path in value if takes == "folders" and value is not None else [value]:
+            kind = PATHS.get(takes)
+            if kind and isinstance(path, str) and path not in WORDS and (why := refused(path, kind)):
+                raise UserError(f"{name}={shown(path)}: {why}")

@@ -1,11 +1,66 @@
-"""Paths relative to the working directory or to the project."""
+"""Paths relative to the working directory, to the home folder or to the project, and what no system takes for a path.
 
+find("examples/images/bird.png")    # of the project, unless the working directory has one too
+refused("~nobody/x", "file")        # "there is no user nobody"
+"""
+
+import os
+import stat
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
+def home(path: str) -> Path:
+    """The path, with a `~` in front made the home folder; `~name` stays as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for `~name` of nobody
+
+
 def find(path: str) -> Path:
-    """A path relative to the working directory or, for the files that ship, to the project."""
-    here = Path(path).expanduser()
-    return here if here.is_absolute() or here.exists() or not (PROJECT / path).exists() else PROJECT / path
+    """A path relative to the working directory or, for the files that ship, to the project. It need not exist."""
+    here = home(path)
+    if here.is_absolute() or _exists(here) or not _exists(PROJECT / path):
+        return here
+    return PROJECT / path
+
+
+def is_folder(path: str) -> bool:
+    """Whether it is a folder; it is none if it cannot be reached, or be a path at all."""
+    return os.path.isdir(home(path))  # noqa: PTH112 - Path.is_dir raises for names that are too long
+
+
+def resolved(path: str) -> Path:
+    """`find`, without links and `..`, to tell whether two names mean the same; as it is where that cannot be known."""
+    try:
+        return find(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # no such path can be, or its links go in circles
+        return find(path)
+
+
+def refused(path: str, kind: str) -> str | None:
+    """Why nothing can be read or written there, or None: whether anything is there is for others to say.
+
+    `kind` is what is expected, "file" or "folder".
+    """
+    here = home(path)
+    try:
+        mode = here.stat().st_mode
+    except FileNotFoundError:
+        user = here.parts[0] if here.parts else ""
+        return f"there is no user {user[1:]}" if user.startswith("~") and path.startswith("~") else None
+    except NotADirectoryError:
+        above = next(parent for parent in here.parents if os.path.isfile(parent))  # noqa: PTH113 - never raises
+        return f"{above} is a file, not a folder"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    except UnicodeEncodeError as error:
+        return f"this system's names of files are {error.encoding}: set PYTHONUTF8=1"
+    except ValueError:
+        return "no path holds a NUL character"
+    if stat.S_ISDIR(mode) != (kind == "folder"):
+        return "it is a folder, expected a file" if stat.S_ISDIR(mode) else "it is a file, expected a folder"
+    return None if os.access(here, os.R_OK) else "permission denied"
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for names that are too long or not to be reached

@@ -9,7 +9,7 @@ from typing import Any
 from conf.schema import Config
 from lab.base.errors import UserError
 from lab.base.numbers import whole
-from lab.base.paths import find
+from lab.base.paths import find, resolved
 from lab.heads.choice import PRESET, HeadChoice
 
 log = logging.getLogger(__name__)
@@ -71,4 +71,4 @@ def warn_of_another_model(choice: HeadChoice, name: str) -> None:
 
 def same_model(name: str, other: str) -> bool:
     """Whether two names of models mean the same: a hub id, or a folder however it is written."""
-    return name == other or find(name).resolve() == find(other).resolve()
+    return name == other or resolved(name) == resolved(other)

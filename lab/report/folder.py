@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import Config, plain
+from conf.schema import Config, literally, plain
 from lab.base.errors import UserError
 from lab.heads.files import with_heads_of_file
 from lab.records.folder import list_samples
@@ -90,7 +90,7 @@ def saved_config(folder: RunFolder, config: Config) -> Config:
     Raises UserError naming the file if the configuration is not one of today's.
     """
     path = folder.path / "config.yaml"
-    saved: Any = (folder.metrics or {}).get("config")
+    saved: Any = literally((folder.metrics or {}).get("config"))
     where = folder.path / "metrics.json" if saved else path
     try:
         if saved is None and path.exists():

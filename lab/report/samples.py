@@ -12,7 +12,7 @@ from bbox import Localization, head_maps, localize_record
 from conf.schema import BoxConvention, Config, Contrast, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
-from lab.base.paths import find
+from lab.base.paths import find, resolved
 from lab.base.pickles import load_plain
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.sample import Box
@@ -208,7 +208,7 @@ class Pictures:
         """
         if image_file is None:
             return None, size, "the record names no picture"
-        path = find(image_file).resolve()
+        path = resolved(image_file)
         if path not in self._found:
             self._found[path] = self._read(path)
         place, found, why = self._found[path]

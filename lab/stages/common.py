@@ -1,13 +1,14 @@
 """What several stages share: the model, the folders, the picture and the record that a configuration names."""
 
 import logging
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from conf.schema import Config, Contrast, as_yaml
 from lab.base.errors import UserError
-from lab.base.files import check_id, write_atomic
-from lab.base.paths import find
+from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
+from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.heads.choice import HeadChoice, head_choice
 from lab.heads.files import warn_of_another_model
@@ -59,17 +60,29 @@ def device_name(config: Config) -> str:
 
 def model_folder(config: Config) -> Path:
     """`<output_dir>/<model>`, where the records of a model lie."""
-    return Path(config.data.output_dir) / config.model.name.strip("/").replace("/", "-").replace(" ", "-")
+    return home(config.data.output_dir) / folder_name(config.model.name)
+
+
+def folder_name(model: str) -> str:
+    """`liuhaotian/llava-v1.5-7b` -> `liuhaotian-llava-v1.5-7b`; of a path the parts that are names, the last of many.
+
+    It never begins with a dot: a folder that holds results is to be seen.
+    """
+    parts = [part for part in PurePath(model).parts if part not in (PurePath(model).anchor, "..", "~")]
+    name = "-".join(parts or [find(model).resolve().name]).replace(" ", "-")
+    return name.encode()[-MAX_ID_BYTES:].decode(errors="ignore").lstrip(".") or "model"
 
 
 def make_folder(config: Config) -> Path:
     """Creates `model_folder` and saves the resolved configuration in it."""
     folder = model_folder(config)
+    hint = "set data.output_dir to a folder you can write to"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        hint = "set data.output_dir to a folder you can write to"
         raise UserError(f"cannot create {folder}: {error.strerror}; {hint}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write into {folder}; {hint}")
     write_atomic(folder / "config.yaml", as_yaml(config))
     return folder
 
@@ -97,7 +110,7 @@ def record_name(config: Config) -> str:
 def record_path(config: Config) -> Path:
     """The saved record that a configuration names. Raises UserError if there is none."""
     if config.data.attention_file is not None:
-        return Path(config.data.attention_file)
+        return find(config.data.attention_file)
     folder, name = model_folder(config), record_name(config)
     path = find_record(folder, name)
     if path is None:

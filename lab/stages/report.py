@@ -1,9 +1,8 @@
 """stage=report: one page about a run, or about two side by side."""
 
-from pathlib import Path
-
 from conf.schema import Config
 from lab.base.files import write_atomic
+from lab.base.paths import home
 from lab.report.gather import gather, read_run, read_two_runs
 from lab.stages.common import print_written, records_folder
 
@@ -15,7 +14,7 @@ def run(config: Config) -> int:
         runs, target = [read_run(folder, config, config.data.data_file)], folder / "report.html"
     else:
         runs = read_two_runs(config.data.runs, config)
-        target = Path(config.data.output_dir) / "compare.html"
+        target = home(config.data.output_dir) / "compare.html"
     from lab.report.page import render  # jinja2, only when a page is made
 
     gathered = gather(runs, config.report, config.seed)

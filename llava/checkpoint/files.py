@@ -10,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from safetensors import SafetensorError, safe_open
 
 from lab.base.errors import UserError
+from lab.base.paths import home, is_folder
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
@@ -29,8 +30,8 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
     Raises:
         UserError: no such folder or repository, no access, no connection and nothing in the cache.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if is_folder(name):
+        return home(name)
     try:
         return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=list(patterns)))
     except HFValidationError:
@@ -66,7 +67,7 @@ def fetch_weights(name: str, cache_dir: str | None = None) -> Path:
         UserError: there are none, a shard is missing, or a file is truncated.
     """
     folder = fetch(name, cache_dir)
-    hub = not Path(name).expanduser().is_dir()
+    hub = not is_folder(name)
     if hub:
         for pattern in ("model*.safetensors", "pytorch_model*.bin"):
             folder = fetch(name, cache_dir, (*SMALL_FILES, pattern))
