@@ -11,7 +11,7 @@ makes objects of them, once; each checks its own values as it is made. The text 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +28,8 @@ from lab.base.errors import UserError, shown
 from lab.base.paths import refused
 
 MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
+MOST_DRAWS = 1_000_000  # more never end
+WIDEST = 1001  # of smoothing, in cells: far more than any grid has
 # What the system is to have at the paths of a key; `heads` may also be a list of them.
 PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
 WORDS = ("all", "half", "preset")  # in the place of a path: study.find, logic.heads
@@ -131,13 +133,21 @@ class FigureFormat(Choice):
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
 
 
-def key(default: Any, text: str, *, least: float | None = None, common: str = "", takes: str = "") -> Any:
-    """A field of the configuration: its default, what it means, and the smallest value that it may have.
+def key(
+    default: Any,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float = MOST_NUMBER,
+    common: str = "",
+    takes: str = "",
+) -> Any:
+    """A field of the configuration: its default, what it means, and the smallest and largest value that it may have.
 
     `common` is the short form of the text in `python pipeline.py --help`, which shows the keys that have one.
     `takes` is what is not for Hydra to parse: text, file, folder, folders ([A,B]) or heads (a list of them, or a file).
     """
-    about = {"text": text, "least": least, "common": common, "takes": takes}
+    about = {"text": text, "least": least, "most": most, "common": common, "takes": takes}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
     return field(default=default, metadata=about)
@@ -156,7 +166,7 @@ class Group:
         for one in fields(self):  # type: ignore[arg-type]
             name = f"{self.path}.{one.name}" if self.path else one.name
             value = getattr(self, one.name)
-            check_value(name, value, one.metadata.get("takes", ""))
+            check_value(name, value, one)
             choice = next(
                 (t for t in (one.type, *get_args(one.type)) if isinstance(t, type) and issubclass(t, Choice)), None
             )
@@ -171,17 +181,17 @@ class Group:
         """What no single field tells. Raises UserError naming the key and what would be right."""
 
 
-def check_value(name: str, value: Any, takes: str) -> None:
+def check_value(name: str, value: Any, one: Field) -> None:
     """Raises UserError, naming the key, if a text or a number, or one in a list, is none that can be worked with."""
     for part in value if isinstance(value, list | tuple) else [value]:
         if isinstance(part, list | tuple):
-            check_value(name, part, takes)
-        elif isinstance(part, int) and abs(part) > MOST_NUMBER:
-            raise UserError(f"{name}={shown(part)}: must be at most {MOST_NUMBER}")
+            check_value(name, part, one)
         elif isinstance(part, float) and not math.isfinite(part):
             raise UserError(f"{name}={part}: must be a finite number")
+        elif isinstance(part, int | float) and abs(part) > (most := one.metadata.get("most", MOST_NUMBER)):
+            raise UserError(f"{name}={shown(part)}: must be at most {most}")
         elif isinstance(part, str):
-            _check_text(name, part, takes)
+            _check_text(name, part, one.metadata.get("takes", ""))
 
 
 def _check_text(name: str, text: str, takes: str) -> None:
@@ -236,9 +246,15 @@ class SmoothingConfig(Group, path="logic.smoothing"):
     """Gaussian smoothing of each head's map before the maps are summed."""
 
     sigma: float = key(
-        1.0, "standard deviation of the Gaussian, in grid cells; 0: none", least=0, common="smoothing, in grid cells"
+        1.0,
+        "standard deviation of the Gaussian, in grid cells; 0: none",
+        least=0,
+        most=WIDEST,
+        common="smoothing, in grid cells",
     )
-    kernel: int | None = key(None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1)
+    kernel: int | None = key(
+        None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1, most=WIDEST
+    )
     per_cells: int | None = key(
         None,
         "sigma and kernel are meant for a grid of this many cells and scale with the real one; null: as they are",
@@ -285,7 +301,9 @@ class SelectConfig(Group, path="logic.select"):
     """Over many samples: which heads are selected again and again."""
 
     top_n: int = key(10, "heads per sample that count as selected", least=1)
-    trials: int = key(10, "random subsets of the samples; the frequency is the mean over them", least=1)
+    trials: int = key(
+        10, "random subsets of the samples; the frequency is the mean over them", least=1, most=MOST_DRAWS
+    )
     samples: int | None = key(
         1000,
         "samples in each subset, drawn without replacement; null: all, once",
@@ -356,11 +374,11 @@ class ModelConfig(Group, path="model"):
     image_aspect_ratio: AspectRatio | None = key(
         None, "pad: to a square; crop: its middle; null: as the checkpoint says"
     )
-    max_new_tokens: int = key(32, "longest answer, with use_generate", least=1)
+    max_new_tokens: int = key(32, "longest answer, with use_generate", least=1, most=MOST_DRAWS)
     do_sample: bool = key(False, "draw the answer's tokens at random")
     temperature: float = key(0.2, "for do_sample", least=0)
     top_p: float | None = key(None, "for do_sample")
-    num_beams: int = key(1, "beams of the answer", least=1)
+    num_beams: int = key(1, "beams of the answer", least=1, most=1000)
     use_generate: bool = key(False, "also generate an answer and keep it in the record")
     use_flash_attn: bool = key(False, "refused: flash attention never forms the weights that this tool reads")
     load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
@@ -370,8 +388,8 @@ class ModelConfig(Group, path="model"):
     )
 
     def check(self) -> None:
-        if self.do_sample and self.temperature == 0:
-            raise UserError("model.temperature=0: must be above 0 with model.do_sample=true")
+        if self.do_sample and self.temperature < 0.001:
+            raise UserError(f"model.temperature={self.temperature:g}: must be 0.001 or more with model.do_sample=true")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"model.top_p={self.top_p}: must lie above 0 and at most at 1")
         if self.use_flash_attn:
@@ -423,6 +441,7 @@ class DataConfig(Group, path="data"):
         None,
         "processes beside this one that read images, write records, or rank a folder's; null: from the cores",
         least=0,
+        most=1000,
     )
     output_dir: str = key(
         "outputs/localization_heads",
@@ -466,8 +485,8 @@ class EvaluateConfig(Group, path="evaluate"):
         ["random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre"],
         "rows beside the chosen heads; lab/measure/controls.py explains them",
     )
-    draws: int = key(20, "random sets of heads of the same layers", least=1)
-    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1)
+    draws: int = key(20, "random sets of heads of the same layers", least=1, most=MOST_DRAWS)
+    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1, most=MOST_DRAWS)
 
 
 @dataclass
@@ -477,7 +496,7 @@ class ReportConfig(Group, path="report"):
     max_samples: int | None = key(
         1000, "more are drawn at random, by seed; null: all of them, whatever the page weighs", least=1
     )
-    max_side: int = key(320, "longest side of the pictures, in pixels", least=32)
+    max_side: int = key(320, "longest side of the pictures, in pixels", least=32, most=10_000)
 
 
 @dataclass
@@ -490,12 +509,12 @@ class StudyConfig(Group, path="study"):
         takes="folder",
     )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
-    sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing")
-    kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side")
+    sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing", most=WIDEST)
+    kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side", most=WIDEST)
     discovery: list[int] = key(
         [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000], "numbers of samples to find heads with"
     )
-    draws: int = key(10, "random subsets of each of these sizes", least=1)
+    draws: int = key(10, "random subsets of each of these sizes", least=1, most=MOST_DRAWS)
     head_samples: int = key(1000, "samples at most on which every head's own box is measured", least=1)
 
     def check(self) -> None:

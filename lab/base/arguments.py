@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from lab.base.errors import UserError, shown
 
+MULTIRUN = ("-m", "--multirun")
 DIGITS = 300  # of a number; Python reads no integer of more than 4,300
 LONG_NUMBER = re.compile(rf"(?:\d_?){{{DIGITS + 1}}}")
 # A list of numbers, which is no path: [[14,24],[14,13]].
@@ -30,8 +31,8 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
     Raises UserError for what would add keys that the schema does not have, for what is no text or no number, and for a
     launcher without `-m` or that is not installed.
     """
-    arguments = [_utf8(argument) for argument in arguments]
-    sweep = any(map(_is_multirun, arguments))
+    arguments = sorted(map(_utf8, arguments), key=lambda argument: argument not in MULTIRUN)  # Hydra takes it in front
+    sweep = any(_is_multirun(argument) for argument in arguments)
     for argument in arguments:
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
             instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
@@ -54,7 +55,7 @@ def _utf8(argument: str) -> str:
 
 
 def _is_multirun(argument: str) -> bool:
-    return argument in ("-m", "hydra.mode=MULTIRUN") or (argument[:3] == "--m" and "--multirun".startswith(argument))
+    return argument in (*MULTIRUN, "hydra.mode=MULTIRUN")
 
 
 def _check_launcher(sweep: bool) -> None:
@@ -73,6 +74,8 @@ def _as_typed(argument: str, free_text: Mapping[str, str], sweep: bool) -> str:
         if LONG_NUMBER.search(value):
             raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
         return argument
+    if takes == "folders" and value != "null" and not value.startswith("["):
+        raise UserError(f"{shown(argument)}: expected a list, {key}=[A,B]")
     values = VALUE.findall(value) or [value] if sweep else [value]
     return f"{key}={','.join(_value(one, takes, sweep) for one in values)}"
 

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from typing import TypeVar
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -81,6 +81,8 @@ def one_line(error: Exception) -> str:
         return " ".join(str(error).split())
     if wrong := wrong_word(error):
         return wrong
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value: set it (??? stands for none)"
     lines = [line.strip() for text in (error, error.__cause__ or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = shown(" ".join(kept), MOST)

@@ -4,11 +4,13 @@ find("examples/images/bird.png")    # of the project, unless the working directo
 refused("~nobody/x", "file")        # "there is no user nobody"
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 255  # of a name; a path is longer
 
 
 def home(path: str) -> Path:
@@ -46,8 +48,10 @@ def refused(path: str, kind: str) -> str | None:
     try:
         mode = here.stat().st_mode
     except FileNotFoundError:
-        user = here.parts[0] if here.parts else ""
-        return f"there is no user {user[1:]}" if user.startswith("~") and path.startswith("~") else None
+        if max(len(os.fsencode(part)) for part in here.parts) > MOST_BYTES:  # of which some lie in no folder
+            return os.strerror(errno.ENAMETOOLONG).lower()
+        user = here.parts[0]
+        return f"there is no user {user[1:]}" if user.startswith("~") else None
     except NotADirectoryError:
         above = next(parent for parent in here.parents if os.path.isfile(parent))  # noqa: PTH113 - never raises
         return f"{above} is a file, not a folder"
