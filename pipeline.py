@@ -15,13 +15,13 @@
 `python pipeline.py --help` shows the stages and the keys that people use; conf/README.md lists every key.
 """
 
+if __name__ == "__main__":
+    from lab.base.signals import end_at_once
+
+    end_at_once()  # of Ctrl-C while the other libraries are imported
+
 import sys
 from functools import partial
-
-from lab.base.signals import end_at_once
-
-if __name__ == "__main__":
-    end_at_once()  # Ctrl-C while the libraries are imported
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -34,6 +35,7 @@ NOISE = (
 
 # How OmegaConf refuses a word that is not among those of a key.
 WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<words>.*?)\]\s+full_key: (?P<key>\S+)")
+LIBRARIES = ("accelerate", "huggingface_hub", "matplotlib", "PIL", "torch", "transformers")
 WRONG = (UserError, HydraException, OmegaConfBaseException)
 MOST = 1000  # characters of an error of Hydra, which may repeat what was given
 TERMINAL = 80  # columns
@@ -43,9 +45,11 @@ TERMINAL = 80  # columns
 def exit_in_one_line() -> Iterator[None]:
     """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2.
 
-    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. What the console cannot show is replaced.
+    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. What the console cannot show is replaced, and libraries
+    keep their warnings to themselves.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
+    _quiet_libraries()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     with signals.raised() as came:
@@ -59,6 +63,16 @@ def exit_in_one_line() -> Iterator[None]:
             # whatever became of it: a library that is interrupted while it is imported raises an error of its own
             print(f"{signals.WORDS[came[0]]}; the same command continues where it stopped", file=sys.stderr)
             raise SystemExit(128 + came[0]) from None
+
+
+def _quiet_libraries() -> None:
+    """Libraries tell errors only, here and in the processes that this one starts, unless Python is told otherwise."""
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level as it is imported
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
 
 
 def job_in_one_line(job: Callable[[], int]) -> int:
