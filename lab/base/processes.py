@@ -7,6 +7,7 @@ environment; alone, it is number 0 of 1 and nothing is set up.
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ STARTERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 )
 MEETING = ("MASTER_ADDR", "MASTER_PORT")  # where the processes find each other
-START = "start many with accelerate launch or torchrun, or set it; start one without WORLD_SIZE, or by srun --ntasks=1"
+START = "start many with accelerate launch or torchrun, or set these; start one without WORLD_SIZE, or by srun --ntasks=1"
 LOCK = ".running.lock"
 
 
@@ -87,6 +88,7 @@ def processes() -> Processes:
     here = one_of_many(os.environ)
     os.environ.update(here)
     try:
+        socket.getaddrinfo(here["MASTER_ADDR"], here["MASTER_PORT"])  # which torch would try for minutes
         state = PartialState(cpu=not torch.cuda.is_available())
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{here['MASTER_ADDR']}:{here['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
@@ -124,7 +126,7 @@ def one_of_many(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     here |= {name: set_[name] for name in MEETING if name in set_}
     if missing := [name for name in (*TOLD[1:3], *MEETING) if name not in here]:
-        raise UserError(f"this is one process of {world}, but {', '.join(missing)} is not set: {START}")
+        raise UserError(f"this is one process of {world}, without {', '.join(missing)}: {START}")
     if max(_number(here, "RANK"), _number(here, "LOCAL_RANK")) >= world:
         raise UserError(f"RANK={here['RANK']}, LOCAL_RANK={here['LOCAL_RANK']}: expected 0 to {world - 1}; {START}")
     here["LOCAL_WORLD_SIZE"] = here.get("LOCAL_WORLD_SIZE", "1").partition("(")[0]  # SLURM's may be 4(x2)

@@ -6,11 +6,13 @@ This file imports nothing that takes time, so that a script can call `end_at_onc
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+PATIENCE = 5.0  # seconds
 
 
 def end_at_once() -> None:
@@ -37,8 +39,23 @@ def raised() -> Iterator[list[signal.Signals]]:
         yield came
         return
     before = {number: signal.signal(number, stop) for number in WORDS}
+    reading, writing = os.pipe()  # Python writes the number of each signal to it, whatever the main thread is doing
+    os.set_blocking(writing, False)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading, came), daemon=True).start()
     try:
         yield came
     finally:
+        signal.set_wakeup_fd(wakeup)
+        os.close(writing)
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _watch(reading: int, came: list[signal.Signals]) -> None:
+    """Ends this process if a library keeps the main thread from hearing of a signal, as when processes do not meet."""
+    while number := os.read(reading, 1):
+        time.sleep(PATIENCE)
+        if not came and number[0] in WORDS:
+            _end(number[0], None)
+    os.close(reading)
