@@ -138,9 +138,9 @@ def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -
     `per_cells` scales sigma and kernel with the longer side of the grid.
     """
     scale = max(maps.shape[1:]) / config.per_cells if config.per_cells else 1.0
-    if config.sigma == 0 or len(maps) == 0:
-        return maps.copy()
     sigma = config.sigma * scale
+    if sigma < 0.001 or len(maps) == 0:  # narrower than a cell by far
+        return maps.copy()
     radius = None if config.kernel is None else (0, *2 * [round(config.kernel // 2 * scale)])
     return ndimage.gaussian_filter(maps, (0, sigma, sigma), radius=radius)  # 0: not from one map into the next
 

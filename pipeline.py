@@ -15,21 +15,29 @@
 `python pipeline.py --help` shows the stages and the keys that people use; conf/README.md lists every key.
 """
 
+if __name__ == "__main__":
+    from lab.base.signals import end_at_once
+
+    end_at_once()  # of Ctrl-C while the other libraries are imported
+
 import sys
+from functools import partial
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from conf.schema import PRESET, Config, foreign_heads, free_text, plain, register
-from lab.base.console import exit_in_one_line, hydra_arguments
+from conf.schema import PRESET, Config, check_paths, foreign_heads, free_text, plain, register
+from lab.base.arguments import hydra_arguments
+from lab.base.console import exit_in_one_line, job_in_one_line
 from lab.base.errors import UserError
 from lab.base.processes import first_process, leave, refuse_many
 from lab.stages import STAGES
 from llava.conversation import conversation
 
 register()
+codes: list[int] = []  # of the jobs of -m, one after another in this process
 
 
 def run(cfg: Config | DictConfig) -> int:
@@ -38,9 +46,10 @@ def run(cfg: Config | DictConfig) -> int:
     if config.stage not in STAGES:
         raise UserError(f"stage={config.stage}: choose from {', '.join(STAGES)}")
     conversation(config.model.conv_mode)
+    check_paths(config)
     stage = STAGES[config.stage]
     if not stage.many:
-        refuse_many(config.stage)
+        refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
     from lab.heads.files import warn_of_foreign_heads, with_heads_of_file
 
@@ -51,8 +60,13 @@ def run(cfg: Config | DictConfig) -> int:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> int:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # in a launcher's job, which reports by itself
-        return run(cfg)
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # in a launcher's job, which reports by itself
+            return run(cfg)
+        refuse_many("-m")
+        codes.append(job_in_one_line(partial(run, cfg)))
+        return codes[-1]
     with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
         leave(run(cfg))
 
@@ -66,3 +80,4 @@ if __name__ == "__main__":
     with exit_in_one_line():  # around, for what cannot even be composed
         sys.argv[1:] = hydra_arguments(sys.argv[1:], free_text())
         main()
+        sys.exit(max(codes, default=0))

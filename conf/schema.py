@@ -11,8 +11,9 @@ makes objects of them, once; each checks its own values as it is made. The text 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from enum import Enum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -21,11 +22,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from lab.base.arguments import literal
 from lab.base.console import wrong_word
-from lab.base.errors import UserError
-from lab.base.paths import same_model
+from lab.base.errors import UserError, shown
+from lab.base.paths import refused, same_model
 
 PRESET = "preset"  # of logic.heads: those that the model preset knows
+MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
+MOST_DRAWS = 1_000_000  # more never end
+WIDEST = 1001  # of smoothing, in cells: far more than any grid has
+# What the system is to have at the paths of a key; `heads` may also be a list of them.
+PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
+WORDS = ("all", "half", PRESET)  # in the place of a path: study.find, logic.heads
 
 
 class Choice(str, Enum):
@@ -132,13 +140,21 @@ class FigureFormat(Choice):
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
 
 
-def key(default: Any, text: str, *, least: float | None = None, common: str = "", free: bool = False) -> Any:
-    """A field of the configuration: its default, what it means, and the smallest value that it may have.
+def key(
+    default: Any,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float = MOST_NUMBER,
+    common: str = "",
+    takes: str = "",
+) -> Any:
+    """A field of the configuration: its default, what it means, and the smallest and largest value that it may have.
 
     `common` is the short form of the text in `python pipeline.py --help`, which shows the keys that have one.
-    Values of `free` keys are texts and paths, which Hydra is not to parse.
+    `takes` is what is not for Hydra to parse: text, file, folder, folders ([A,B]) or heads (a list of them, or a file).
     """
-    about = {"text": text, "least": least, "common": common, "free": free}
+    about = {"text": text, "least": least, "most": most, "common": common, "takes": takes}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
     return field(default=default, metadata=about)
@@ -157,18 +173,41 @@ class Group:
         for one in fields(self):  # type: ignore[arg-type]
             name = f"{self.path}.{one.name}" if self.path else one.name
             value = getattr(self, one.name)
+            check_value(name, value, one)
             choice = next(
                 (t for t in (one.type, *get_args(one.type)) if isinstance(t, type) and issubclass(t, Choice)), None
             )
             if choice is not None and value is not None:
                 setattr(self, one.name, _member(choice, value, name))
             least = one.metadata.get("least")
-            if least is not None and value is not None and not (math.isfinite(value) and value >= least):
-                raise UserError(f"{name}={value}: must be {least:g} or more, and finite")
+            if least is not None and value is not None and value < least:
+                raise UserError(f"{name}={value}: must be {least:g} or more")
         self.check()
 
     def check(self) -> None:
         """What no single field tells. Raises UserError naming the key and what would be right."""
+
+
+def check_value(name: str, value: Any, one: Field) -> None:
+    """Raises UserError, naming the key, if a text or a number, or one in a list, is none that can be worked with."""
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, list | tuple):
+            check_value(name, part, one)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise UserError(f"{name}={part}: must be a finite number")
+        elif isinstance(part, int | float) and abs(part) > (most := one.metadata.get("most", MOST_NUMBER)):
+            raise UserError(f"{name}={shown(part)}: must be at most {most}")
+        elif isinstance(part, str):
+            _check_text(name, part, one.metadata.get("takes", ""))
+
+
+def _check_text(name: str, text: str, takes: str) -> None:
+    if not text and takes in (*PATHS, "heads"):
+        raise UserError(f"{name} is empty: give a {PATHS.get(takes, 'file')}")
+    if "\0" in text:
+        raise UserError(f"{name}={shown(text)}: holds a NUL character, which no text and no path can")
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise UserError(f"{name}={shown(text)}: not a text in UTF-8")
 
 
 def _member(choice: type[Choice], value: Any, name: str) -> Choice:
@@ -229,9 +268,15 @@ class SmoothingConfig(Group, path="logic.smoothing"):
     """Gaussian smoothing of each head's map before the maps are summed."""
 
     sigma: float = key(
-        1.0, "standard deviation of the Gaussian, in grid cells; 0: none", least=0, common="smoothing, in grid cells"
+        1.0,
+        "standard deviation of the Gaussian, in grid cells; 0: none",
+        least=0,
+        most=WIDEST,
+        common="smoothing, in grid cells",
     )
-    kernel: int | None = key(None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1)
+    kernel: int | None = key(
+        None, "width of the kernel in cells, odd; null: 4 sigma to each side", least=1, most=WIDEST
+    )
     per_cells: int | None = key(
         None,
         "sigma and kernel are meant for a grid of this many cells and scale with the real one; null: as they are",
@@ -278,7 +323,9 @@ class SelectConfig(Group, path="logic.select"):
     """Over many samples: which heads are selected again and again."""
 
     top_n: int = key(10, "heads per sample that count as selected", least=1)
-    trials: int = key(10, "random subsets of the samples; the frequency is the mean over them", least=1)
+    trials: int = key(
+        10, "random subsets of the samples; the frequency is the mean over them", least=1, most=MOST_DRAWS
+    )
     samples: int | None = key(
         1000,
         "samples in each subset, drawn without replacement; null: all, once",
@@ -303,6 +350,7 @@ class LogicConfig(Group, path="logic"):
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
         common="null: ranked per sample; [[14,24],...]; preset; a file",
+        takes="heads",
     )
     grids: Grids = key(
         Grids.joined,
@@ -332,10 +380,10 @@ class ModelConfig(Group, path="model"):
     """Which checkpoint, how it is loaded, and how it is asked."""
 
     name: str = key(
-        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", free=True
+        MISSING, "the checkpoint: a folder or a hub id", common="the checkpoint: a folder or a hub id", takes="folder"
     )
-    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", free=True)
-    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", free=True)
+    base: str | None = key(None, "base model of a projector-only or LoRA checkpoint", takes="folder")
+    cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", takes="folder")
     dtype: Dtype = key(
         Dtype.auto,
         "auto: bfloat16 or float16 on a GPU, float32 on the CPU",
@@ -351,11 +399,11 @@ class ModelConfig(Group, path="model"):
     image_aspect_ratio: AspectRatio | None = key(
         None, "pad: to a square; crop: its middle; null: as the checkpoint says"
     )
-    max_new_tokens: int = key(32, "longest answer, with use_generate", least=1)
+    max_new_tokens: int = key(32, "longest answer, with use_generate", least=1, most=MOST_DRAWS)
     do_sample: bool = key(False, "draw the answer's tokens at random")
     temperature: float = key(0.2, "for do_sample", least=0)
     top_p: float | None = key(None, "for do_sample")
-    num_beams: int = key(1, "beams of the answer", least=1)
+    num_beams: int = key(1, "beams of the answer", least=1, most=1000)
     use_generate: bool = key(False, "also generate an answer and keep it in the record")
     use_flash_attn: bool = key(False, "refused: flash attention never forms the weights that this tool reads")
     load_in_4bit: bool = key(False, "the language model's weights in 4 bits; needs bitsandbytes")
@@ -364,13 +412,13 @@ class ModelConfig(Group, path="model"):
         None, "known heads [[layer,head],...] of this model, zero-based, for logic.heads=preset"
     )
     heads_of: str | None = key(
-        None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", free=True
+        None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", takes="folder"
     )
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
     def check(self) -> None:
-        if self.do_sample and self.temperature == 0:
-            raise UserError("model.temperature=0: must be above 0 with model.do_sample=true")
+        if self.do_sample and self.temperature < 0.001:
+            raise UserError(f"model.temperature={self.temperature:g}: must be 0.001 or more with model.do_sample=true")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"model.top_p={self.top_p}: must lie above 0 and at most at 1")
         if self.use_flash_attn:
@@ -382,28 +430,28 @@ class ModelConfig(Group, path="model"):
 class DataConfig(Group, path="data"):
     """What to read and where to write."""
 
-    image_file: str | None = key(None, "the picture", common="the picture", free=True)
+    image_file: str | None = key(None, "the picture", common="the picture", takes="file")
     query: str | None = key(
-        None, "the expression: what to look for", common="the expression: what to look for", free=True
+        None, "the expression: what to look for", common="the expression: what to look for", takes="text"
     )
     attention_file: str | None = key(
         None,
         "a saved record, for analyze and visualize; null: the one that image_file would give",
         common="a saved record, for analyze and visualize",
-        free=True,
+        takes="file",
     )
     attention_dir: str | None = key(
         None,
         "a folder of records, for analyze, select and evaluate; null: the model's own in output_dir",
         common="records, for analyze, select, evaluate, study, report",
-        free=True,
+        takes="folder",
     )
-    save_id: str | None = key(None, "file name of the record; null: the picture's", free=True)
+    save_id: str | None = key(None, "file name of the record; null: the picture's", takes="text")
     data_file: str | None = key(
         None,
         "JSONL of samples, for batch, select, evaluate, study and report",
         common="JSONL of samples, for batch, select, evaluate, study",
-        free=True,
+        takes="file",
     )
     save_generic: bool = key(
         False, "also collect the attention of a generic prompt, for logic.contrast, which sets it by itself"
@@ -422,12 +470,13 @@ class DataConfig(Group, path="data"):
         None,
         "processes beside this one that read images, write records, or rank a folder's; null: from the cores",
         least=0,
+        most=1000,
     )
     output_dir: str | None = key(
         None,
         "where records, results and figures go; null: outputs/localization_heads, and beside records that are read",
         common="where records, results and figures go",
-        free=True,
+        takes="folder",
     )
     record_format: RecordFormat = key(  # type: ignore[valid-type]
         RecordFormat("pkl"), "pkl; pkl.gz: somewhat smaller, slower to write; both are read anywhere"
@@ -441,7 +490,9 @@ class DataConfig(Group, path="data"):
         common="all maps, or selected, or none: what a record keeps",
     )
     visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch")
-    runs: list[str] | None = key(None, "two folders of records, [A,B], for report to compare; null: one run")
+    runs: list[str] | None = key(
+        None, "two folders of records, [A,B], for report to compare; null: one run", takes="folders"
+    )
 
     def check(self) -> None:
         if self.save_attention == SaveAttention.none and self.visualize_batch:
@@ -463,8 +514,8 @@ class EvaluateConfig(Group, path="evaluate"):
         ["random", "all", "sum_only", "entropy_only", "greedy", "oracle", "centre"],
         "rows beside the chosen heads; lab/measure/controls.py explains them",
     )
-    draws: int = key(20, "random sets of heads of the same layers", least=1)
-    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1)
+    draws: int = key(20, "random sets of heads of the same layers", least=1, most=MOST_DRAWS)
+    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1, most=MOST_DRAWS)
 
 
 @dataclass
@@ -474,7 +525,7 @@ class ReportConfig(Group, path="report"):
     max_samples: int | None = key(
         1000, "more are drawn at random, by seed; null: all of them, whatever the page weighs", least=1
     )
-    max_side: int = key(320, "longest side of the pictures, in pixels", least=32)
+    max_side: int = key(320, "longest side of the pictures, in pixels", least=32, most=10_000)
 
 
 @dataclass
@@ -484,15 +535,15 @@ class StudyConfig(Group, path="study"):
     find: str = key(
         "all",
         "samples that find the heads: all that are scored; half: the other half is scored; a folder of records",
-        free=True,
+        takes="folder",
     )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
-    sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing")
-    kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side")
+    sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing", most=WIDEST)
+    kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side", most=WIDEST)
     discovery: list[int] = key(
         [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000], "numbers of samples to find heads with"
     )
-    draws: int = key(10, "random subsets of each of these sizes", least=1)
+    draws: int = key(10, "random subsets of each of these sizes", least=1, most=MOST_DRAWS)
     head_samples: int = key(1000, "samples at most on which every head's own box is measured", least=1)
 
     def check(self) -> None:
@@ -613,7 +664,16 @@ def _plain_value(value: Any) -> Any:
 
 def as_yaml(config: Config) -> str:
     """The configuration as YAML that Hydra reads again."""
-    return OmegaConf.to_yaml(OmegaConf.create(as_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(literally(as_dict(config))))
+
+
+def literally(value: Any) -> Any:
+    """Plain values as OmegaConf is to read them: a text that looks like a reference is a text."""
+    if isinstance(value, Mapping):
+        return {name: literally(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [literally(part) for part in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
@@ -625,6 +685,19 @@ def keys(group: type[Group] = Config) -> "Iterator[tuple[str, Any]]":
             yield f"{group.path}.{one.name}" if group.path else one.name, one
 
 
-def free_text() -> set[str]:
-    """The keys whose values are texts and paths."""
-    return {name for name, one in keys() if one.metadata["free"]}
+def free_text() -> dict[str, str]:
+    """The keys whose values are texts and paths, and what each takes."""
+    return {name: one.metadata["takes"] for name, one in keys() if one.metadata["takes"]}
+
+
+def check_paths(config: Config) -> None:
+    """Raises UserError, naming the key, on the first path that nothing can be read from or written to.
+
+    Whether a file is there is for the stage to say that needs it.
+    """
+    for name, takes in free_text().items():
+        value = attrgetter(name)(config)
+        for path in value if takes == "folders" and value is not None else [value]:
+            kind = PATHS.get(takes)
+            if kind and isinstance(path, str) and path not in WORDS and (why := refused(path, kind)):
+                raise UserError(f"{name}={shown(path)}: {why}")

@@ -5,17 +5,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import TypeVar
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lab.base.errors import UserError
+from lab.base import signals
+from lab.base.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +35,72 @@ NOISE = (
 
 # How OmegaConf refuses a word that is not among those of a key.
 WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<words>.*?)\]\s+full_key: (?P<key>\S+)")
+LIBRARIES = ("accelerate", "huggingface_hub", "matplotlib", "PIL", "torch", "transformers")
+WRONG = (UserError, HydraException, OmegaConfBaseException)
+MOST = 1000  # characters of an error of Hydra, which may repeat what was given
 TERMINAL = 80  # columns
 
 
 @contextmanager
 def exit_in_one_line() -> Iterator[None]:
-    """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2."""
+    """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2.
+
+    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. What the console cannot show is replaced, and libraries
+    keep their warnings to themselves.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
+    _quiet_libraries()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    with signals.raised() as came:
+        try:
+            yield
+        except WRONG as error:
+            raise SystemExit(tell(error)) from None
+        except BaseException:
+            if not came:
+                raise
+            # whatever became of it: a library that is interrupted while it is imported raises an error of its own
+            print(f"{signals.WORDS[came[0]]}; the same command continues where it stopped", file=sys.stderr)
+            raise SystemExit(128 + came[0]) from None
+
+
+def _quiet_libraries() -> None:
+    """Libraries tell errors only, here and in the processes that this one starts, unless Python is told otherwise."""
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level as it is imported
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
+
+
+def job_in_one_line(job: Callable[[], int]) -> int:
+    """The exit code of a job that others follow: wrong input is one line on stderr and 2."""
     try:
-        yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        return job()
+    except WRONG as error:
+        return tell(error)
+
+
+def tell(error: Exception) -> int:
+    """Prints wrong input in one line. Its exit code."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return 2
 
 
 def one_line(error: Exception) -> str:
-    """The lines of an error, and of what caused it, that say what is wrong and what would be right, joined."""
+    """What is wrong and what would be right: a UserError says it, of Hydra's errors and their causes some lines do."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
     if wrong := wrong_word(error):
         return wrong
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value: set it (??? stands for none)"
     cause = None if isinstance(error, UserError) else error.__cause__  # ours say what is wrong by themselves
     lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
-    text = " ".join(kept)
+    text = shown(" ".join(kept), MOST)
     unknown = "not in '" in text or "not in struct" in text
     return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
 
@@ -66,40 +109,6 @@ def wrong_word(error: Exception) -> str | None:
     """What is wrong and what would be right, if the error is about a word that is not among those of its key."""
     found = WRONG_WORD.search(f"{error}\n{error.__cause__ or ''}")
     return f"{found['key']}={found['value']}: choose from {found['words']}" if found else None
-
-
-def hydra_arguments(arguments: Sequence[str], free_text: Container[str]) -> list[str]:
-    """The command line as Hydra should read it: free text such as `data.query=the man's hat` is quoted.
-
-    `free_text` are the keys whose values are not for Hydra to parse.
-    Raises UserError for what would add keys that the schema does not have, and for `-m` without a launcher to hand the
-    job to.
-    """
-    launcher = any(argument.startswith("hydra/launcher=") for argument in arguments)
-    for argument in arguments:
-        if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
-            instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
-            raise UserError(f"{argument}: keys cannot be added or removed; {instead}")
-        if argument in ("-m", "--multirun") and not launcher:
-            raise UserError(
-                f"{argument} hands the job to a launcher: add hydra/launcher=slurm or hydra/launcher=submitit_local"
-            )
-    if launcher and find_spec("submitit") is None:
-        raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
-    if launcher and not {"-m", "--multirun"} & set(arguments):
-        raise UserError(
-            "hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ..."
-        )
-    return [_quoted(argument, free_text) for argument in arguments]
-
-
-def _quoted(argument: str, free_text: Container[str]) -> str:
-    key, equals, value = argument.partition("=")
-    whole = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-    if key not in free_text or not equals or value in ("null", "???") or whole or value.startswith("${"):
-        return argument
-    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)  # Hydra's rules for quotes
-    return f"{key}='{escaped}'"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -10,6 +10,12 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
+def shown(text: object, most: int = 80) -> str:
+    """The first characters of what was found, in one line, for a message: it may be a picture in base64."""
+    line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 class NotWritten(UserError):
     """A file cannot be written. Whoever goes on after other errors stops when this happens several times in a row."""
 

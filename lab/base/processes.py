@@ -7,8 +7,10 @@ environment; alone, it is number 0 of 1 and nothing is set up.
 import errno
 import logging
 import os
+import re
+import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +19,23 @@ from typing import NoReturn, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from lab.base.errors import UserError
+from lab.base.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# What torch must know about a process of many, and how others than accelerate and torchrun tell it.
+TOLD = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+STARTERS = (
+    TOLD,
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+)
+MEETING = ("MASTER_ADDR", "MASTER_PORT")  # where the processes find each other
+START = (
+    "start many with accelerate launch or torchrun, or set these; start one without WORLD_SIZE, or by srun --ntasks=1"
+)
 LOCK = ".running.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 
@@ -85,23 +99,63 @@ def processes() -> Processes:
     import torch
     from accelerate import PartialState
 
-    if "WORLD_SIZE" not in os.environ:
+    if _in_submitit():
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-    state = PartialState(cpu=not torch.cuda.is_available())
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = one_of_many(os.environ)
+    os.environ.update(here)
+    try:
+        socket.getaddrinfo(here["MASTER_ADDR"], here["MASTER_PORT"])  # which torch would try for minutes
+        state = PartialState(cpu=not torch.cuda.is_available())
+    except (RuntimeError, ValueError, OSError) as error:
+        where = f"{here['MASTER_ADDR']}:{here['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+        why = shown(next(iter(str(error).splitlines()), type(error).__name__), 200)
+        raise UserError(f"the {here['WORLD_SIZE']} processes do not meet at {where}: {why}") from error
+    local_world = int(here["LOCAL_WORLD_SIZE"])
     return Processes(state.process_index, state.num_processes, state.local_process_index, local_world)
 
 
 def _number_of_processes() -> int:
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    if "SUBMITIT_EXECUTOR" in os.environ:
+    if _in_submitit():
         from submitit import JobEnvironment
 
         return JobEnvironment().num_tasks
-    return 1
+    return int(one_of_many(os.environ).get("WORLD_SIZE", "1"))
+
+
+def _in_submitit() -> bool:
+    return "SUBMITIT_EXECUTOR" in os.environ and not os.environ.get("RANK")
+
+
+def one_of_many(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torch must know about this process of many, by the variables of a launcher, srun or mpirun; alone, {}.
+
+    Raises UserError if it is one of many and something is missing: no two processes may do the same work.
+    """
+    set_ = {name: value for name, value in environment.items() if value}
+    if "SLURM_JOB_ID" in set_ and "SLURM_STEP_ID" not in set_:  # a batch script, whose tasks srun has yet to start
+        set_ = {name: value for name, value in set_.items() if not name.startswith("SLURM_")}
+    told = [{ours: set_[name] for ours, name in zip(TOLD, names, strict=True) if name in set_} for names in STARTERS]
+    # Scripts for SLURM often set WORLD_SIZE alone: srun tells the rest.
+    here = next((one for one in told if {"WORLD_SIZE", "RANK"} <= one.keys()), told[0])
+    world = _number(here, "WORLD_SIZE", 1)
+    if world == 1:
+        return {}
+    here |= {name: set_[name] for name in MEETING if name in set_}
+    if missing := [name for name in (*TOLD[1:3], *MEETING) if name not in here]:
+        raise UserError(f"this is one process of {world}, without {', '.join(missing)}: {START}")
+    if max(_number(here, "RANK"), _number(here, "LOCAL_RANK")) >= world:
+        raise UserError(f"RANK={here['RANK']}, LOCAL_RANK={here['LOCAL_RANK']}: expected 0 to {world - 1}; {START}")
+    here["LOCAL_WORLD_SIZE"] = here.get("LOCAL_WORLD_SIZE", "1").partition("(")[0]  # SLURM's may be 4(x2)
+    return here | {"LOCAL_WORLD_SIZE": str(max(1, _number(here, "LOCAL_WORLD_SIZE")))}
+
+
+def _number(told: Mapping[str, str], name: str, default: int = 0) -> int:
+    value = told.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", value) or (name == "WORLD_SIZE" and int(value) == 0):
+        raise UserError(f"{name}={shown(value)}: expected a number; {START}")
+    return int(value)
 
 
 def first_process() -> bool:
@@ -122,12 +176,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def refuse_many(stage: str) -> None:
+def refuse_many(what: str) -> None:
     """Raises UserError if this is one process of many: only batch divides its work."""
     if _number_of_processes() > 1:
         raise UserError(
-            f"stage={stage} runs in one process: start it with python, without a launcher (only "
-            "stage=batch runs in many)"
+            f"{what} runs in one process: start it with python, without a launcher (only stage=batch runs in many)"
         )
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 from lab.base.images import add_plug_ins, eight_bits, header_size, is_deep
 from lab.base.places import named
 from lab.datasets import rle

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from conf.schema import Config, plain
+from conf.schema import Config, literally, plain
 from lab.base.errors import UserError
 from lab.base.paths import find
 from lab.heads.files import with_heads_of_file
@@ -119,7 +119,7 @@ def saved_config(folder: RunFolder, config: Config) -> Config:
     """
     of_run = folder.results / "config.yaml"
     latest = [of_run] if of_run.exists() else sorted(folder.results.glob("config.*.yaml"), key=_written)[-1:]
-    saved: Any = (folder.metrics or {}).get("config")
+    saved: Any = literally((folder.metrics or {}).get("config"))
     where = folder.results / "metrics.json" if saved else (latest or [folder.results])[0]
     try:
         if saved is None and latest:

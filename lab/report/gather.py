@@ -9,7 +9,7 @@ import numpy as np
 from conf.schema import Config, ReportConfig
 from lab.base.console import progress
 from lab.base.errors import UserError
-from lab.base.paths import find
+from lab.base.paths import find, resolved
 from lab.datasets import Sample, read_jsonl
 from lab.heads.reading import ModelOfRecords
 from lab.report.contents import Gathered, Run, Shown
@@ -36,7 +36,7 @@ def read_two_runs(folders: Sequence[str], config: Config) -> list[Run]:
 
     Raises UserError unless there are two, about the same pictures.
     """
-    if len(folders) != 2 or find(folders[0]).resolve() == find(folders[1]).resolve():
+    if len(folders) != 2 or resolved(folders[0]) == resolved(folders[1]):
         raise UserError(f"data.runs={list(folders)}: give two different folders of records, data.runs=[A,B]")
     paths = [find(folder) for folder in folders]
     runs = [read_run(path, saved_config(read_folder(path), config), config.data.data_file) for path in paths]

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, takewhile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from conf.schema import Config, Contrast, as_yaml
 from lab.base.errors import UserError
-from lab.base.files import check_id, write_atomic
-from lab.base.paths import find
+from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
+from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.datasets.sample import with_period
 from lab.heads.choice import HeadChoice, head_choice
@@ -68,8 +68,22 @@ OUTPUT = "outputs/localization_heads"  # of data.output_dir=null
 
 def model_folder(config: Config) -> Path:
     """`<output_dir>/<model>`, where the records of a model lie."""
-    name = config.model.name.strip("/").replace("/", "-").replace(" ", "-")
-    return Path(OUTPUT if config.data.output_dir is None else config.data.output_dir) / name
+    return output_folder(config) / folder_name(config.model.name)
+
+
+def output_folder(config: Config) -> Path:
+    """`data.output_dir`, or where records go without it."""
+    return home(OUTPUT if config.data.output_dir is None else config.data.output_dir)
+
+
+def folder_name(model: str) -> str:
+    """`liuhaotian/llava-v1.5-7b` -> `liuhaotian-llava-v1.5-7b`; of a path the parts that are names, the last of many.
+
+    It never begins with a dot: a folder that holds results is to be seen.
+    """
+    parts = [part for part in PurePath(model).parts if part not in (PurePath(model).anchor, "..", "~")]
+    name = "-".join(parts or [find(model).resolve().name]).replace(" ", "-")
+    return name.encode()[-MAX_ID_BYTES:].decode(errors="ignore").lstrip(".") or "model"
 
 
 def records_folder(config: Config) -> Path:
@@ -88,7 +102,7 @@ def results_folder(config: Config) -> Path:
         read = find(config.data.attention_dir).absolute()
     else:
         return model_folder(config)
-    return read if config.data.output_dir is None else Path(config.data.output_dir) / read.name
+    return read if config.data.output_dir is None else output_folder(config) / read.name
 
 
 def make_folder(config: Config) -> Path:

@@ -1,11 +1,9 @@
 """stage=report: one page about a run, or about two side by side."""
 
-from pathlib import Path
-
 from conf.schema import Config
 from lab.base.files import check_writable, write_atomic
 from lab.report.gather import gather, read_run, read_two_runs
-from lab.stages.common import OUTPUT, make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
 
 
 def run(config: Config) -> int:
@@ -15,7 +13,7 @@ def run(config: Config) -> int:
         runs = [read_run(folder, config, config.data.data_file, results_folder(config))]
     else:
         runs = read_two_runs(config.data.runs, config)
-        target = Path(OUTPUT if config.data.output_dir is None else config.data.output_dir) / "compare.html"
+        target = output_folder(config) / "compare.html"
     check_writable(target.parent, target.name)
     from lab.report.page import render  # jinja2, only when a page is made
 

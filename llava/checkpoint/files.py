@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
+from lab.base.paths import home, is_folder
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
@@ -31,8 +32,8 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
         UserError: no such folder or repository, no access, no connection and nothing in the cache, or a small file that
             is only a git-lfs pointer.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if is_folder(name):
+        folder = home(name)
         for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern)):
             check_pointer(path)
         return folder
@@ -71,7 +72,7 @@ def fetch_weights(name: str, cache_dir: str | None = None) -> Path:
         UserError: there are none, a shard is missing, or a file is truncated.
     """
     folder = fetch(name, cache_dir)
-    hub = not Path(name).expanduser().is_dir()
+    hub = not is_folder(name)
     if hub:
         for pattern in ("model*.safetensors", "pytorch_model*.bin"):
             folder = fetch(name, cache_dir, (*SMALL_FILES, pattern))

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.base.errors import UserError
+from lab.base.paths import home
 from llava.checkpoint.files import fetch, read_json
 from llava.checkpoint.weights import place
 from llava.families import FAMILIES
@@ -69,6 +70,7 @@ def load_model(
         )
     placement = place(device, dtype, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
     pad = None if image_aspect_ratio is None else image_aspect_ratio == "pad"
+    cache_dir = None if cache_dir is None else str(home(cache_dir))
     folder = fetch(name, cache_dir)
     raw = read_json(folder / "config.json")
     loaded = _family(name, raw).load(Request(name, base, cache_dir, placement, pad), folder, raw)

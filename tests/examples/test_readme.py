@@ -10,7 +10,7 @@ import pytest
 from conf.keys import README as KEYS
 from conf.keys import with_tables
 from conf.schema import configuration, free_text
-from lab.base.console import hydra_arguments
+from lab.base.arguments import hydra_arguments
 from lab.base.paths import PROJECT
 
 ROOMS = sorted(path.parent for path in PROJECT.glob("lab/*/__init__.py"))

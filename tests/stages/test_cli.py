@@ -16,7 +16,8 @@ from PIL import Image
 import viz
 from analyze import rank_heads
 from conf.schema import composed, free_text
-from lab.base.console import hydra_arguments, table
+from lab.base.arguments import hydra_arguments
+from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.measure.metrics import box_iou

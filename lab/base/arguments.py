@@ -1,0 +1,103 @@
+"""The command line as Hydra should read it: what was typed for a text or a path is what arrives.
+
+hydra_arguments(["data.query=the man's hat"], {"data.query": "text"})     # ["data.query='the man\\'s hat'"]
+hydra_arguments(["-m", "data.query=a cat,a dog"], {"data.query": "text"})  # two jobs
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+from lab.base.errors import UserError, shown
+
+MULTIRUN = ("-m", "--multirun")
+DIGITS = 300  # of a number; Python reads no integer of more than 4,300
+LONG_NUMBER = re.compile(rf"(?:\d_?){{{DIGITS + 1}}}")
+# A list of numbers, which is no path: [[14,24],[14,13]].
+NUMBERS = re.compile(r"\[[\d\s\[\],.+-]*\]")
+# One of the values that -m tries: commas in brackets, before a space, at the end or behind a \ belong to it.
+VALUE = re.compile(r"(?:\\,|,(?=\s|$)|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^,])+")
+# One of the folders of [A,B]: in quotes of its own, or up to a comma without a \ before it.
+FOLDER = re.compile(r"""\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|$)|(?:\\,|[^,])+""")
+
+
+def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> list[str]:
+    """The arguments with quotes around every text and path.
+
+    `free_text`: the keys whose values are texts, and what each takes: text, file, folder, folders ([A,B]) or heads (a
+    list of numbers, or a file).
+
+    Raises UserError for what would add keys that the schema does not have, for what is no text or no number, and for a
+    launcher without `-m` or that is not installed.
+    """
+    arguments = sorted(map(_utf8, arguments), key=lambda argument: argument not in MULTIRUN)  # Hydra takes it in front
+    sweep = any(_is_multirun(argument) for argument in arguments)
+    for argument in arguments:
+        if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
+            instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
+            raise UserError(f"{argument}: keys cannot be added or removed; {instead}")
+        if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
+            _check_launcher(sweep)
+    return [_as_typed(argument, free_text, sweep) for argument in arguments]
+
+
+def literal(text: str) -> str:
+    """A text as OmegaConf writes it, to which `${` would be the beginning of a reference."""
+    return re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", text)
+
+
+def _utf8(argument: str) -> str:
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        raise UserError(f"{shown(ascii(argument))}: not a text in UTF-8") from None
+
+
+def _is_multirun(argument: str) -> bool:
+    return argument in (*MULTIRUN, "hydra.mode=MULTIRUN")
+
+
+def _check_launcher(sweep: bool) -> None:
+    if find_spec("submitit") is None:
+        raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
+    if not sweep:
+        raise UserError(
+            "hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ..."
+        )
+
+
+def _as_typed(argument: str, free_text: Mapping[str, str], sweep: bool) -> str:
+    key, equals, value = argument.partition("=")
+    takes = free_text.get(key)
+    if takes is None or not equals:
+        if LONG_NUMBER.search(value):
+            raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
+        return argument
+    if takes == "folders" and value != "null" and not value.startswith("["):
+        raise UserError(f"{shown(argument)}: expected a list, {key}=[A,B]")
+    values = VALUE.findall(value) or [value] if sweep else [value]
+    return f"{key}={','.join(_value(one, takes, sweep) for one in values)}"
+
+
+def _value(value: str, takes: str, sweep: bool) -> str:
+    if value == "null" or (takes == "heads" and NUMBERS.fullmatch(value)):
+        return value
+    if takes == "folders" and value.startswith("["):
+        return f"[{','.join(map(_folder, FOLDER.findall(value[1:].removesuffix(']'))))}]"
+    return _quoted(_commas(value) if sweep else value)
+
+
+def _folder(text: str) -> str:
+    text = text.strip()
+    return text if text.startswith(("'", '"')) else _quoted(_commas(text))
+
+
+def _commas(text: str) -> str:
+    return text.replace("\\,", ",")
+
+
+def _quoted(text: str) -> str:
+    """By Hydra's rules for quotes: a backslash is one, unless a quote comes next."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), literal(text))
+    return f"'{escaped}'"
