@@ -3,7 +3,7 @@
 from conf.schema import Config
 from lab.base.files import check_writable, write_atomic
 from lab.report.gather import gather, read_run, read_two_runs
-from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import make_results_folder, output_folder, print_written, records_folder, results_folder
 
 
 def run(config: Config) -> int:
