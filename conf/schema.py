@@ -26,6 +26,7 @@ from lab.base.arguments import literal
 from lab.base.console import wrong_word
 from lab.base.errors import UserError, shown
 from lab.base.paths import refused, same_model
+from lab.base.remote import is_url
 
 PRESET = "preset"  # of logic.heads: those that the model preset knows
 MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
@@ -33,6 +34,7 @@ MOST_DRAWS = 1_000_000  # more never end
 WIDEST = 1001  # of smoothing, in cells: far more than any grid has
 # What the system is to have at the paths of a key; `heads` may also be a list of them.
 PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
+END = -1  # of data.end_index: the last line
 WORDS = ("all", "half", PRESET)  # in the place of a path: study.find, logic.heads
 
 
@@ -345,7 +347,7 @@ class SelectConfig(Group, path="logic.select"):
 class LogicConfig(Group, path="logic"):
     """From a record to heads, mask and box."""
 
-    top_k: int = key(3, "heads that make the heat map", least=1, common="heads that make the heat map")
+    top_k: int = key(5, "heads that make the heat map", least=1, common="heads that make the heat map")
     heads: Any = key(
         None,
         "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
@@ -457,13 +459,14 @@ class DataConfig(Group, path="data"):
         False, "also collect the attention of a generic prompt, for logic.contrast, which sets it by itself"
     )
     final_period: bool = key(False, "end every expression in a full stop, as the paper's prompts do")
-    process_all: bool = key(
-        False,
-        "batch: every line, not start_index to end_index; select, evaluate, study: collect the data file first",
-        common="every line of the data file, collected first",
+    process_all: bool | None = key(
+        None,
+        "true: every line, and select, evaluate, study collect them first; false: those from start_index to end_index; "
+        "null: these if they are set, else every line, and nothing is collected first",
+        common="true: select, evaluate and study collect the data file first",
     )
     start_index: int = key(0, "first line, zero-based", least=0)
-    end_index: int | None = key(None, "line to stop before; null: one sample", least=0)
+    end_index: int | None = key(None, "line to stop before; -1: the end; null: one sample", least=-1)
     batch_size: int | None = key(None, "images in one forward; null: as many as memory allows", least=1)
     share_image: bool = key(True, "expressions on one image are asked together, the image read once")
     workers: int | None = key(
@@ -489,7 +492,10 @@ class DataConfig(Group, path="data"):
         "all maps; selected: the maps of the chosen heads, and every head's scores; none: the scores alone",
         common="all maps, or selected, or none: what a record keeps",
     )
-    visualize_batch: bool = key(False, "also write masks, boxes and figures in stage=batch")
+    save_masks: bool = key(
+        True, "X_mask.png and X_bbox.json of every sample in stage=batch; not with save_attention=none"
+    )
+    visualize_batch: bool = key(False, "the figures of every sample too in stage=batch, with its mask and box")
     runs: list[str] | None = key(
         None, "two folders of records, [A,B], for report to compare; null: one run", takes="folders"
     )
@@ -499,7 +505,7 @@ class DataConfig(Group, path="data"):
             raise UserError(
                 "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"
             )
-        if self.end_index is not None and self.end_index <= self.start_index:
+        if self.end_index not in (None, END) and self.end_index <= self.start_index:
             raise UserError(f"data.end_index={self.end_index}: must lie after data.start_index={self.start_index}")
 
 
@@ -584,7 +590,7 @@ class Config(Group):
     )
     show_plot: bool = key(False, "also open the figures in windows, where there is a display")
     device: str = key("auto", "auto, cpu, cuda or cuda:N", common="auto, cpu, cuda or cuda:N")
-    device_id: int | None = key(None, "the N of cuda:N, with device=auto or cuda", least=0)
+    device_id: int | None = key(None, "the N of cuda:N, with device=auto or cuda; -1: the CPU", least=-1)
     seed: int = key(0, "of every random draw", least=0)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
@@ -699,5 +705,7 @@ def check_paths(config: Config) -> None:
         value = attrgetter(name)(config)
         for path in value if takes == "folders" and value is not None else [value]:
             kind = PATHS.get(takes)
+            if name == "data.image_file" and isinstance(path, str) and is_url(path):
+                continue
             if kind and isinstance(path, str) and path not in WORDS and (why := refused(path, kind)):
                 raise UserError(f"{name}={shown(path)}: {why}")

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.places import named
+from lab.base.remote import fetch
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,15 @@ OVERSHOOT = 2.0  # a float picture of 0 to 1 that was resampled may reach beyond
 def open_image(path: str | Path) -> Image.Image:
     """The image as RGB, turned upright as its EXIF tag says, transparency on white, first frame of an animation.
 
-    Grey values of more than 8 bits are scaled as `eight_bits` says.
+    A picture from the web is fetched if it is not there yet. Grey values of more than 8 bits are scaled as `eight_bits`
+    says.
 
     Raises:
         UserError: the file is missing, unreadable, broken or no image, or it would unpack to an absurd size.
     """
     path = Path(path)
     name = named(path)
+    fetch(path)
     add_plug_ins()
     try:
         with Image.open(path) as image:

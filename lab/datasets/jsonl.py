@@ -4,7 +4,7 @@
 |---|---|
 | `id` (or `question_id`) | unique; becomes a file name |
 | `prompt` | the expression |
-| `image_path` (or `image`) | relative to the working directory or to the file |
+| `image_path` (or `image`) | relative to the working directory or to the file, or a web address |
 | `bbox` | true box in pixels, [x, y, width, height], or as `bbox_format` says |
 | `bbox_format` | "xyxy": [x0, y0, x1, y1], edges exclusive; "xyxy_inclusive": x1 and y1 are the last pixels inside |
 | `mask_path` | true mask: an image of the same size; `masks.py` says what is the object |
@@ -27,6 +27,7 @@ from lab.base.errors import UserError, quoted
 from lab.base.files import check_id, write_atomic
 from lab.base.paths import find
 from lab.base.places import exists, named
+from lab.base.remote import is_url, kept_at
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import MaskSource, check_source
 from lab.datasets.sample import Sample, check_truth, with_period
@@ -123,7 +124,7 @@ def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> S
     sample = Sample(
         check_id(str(sample_id)),
         with_period(query) if final_period else query,
-        _beside(image, path),
+        kept_at(image) if is_url(image) else _beside(image, path),
         read_box(row["bbox"], row.get("bbox_format", "xywh")) if "bbox" in row else None,
         _mask_source(row, path),
         check_source(row["ignore"]) if "ignore" in row else None,

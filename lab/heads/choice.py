@@ -23,7 +23,7 @@ class HeadChoice:
     top_k: int
     heads: tuple[Head, ...] | None = None  # (layer, head), zero-based, best first
     source: str = "logic.heads"  # what names them: the key, or a file of stage=select
-    whole: bool = True  # a list is taken whole; of a preset or a file the first top_k
+    whole: bool = True  # a list is taken whole; of a file the first top_k, of a preset as many or fewer
     model: str | None = None  # the one that they were found in, if known
     shape: tuple[int, int] | None = None  # (layers, heads) of that model
 
@@ -50,7 +50,7 @@ class HeadChoice:
                 raise _not_a_head([layer, head], self.source, shape)
         if self.whole:
             return list(self.heads)
-        if len(self.heads) < self.top_k:
+        if len(self.heads) < self.top_k and not self.is_preset:  # what a preset knows is few, and all of it good
             named = f"{self.source} names {len(self.heads)} heads"
             raise UserError(f"logic.top_k is {self.top_k}, but {named}; expected at most that many")
         return list(self.heads[: self.top_k])

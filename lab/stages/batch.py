@@ -1,7 +1,7 @@
 """stage=batch: one record and ranking for every line of a JSONL file, the model loaded once, in one process or in many.
 
-    python pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
-    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl data.process_all=true
+    python pipeline.py stage=batch data.data_file=samples.jsonl
+    accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl
 
 `summary.json` tells how long the model waited for images and writers; `errors.jsonl` lists the samples that failed.
 """
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import Config, DataConfig
+from conf.schema import END, Config, DataConfig
 from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
 from lab.base.files import check_writable, write_atomic
@@ -79,10 +79,11 @@ def refuse_two_sources(data: DataConfig) -> None:
 def chosen_samples(data: DataConfig) -> list[Sample]:
     """The samples of the data file, all of them or those from `start_index` to `end_index`."""
     samples = read_samples(find(str(data.data_file)), final_period=data.final_period)
-    if data.process_all:
+    a_range = data.start_index > 0 or data.end_index is not None
+    if data.process_all or (data.process_all is None and not a_range):
         return samples
     start = data.start_index
-    stop = start + 1 if data.end_index is None else data.end_index
+    stop = start + 1 if data.end_index is None else len(samples) if data.end_index == END else data.end_index
     if start >= len(samples):
         raise UserError(f"data.start_index={start}: {data.data_file} has {len(samples)} samples, counted from 0")
     return samples[start:stop]

@@ -12,6 +12,7 @@ from lab.base.errors import UserError
 from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
 from lab.base.paths import find, home
 from lab.base.processes import processes
+from lab.base.remote import is_url, kept_at
 from lab.datasets.sample import with_period
 from lab.heads.choice import HeadChoice, head_choice
 from lab.heads.files import warn_of_another_model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # the model's libraries take a second to import, and only sta
 
 log = logging.getLogger(__name__)
 
+CPU = -1  # of device_id
 EXAMPLE = ("examples/images/bird.png", "birds.")  # what is asked if nothing is named
 
 
@@ -56,6 +58,8 @@ def device_name(config: Config) -> str:
     """`device`, with `device_id` put behind `cuda`."""
     if config.device_id is None or config.device == "cpu":
         return config.device
+    if config.device_id == CPU and config.device == "auto":
+        return "cpu"
     if config.device not in ("auto", "cuda"):
         raise UserError(f"device={config.device} already names one device: leave out device_id={config.device_id}")
     return f"cuda:{config.device_id}"
@@ -145,7 +149,8 @@ def image_path(config: Config) -> Path:
     """The picture. Raises UserError if none is named."""
     if config.data.image_file is None:
         raise UserError("no picture: set data.image_file=path/to/picture")
-    return find(config.data.image_file)
+    named = config.data.image_file
+    return kept_at(named) if is_url(named) else find(named)
 
 
 def asked(config: Config) -> str:

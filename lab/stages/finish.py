@@ -1,12 +1,13 @@
 """What a run makes of each record, new or found: its ranking and, if asked for, mask, box and figures."""
 
 import threading
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analyze import rank_heads
 from bbox import Localization, localize_record
-from conf.schema import Config, LogicConfig
+from conf.schema import Config, LogicConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.record import Record
 from lab.stages.common import choice_of
@@ -30,18 +31,22 @@ class Finish:
     logic: LogicConfig
     choice: HeadChoice
     figures: FigureOptions
-    visualize: bool  # masks, boxes and figures too
+    locate: bool  # mask and box too, and the figures that are wanted
 
     @classmethod
     def of(cls, config: Config) -> "Finish":
         """As a configuration says."""
-        return cls(config.logic, choice_of(config), FigureOptions.of(config), config.data.visualize_batch)
+        data, figures = config.data, FigureOptions.of(config)
+        if not data.visualize_batch:
+            figures = replace(figures, save=False, show=False)
+        masks = data.save_masks and data.save_attention != SaveAttention.none
+        return cls(config.logic, choice_of(config), figures, masks or data.visualize_batch)
 
     @property
     def rules(self) -> str:
         """All settings that decide what the files hold; the ranking's alone if there are no others."""
-        names = (*RANKING, *LOCATING) if self.visualize else RANKING
-        drawn = (self.choice, self.figures) if self.visualize else None
+        names = (*RANKING, *LOCATING) if self.locate else RANKING
+        drawn = (self.choice, self.figures) if self.locate else None
         return repr(([getattr(self.logic, name) for name in names], drawn))
 
     def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
@@ -51,11 +56,11 @@ class Finish:
         """
         ranking = rank_heads(record, self.logic)
         files = [path, *write_ranking(path, ranking)]
-        if not self.visualize:
+        if not self.locate:
             return files
         result = localize_record(record, ranking, self.logic, self.choice)
         if fresh or not self._drawn(path, record, result):
-            with DRAWING:
+            with DRAWING if self.figures.save or self.figures.show else nullcontext():
                 write_localization(path, record, result, self.logic, self.figures)
         return [*files, *self._located(path, result)]
 
