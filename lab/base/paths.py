@@ -53,7 +53,7 @@ def refused(path: str, kind: str) -> str | None:
         user = here.parts[0]
         return f"there is no user {user[1:]}" if user.startswith("~") else None
     except NotADirectoryError:
-        above = next(parent for parent in here.parents if os.path.isfile(parent))  # noqa: PTH113 - never raises
+        above = next(parent for parent in here.parents if _exists(parent))
         return f"{above} is a file, not a folder"
     except OSError as error:
         return (error.strerror or str(error)).lower()
