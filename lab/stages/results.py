@@ -19,7 +19,7 @@ from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
-from lab.base.paths import find
+from lab.base.paths import exists, find
 from lab.records.record import Record
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _draw(record: Record, result: Localization, logic: LogicConfig, options: Fig
 def picture_of(record: Record, image_file: str | None) -> Path:
     """The picture that a record was made from, or `image_file` for records that name none or that have moved."""
     named = record.meta.get("image_file")
-    if named and find(str(named)).exists():
+    if named and exists(find(str(named))):
         return find(str(named))
     named = named or "(none named)"
     log.warning("the record's picture %s is not there: using data.image_file=%s", named, image_file)

@@ -29,6 +29,11 @@ with exit_in_one_line():
 """
 
 
+def heard() -> None:
+    """Ctrl-C reaches a process even if these tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -36,6 +41,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         cwd=PROJECT,
         env={**os.environ, **environment},
+        preexec_fn=heard,
     )
 
 
@@ -61,6 +67,7 @@ def test_a_signal_while_libraries_are_imported_is_one_line(number, code):
         stderr=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
+        preexec_fn=heard,
     )
     lines = iter(process.stderr.readline, "")
     assert any(line.startswith("import 'hydra") for line in lines)  # -v tells each import
@@ -92,6 +99,8 @@ with exit_in_one_line():
 
 
 def test_what_follows_from_an_interrupt_is_an_interrupt():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def half_imported() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -101,7 +110,24 @@ def test_what_follows_from_an_interrupt_is_an_interrupt():
 
     with pytest.raises(SystemExit) as caught, exit_in_one_line():
         half_imported()
+    signal.signal(signal.SIGINT, before)
     assert caught.value.code == 130
+
+
+def test_an_ignored_signal_stays_ignored():
+    code = """
+import os, signal
+from lab.base.console import exit_in_one_line
+from lab.base.signals import end_at_once
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+end_at_once()
+with exit_in_one_line():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("done")
+"""
+    process = python(code)
+    assert process.communicate(timeout=30) == (b"done\n", b"")
+    assert process.returncode == 0
 
 
 def test_handlers_are_those_from_before_once_the_block_is_left():

@@ -121,7 +121,7 @@ def test_a_folder_without_records_or_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(UserError, match=r"cannot write into .*, where the rankings would go"):
         analyze_stage(folder)
 
