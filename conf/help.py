@@ -9,6 +9,7 @@ from conf.schema import keys
 
 USAGE = """python pipeline.py [stage=NAME] [model=PRESET] [logic=PRESET] [KEY=VALUE ...]
 python pipeline.py data.image_file=photo.jpg data.query="the cup on the left"
+python pipeline.py -m KEY=A,B ...     # a job for each value; "\\," is a comma
 """
 GROUPS = {"data": "What is read and written", "model": "The model", "logic": "Heads, mask and box", "": "The machine"}
 

@@ -69,10 +69,10 @@ def _check_launcher(sweep: bool) -> None:
 
 def _as_typed(argument: str, free_text: Mapping[str, str], sweep: bool) -> str:
     key, equals, value = argument.partition("=")
-    takes = free_text.get(key)
-    if takes is None or not equals:
-        if LONG_NUMBER.search(value):
-            raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
+    takes = free_text.get(key) if equals else None
+    if takes in (None, "heads") and LONG_NUMBER.search(value):
+        raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
+    if takes is None:
         return argument
     if takes == "folders" and value != "null" and not value.startswith("["):
         raise UserError(f"{shown(argument)}: expected a list, {key}=[A,B]")

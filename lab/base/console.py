@@ -70,7 +70,7 @@ def _quiet_libraries() -> None:
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level as it is imported
-    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+    if not sys.warnoptions:
         os.environ["PYTHONWARNINGS"] = "ignore"
         warnings.simplefilter("ignore")
 

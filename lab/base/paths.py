@@ -21,9 +21,14 @@ def home(path: str) -> Path:
 def find(path: str) -> Path:
     """A path relative to the working directory or, for the files that ship, to the project. It need not exist."""
     here = home(path)
-    if here.is_absolute() or _exists(here) or not _exists(PROJECT / path):
+    if here.is_absolute() or exists(here) or not exists(PROJECT / path):
         return here
     return PROJECT / path
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there; nothing is where it cannot be reached, or where no path can be."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for names that are too long
 
 
 def is_folder(path: str) -> bool:
@@ -58,7 +63,7 @@ def refused(path: str, kind: str) -> str | None:
         user = here.parts[0]
         return f"there is no user {user[1:]}" if user.startswith("~") else None
     except NotADirectoryError:
-        above = next(parent for parent in here.parents if os.path.isfile(parent))  # noqa: PTH113 - never raises
+        above = next(parent for parent in here.parents if exists(parent))
         return f"{above} is a file, not a folder"
     except OSError as error:
         return (error.strerror or str(error)).lower()
@@ -69,7 +74,3 @@ def refused(path: str, kind: str) -> str | None:
     if stat.S_ISDIR(mode) != (kind == "folder"):
         return "it is a folder, expected a file" if stat.S_ISDIR(mode) else "it is a file, expected a folder"
     return None if os.access(here, os.R_OK) else "permission denied"
-
-
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for names that are too long or not to be reached

@@ -7,15 +7,6 @@ from lab.base.errors import UserError
 MOST_SHOWN = 260  # characters of a path in a message: a path from a file can be a whole picture in base64
 
 
-def exists(path: Path) -> bool:
-    """Whether something is there. False also for a path that the system refuses, where Path.exists raises."""
-    try:
-        path.stat()
-    except (OSError, ValueError):  # too long, no permission; a NUL byte
-        return False
-    return True
-
-
 def readable_folder(path: Path) -> bool:
     """Whether a folder is there. Raises UserError if the system does not let it be read."""
     try:

@@ -33,9 +33,7 @@ STARTERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
 )
 MEETING = ("MASTER_ADDR", "MASTER_PORT")  # where the processes find each other
-START = (
-    "start many with accelerate launch or torchrun, or set these; start one without WORLD_SIZE, or by srun --ntasks=1"
-)
+START = "start many with accelerate launch or torchrun, or set these; one without WORLD_SIZE, or by srun --ntasks=1"
 LOCK = ".running.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 

@@ -17,8 +17,13 @@ PATIENCE = 5.0  # seconds
 
 def end_at_once() -> None:
     """From now on both end this process where it stands, in one line: for as long as there is nothing to keep."""
-    for number in WORDS:
+    for number in _heard():
         signal.signal(number, _end)
+
+
+def _heard() -> list[signal.Signals]:
+    """Those that are not ignored, as Ctrl-C is by a command that a script has put into the background."""
+    return [number for number in WORDS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -38,7 +43,7 @@ def raised() -> Iterator[list[signal.Signals]]:
     if threading.current_thread() is not threading.main_thread():  # only that one may say what becomes of signals
         yield came
         return
-    before = {number: signal.signal(number, stop) for number in WORDS}
+    before = {number: signal.signal(number, stop) for number in _heard()}
     reading, writing = os.pipe()  # Python writes the number of each signal to it, whatever the main thread is doing
     os.set_blocking(writing, False)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

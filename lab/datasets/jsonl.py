@@ -25,8 +25,8 @@ import numpy as np
 
 from lab.base.errors import UserError, quoted
 from lab.base.files import check_id, write_atomic
-from lab.base.paths import find
-from lab.base.places import exists, named
+from lab.base.paths import exists, find
+from lab.base.places import named
 from lab.base.remote import is_url, kept_at
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import MaskSource, check_source

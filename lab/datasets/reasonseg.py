@@ -19,7 +19,8 @@ from lab.base.console import progress
 from lab.base.errors import UserError, quoted
 from lab.base.files import check_id
 from lab.base.images import header_size
-from lab.base.places import exists, readable_folder
+from lab.base.paths import exists
+from lab.base.places import readable_folder
 from lab.datasets import rle
 from lab.datasets.masks import Mask, mask_box
 from lab.datasets.sample import Sample

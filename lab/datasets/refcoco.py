@@ -22,8 +22,9 @@ from lab.base.files import check_id
 from lab.base.images import header_size
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
+from lab.base.paths import exists
 from lab.base.pickles import load_refs
-from lab.base.places import exists, readable_folder
+from lab.base.places import readable_folder
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import check_source
 from lab.datasets.sample import Sample, check_size, decode_truth

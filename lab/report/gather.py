@@ -9,7 +9,7 @@ import numpy as np
 from conf.schema import Config, ReportConfig
 from lab.base.console import progress
 from lab.base.errors import UserError
-from lab.base.paths import find, resolved
+from lab.base.paths import exists, find, resolved
 from lab.datasets import Sample, read_jsonl
 from lab.heads.reading import ModelOfRecords
 from lab.report.contents import Gathered, Run, Shown
@@ -51,7 +51,7 @@ def known_samples(folder: RunFolder, data_file: str | None) -> dict[str, Sample]
     """The samples of `data_file` if it is about this folder, else of the one that the run names. {} if none is."""
     saved = [str(part["data_file"]) for part in (folder.metrics, folder.summary) if part and part.get("data_file")]
     for name in dict.fromkeys([*([data_file] if data_file else []), *saved]):
-        if name != data_file and not find(name).exists():
+        if name != data_file and not exists(find(name)):
             log.warning("the run's data file %s is not there: the report tells no truth from it", name)
             continue
         samples = {sample.id: sample for sample in read_jsonl(find(name))}

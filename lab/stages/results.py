@@ -19,8 +19,7 @@ from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
-from lab.base.paths import find
-from lab.base.places import exists
+from lab.base.paths import exists, find
 from lab.records.record import Record
 
 if TYPE_CHECKING:

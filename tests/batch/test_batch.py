@@ -596,6 +596,8 @@ def test_another_number_of_processes_finishes_what_is_missing(tmp_path, monkeypa
 
 
 def test_other_stages_refuse_to_run_many_times(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    of_two = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in of_two.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="stage=pipeline runs in one process"):
         run(configuration("stage=pipeline"))

@@ -1,15 +1,17 @@
 """Every preset composes, and everything that cannot be is refused by name."""
 
 import dataclasses
+import re
 
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import pipeline
-from conf.help import help_text
+from conf.help import help_text, value_of
 from conf.keys import key_tables
-from conf.schema import Choice, Config, Group, as_dict, as_yaml, keys, plain
+from conf.schema import Choice, Config, Group, as_dict, as_yaml, free_text, keys, plain
+from lab.base.arguments import hydra_arguments
 from lab.base.console import one_line
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
@@ -137,6 +139,79 @@ def test_impossible_values_are_refused_with_what_would_be_right(override, messag
     with pytest.raises((UserError, HydraException)) as caught:
         pipeline.run(configuration(override))
     assert message in one_line(caught.value)
+
+
+PATHS = [name for name, takes in free_text().items() if takes != "text"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("data:image/png;base64," + "iVBORw0KGgo" * 60, "file name too long"),
+        ("~nobody_at_all/x", "there is no user nobody_at_all"),
+        ("README.md/x", "README.md is a file, not a folder"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_one_short_line_that_names_its_key(name, path, why, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    typed = f"[{path.replace(',', ';')},x]" if name == "data.runs" else path
+    config = configuration(*hydra_arguments([f"{name}={typed}"], free_text()))
+    with pytest.raises(UserError, match=re.escape(f"{name}=")) as caught:
+        pipeline.run(config)
+    assert str(caught.value).endswith(why)
+    assert len(str(caught.value)) < 200
+
+
+def set_key(name: str, value: object) -> Config:
+    """A configuration that comes from a file, where anything may stand."""
+    written = OmegaConf.create(as_dict(configuration()))
+    OmegaConf.update(written, name, value)
+    return plain(OmegaConf.merge(OmegaConf.structured(Config), written))
+
+
+@pytest.mark.parametrize("name", free_text())
+@pytest.mark.parametrize(("text", "why"), [("a\0b", "NUL"), ("caf\udce9", "UTF-8")])
+def test_a_text_that_is_none_is_refused_by_key(name, text, why):
+    with pytest.raises(UserError, match=rf"^{re.escape(name)}=.*{why}") as caught:
+        set_key(name, [text] if name == "data.runs" else text)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", [name for name, takes in free_text().items() if takes in ("file", "folder", "heads")])
+def test_an_empty_path_is_refused_by_key(name):
+    with pytest.raises(UserError, match=f"^{name} is empty"):
+        set_key(name, "")
+
+
+def kind_of(value: object) -> type:
+    return kind_of(value[0]) if isinstance(value, list) else int if value is None else type(value)
+
+
+DEFAULTS = [(name, value_of(configuration(), name), str(one.type)) for name, one in keys()]
+NUMBERS = [
+    (name, kind_of(value), isinstance(value, list))
+    for name, value, of in DEFAULTS
+    if ("int" in of or "float" in of) and "Any" not in of
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "many"), NUMBERS, ids=[name for name, *_ in NUMBERS])
+def test_no_number_without_end_is_taken(name, kind, many):
+    values = ["nan", "inf", "-inf", "1e400"] if kind is float else ["9" * 40, "-" + "9" * 40, "9" * 200]
+    for value in values:
+        with pytest.raises((UserError, HydraException), match=re.escape(name)) as caught:
+            configuration(f"{name}=[{value}]" if many else f"{name}={value}")
+        line = one_line(caught.value)
+        assert len(line) < 300
+        assert "must be" in line
+
+
+@pytest.mark.parametrize("value", ["[[1,nan]]", "[[1,1e400]]", "[[1," + "9" * 30 + "]]"])
+def test_no_layer_and_no_head_is_a_number_without_end(value):
+    for name in ("logic.heads", "model.localization_heads"):
+        with pytest.raises(UserError, match=f"^{name}="):
+            configuration(f"{name}={value}")
 
 
 def test_every_stage_that_may_be_named_is_a_function():

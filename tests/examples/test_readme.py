@@ -50,7 +50,8 @@ def test_every_command_exists(command):
         assert find_spec(words[2]), command
     else:
         overrides = [word for word in words[words.index("pipeline.py") + 1 :] if "=" in word and "hydra" not in word]
-        configuration(hydra_arguments(overrides, free_text()))
+        jobs = [override.partition(",")[0] for override in overrides] if "-m" in words else overrides
+        configuration(hydra_arguments(jobs, free_text()))
 
 
 def test_the_key_tables_are_those_of_the_schema():

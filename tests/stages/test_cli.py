@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 import matplotlib.pyplot
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 import viz
 from analyze import rank_heads
-from conf.schema import composed, free_text
+from conf.schema import Config, composed, free_text, plain
 from lab.base.arguments import hydra_arguments
 from lab.base.console import table
 from lab.base.errors import UserError
@@ -23,6 +25,7 @@ from lab.base.paths import PROJECT
 from lab.measure.metrics import box_iou
 from lab.records.files import load_record
 from lab.stages import STAGES
+from lab.stages.common import folder_name
 from pipeline import run
 from tests.conftest import configuration
 
@@ -43,8 +46,8 @@ def stage(name: str, out: Path, *overrides: str) -> int:
     return run(configuration(f"stage={name}", f"data.output_dir={out}", *overrides))
 
 
-def pipeline_process(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+def pipeline_process(*arguments: str, cwd: Path = PROJECT, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(
         [sys.executable, str(PROJECT / "pipeline.py"), *arguments],
         capture_output=True,
@@ -323,34 +326,100 @@ def test_batch_goes_on_after_a_surprise_and_draws_very_thin_pictures(tmp_path, p
     assert [e["error"] for e in errors] == ["ZeroDivisionError: by accident"] * 2
 
 
-# free text on the command line
+# what is typed
+
+
+def typed(*arguments: str) -> Config:
+    """The configuration of what was typed."""
+    return configuration(*hydra_arguments(arguments, free_text()))
+
+
+def test_the_record_holds_the_expression_as_it_was_typed(tmp_path, picturebook):
+    picture, out = tmp_path / "a=b, (c) [d] {e} #f $g.png", tmp_path / "a,b (1)"
+    Image.open("examples/images/bird.png").save(picture)
+    query = "'cats' and \"dogs\", ${5} 鸟"
+    assert (
+        run(typed("stage=collect", f"data.query={query}", f"data.image_file={picture}", f"data.output_dir={out}")) == 0
+    )
+    assert load_record(out / MODEL / f"{picture.stem}.pkl").meta["query"] == query
+    saved = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(out / MODEL / "config.yaml"))
+    assert plain(saved).data.query == query
+
+
+def test_a_tilde_is_the_home_folder_in_every_key(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    for folder in ("examples/models/picturebook", "examples/images"):
+        shutil.copytree(PROJECT / folder, home / Path(folder).name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(home))
+    model = ("model.name=~/picturebook", "data.output_dir=~/out", "model.cache_dir=~/cache")
+    assert run(typed("data.image_file=~/images/bird.png", *model, "save_fig=false")) == 0
+    row_ = {"id": "bird", "prompt": "birds.", "image_path": "images/bird.png", "bbox": [1, 1, 9, 9]}
+    jsonl(home / "data.jsonl", row_)
+    found = home / "out" / "picturebook"
+    record, folder = "data.attention_file=~/out/picturebook/bird.pkl", "data.attention_dir=~/out/picturebook"
+    data = "data.data_file=~/data.jsonl"
+    assert run(typed("stage=visualize", record, "logic.heads=null", "save_fig=false")) == 0
+    assert run(typed("stage=select", folder, "logic.select.samples=null", "save_fig=false")) == 0
+    heads = "logic.heads=~/out/picturebook/localization_heads.json"
+    assert run(typed("stage=evaluate", folder, data, heads, "evaluate.controls=[]", "save_fig=false")) == 0
+    find = "study.find=~/out/picturebook"
+    assert run(typed("stage=study", folder, data, find, "logic.heads=null", "save_fig=false")) == 0
+    shutil.copytree(found, home / "out" / "other")
+    runs = "data.runs=[~/out/picturebook,~/out/other]"
+    assert run(typed("stage=report", runs, data, "data.output_dir=~/out", "logic.heads=null")) == 0
+    assert (home / "out" / "compare.html").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("model", "name"),
     [
-        "the man's hat",
-        "der Vögel, (left) man's = bird! [x] {y} & #2",
-        "鸟",
-        "a=b",
-        "back\\slash\\",
-        "it's \\'quoted\\'",
-        "bird:red",
+        ("examples/models/picturebook", MODEL),
+        ("./examples/models/picturebook/", MODEL),
+        ("liuhaotian/llava-v1.5-7b", "liuhaotian-llava-v1.5-7b"),
+        ("../work/my model", "work-my-model"),
+        ("/data/models/x", "data-models-x"),
+        ("~/x", "x"),
+        ("../../.cache/x", "cache-x"),
+        (".", "here"),
+        ("..", "above"),
+        ("/", "model"),
+        ("/".join(["deep"] * 100), "deep-" * 39 + "deep"),
     ],
 )
-def test_any_text_may_be_a_query(text):
-    assert configuration(*hydra_arguments([f"data.query={text}"], free_text())).data.query == text
+def test_the_folder_of_a_model_is_to_be_seen_whatever_path_names_it(model, name, tmp_path, monkeypatch):
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert folder_name(model).removeprefix("-") == name
+    assert not folder_name(model).startswith(".")
 
 
-def test_quoted_text_null_and_other_keys_are_left_as_they_are():
-    given = ["data.query='a, b'", "data.save_id=null", "logic.heads=[[1,2]]", "stage=collect"]
-    assert hydra_arguments(given, free_text()) == given
+# -m
 
 
-@pytest.mark.parametrize("argument", ["+foo=3", "++model.foo=3", "~data", "-m", "--multirun"])
-def test_keys_cannot_be_added_and_jobs_not_multiplied(argument):
-    with pytest.raises(UserError, match=argument.replace("+", r"\+")):
-        hydra_arguments([argument], free_text())
+def test_m_runs_a_job_for_each_value_and_tells_the_worst_exit_code(tmp_path, picturebook):
+    stage("collect", tmp_path / "one")
+    done = pipeline_process("stage=analyze", "data.output_dir=one,none", "-m", "logic.top_k=1,2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error"] * 2
+    assert done.stdout.count("rank  layer  head") == 2
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_wrong_value_ends_m_before_the_first_job(tmp_path):
+    done = pipeline_process("-m", "stage=collect", "logic.top_k=2,x", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"multirun"}
+
+
+def test_many_processes_do_not_run_the_jobs_of_m_many_times(tmp_path):
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    of_two = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", **meeting}
+    done = pipeline_process("-m", "stage=batch", "data.batch_size=1,2", cwd=tmp_path, **of_two)
+    assert done.returncode == 2
+    assert "-m runs in one process" in done.stderr
 
 
 def test_heads_of_a_preset_are_refused_for_another_models_record(tmp_path, picturebook):
@@ -397,6 +466,10 @@ def test_another_checkpoint_ranks_for_each_sample_and_says_so_once(tmp_path, pic
         (["logic.heads=[[8,0]]"], "8, 0"),
         (["logic.heads=preset", "model.localization_heads=null"], "localization_heads"),
         (["data.output_dir=/dev/null/x"], "output_dir"),
+        (["data.image_file=README.md/x.png"], r"data\.image_file=README\.md/x\.png: README\.md is a file"),
+        (["data.image_file=lab"], r"data\.image_file=lab: it is a folder"),
+        (["data.image_file=''"], r"data\.image_file is empty"),
+        (["model.name=README.md"], r"model\.name=README\.md: it is a file"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(overrides, message, tmp_path, monkeypatch):

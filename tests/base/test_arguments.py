@@ -1,0 +1,155 @@
+"""What is typed for a text or a path is what arrives, whatever Hydra would make of it."""
+
+import random
+from operator import attrgetter
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.schema import Config, as_dict, as_yaml, free_text, literally, plain
+from lab.base.arguments import hydra_arguments
+from lab.base.errors import UserError
+from tests.conftest import configuration
+
+TEXTS = [
+    "the man's hat",
+    "'cats' and 'dogs'",
+    '"STOP"',
+    "'a, b'",
+    "${5}",
+    "\\${data.query}",
+    "a=b, (c) [d] {e} #f",
+    "der Vögel, (left) man's = bird! [x] {y} & #2",
+    "鸟",
+    "back\\slash\\",
+    "it's \\'quoted\\'",
+    "bird:red",
+    "true",
+    "5",
+    "two\nlines",
+    "",
+]
+PATHS = ["a=b.png", "a,b.png", "a (1).png", "a[1].png", "#1.png", "{a}.png", "$HOME/${x}.png", "a b.png", "[a]", "'a'"]
+
+
+def typed(*arguments: str) -> list[str]:
+    return hydra_arguments(arguments, free_text())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_may_be_a_query(text):
+    assert configuration(*typed(f"data.query={text}")).data.query == text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_path_may_be_the_value_of_every_key_that_takes_one(path):
+    names = [name for name, takes in free_text().items() if takes not in ("text", "folders")]
+    config = configuration(*typed(*(f"{name}={path}" for name in names)))
+    assert {name: attrgetter(name)(config) for name in names} == dict.fromkeys(names, path)
+
+
+def test_signs_in_any_order_arrive_and_are_read_back_from_what_is_written():
+    rng = random.Random(0)
+    signs = [*"ab\\'\"${}[](),:=#~ \t@|é鸟\n5&*+-?!<>/", "\\\\", "${", "\\${", "${a.b}", "\\'", "null"]
+    names = [name for name, takes in free_text().items() if takes != "folders"]
+    for _ in range(10):
+        given = {name: "x" + "".join(rng.choices(signs, k=9)) for name in names}
+        config = configuration(*typed(*(f"{name}={text}" for name, text in given.items())))
+        assert {name: attrgetter(name)(config) for name in names} == given
+        for saved in (OmegaConf.create(as_yaml(config)), literally(as_dict(config))):
+            assert plain(OmegaConf.merge(OmegaConf.structured(Config), saved)) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "folders"),
+    [
+        ("[A,B]", ["A", "B"]),
+        ("[runs/a b, runs/c]", ["runs/a b", "runs/c"]),
+        ("[a=1/(x),b#{2}/${y}]", ["a=1/(x)", "b#{2}/${y}"]),
+        ("[John's,Mary's]", ["John's", "Mary's"]),
+        ("[a\\,b,c]", ["a,b", "c"]),
+        ("""['a,b',"c"]""", ["a,b", "c"]),
+        ("[~/a,[b]]", ["~/a", "[b]"]),
+        ("null", None),
+    ],
+)
+def test_a_list_of_folders_is_split_at_its_commas(value, folders):
+    assert configuration(*typed(f"data.runs={value}")).data.runs == folders
+
+
+@pytest.mark.parametrize(
+    ("value", "heads"),
+    [
+        ("null", None),
+        ("preset", "preset"),
+        ("[[14,24], [1, 2]]", [[14, 24], [1, 2]]),
+        ("[[1,2]]/x=1.json", "[[1,2]]/x=1.json"),
+        ("runs/a, b/localization_heads.json", "runs/a, b/localization_heads.json"),
+    ],
+)
+def test_heads_are_a_list_of_numbers_or_a_file(value, heads):
+    assert configuration(*typed(f"logic.heads={value}")).logic.heads == heads
+
+
+def test_null_and_keys_that_take_no_text_are_left_as_they_are():
+    given = ["data.save_id=null", "logic.heads=[[1,2]]", "stage=collect", "evaluate.controls=[all]", "--cfg", "job"]
+    assert typed(*given) == given
+
+
+@pytest.mark.parametrize("argument", ["+foo=3", "++model.foo=3", "~data", "+data.query=x"])
+def test_keys_cannot_be_added_or_removed(argument):
+    with pytest.raises(UserError, match=r"keys cannot be added or removed; write [a-z]"):
+        typed(argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("data.query=caf\udce9", r"caf\\udce9.*UTF-8"),
+        ("data.save_id=\ud800", "UTF-8"),
+        ("logic.top_k=" + "9" * 400, "digits"),
+        ("logic.top_k=" + "9" * 5000, "digits"),
+        ("logic.heads=[[1," + "9" * 5000 + "]]", "digits"),
+        ("data.runs=A", r"expected a list, data.runs=\[A,B\]"),
+    ],
+)
+def test_what_is_no_text_no_number_and_no_list_is_one_short_line(argument, message):
+    with pytest.raises(UserError, match=message) as caught:
+        typed(argument)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
+
+
+# -m
+
+
+@pytest.mark.parametrize(
+    ("argument", "jobs"),
+    [
+        ("data.output_dir=a,b", "data.output_dir='a','b'"),
+        ("data.query=the man's hat,a cat", "data.query='the man\\'s hat','a cat'"),
+        ("data.query=the cup, on the left", "data.query='the cup, on the left'"),
+        ("data.query=red\\,white,blue", "data.query='red,white','blue'"),
+        ("data.query=red\\,white", "data.query='red,white'"),
+        ("data.image_file=a[1,2].png,b.png", "data.image_file='a[1,2].png','b.png'"),
+        ("data.runs=[A,B],[A,C]", "data.runs=['A','B'],['A','C']"),
+        ("logic.heads=null,preset,[[1,2],[3,4]],x.json", "logic.heads=null,'preset',[[1,2],[3,4]],'x.json'"),
+        ("logic.top_k=1,2", "logic.top_k=1,2"),
+    ],
+)
+def test_with_m_commas_part_values_unless_a_space_follows_or_a_backslash_precedes(argument, jobs):
+    assert typed("-m", argument) == ["-m", jobs]
+    assert typed(argument, "--multirun") == ["--multirun", jobs]
+
+
+def test_a_launcher_needs_m_and_hydras_own_none():
+    assert typed("hydra/launcher=basic") == ["hydra/launcher=basic"]
+    with pytest.raises(UserError, match="does nothing without -m"):
+        typed("hydra/launcher=slurm")
+
+
+def test_a_launcher_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("lab.base.arguments.find_spec", lambda name: None)
+    assert typed("-m", "hydra/launcher=basic")
+    with pytest.raises(UserError, match="pip install hydra-submitit-launcher"):
+        typed("-m", "hydra/launcher=slurm")
