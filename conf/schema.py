@@ -414,7 +414,7 @@ class ModelConfig(Group, path="model"):
         None, "known heads [[layer,head],...] of this model, zero-based, for logic.heads=preset"
     )
     heads_of: str | None = key(
-        None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", takes="folder"
+        None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", takes="text"
     )
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
@@ -463,7 +463,7 @@ class DataConfig(Group, path="data"):
         None,
         "true: every line, and select, evaluate, study collect them first; false: those from start_index to end_index; "
         "null: these if they are set, else every line, and nothing is collected first",
-        common="true: select, evaluate and study collect the data file first",
+        common="true: select, evaluate, study collect it first",
     )
     start_index: int = key(0, "first line, zero-based", least=0)
     end_index: int | None = key(None, "line to stop before; -1: the end; null: one sample", least=-1)

@@ -439,7 +439,6 @@ def test_preset_heads_are_the_models_first():
         ({"heads": []}, None, "logic.heads is empty"),
         ({"heads": "preset"}, None, "names no localization_heads"),
         ({"heads": "preset"}, [[0, 9]], r"model.localization_heads: \[0, 9\] is not a head"),
-        ({"heads": "preset", "top_k": 2}, [[0, 1]], "top_k is 2, but model.localization_heads names 1"),
     ],
 )
 def test_impossible_choices_of_heads_are_refused(logic, preset, message):

@@ -56,7 +56,7 @@ def check_pointer(path: Path) -> None:
     try:
         with open(path, "rb", opener=_without_waiting) as stream:
             head = stream.read(POINTER)
-    except OSError:
+    except (OSError, ValueError):
         return
     if is_pointer(head):
         raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")

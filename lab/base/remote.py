@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from lab.base.errors import UserError, shown
 from lab.base.files import write_atomic
-from lab.base.paths import home
+from lab.base.paths import exists, home
 
 SCHEMES = ("http", "https")
 MOST_BYTES = 64 * 2**20  # of a picture
@@ -47,7 +47,7 @@ def fetch(path: Path) -> None:
 
     Raises UserError if it cannot be fetched, takes longer than PATIENCE, or is larger than MOST_BYTES.
     """
-    if not path.is_relative_to(_cache()) or path.exists() or not (path.parent / NOTE).exists():
+    if not path.is_relative_to(_cache()) or exists(path) or not exists(path.parent / NOTE):
         return
     url = (path.parent / NOTE).read_text(encoding="utf-8")
     try:

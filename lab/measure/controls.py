@@ -135,10 +135,12 @@ def head_ious(record: Record, true_xyxy: tuple[float, ...], logic: LogicConfig) 
 def rank_correlation(view: Overview) -> tuple[float | None, int]:
     """Spearman's rho between how often a head is selected and how good its own box is, over so many heads.
 
-    They are the heads ever selected. None with fewer than three of them, or if the boxes of all heads are not known.
+    They are the heads ever selected. None with fewer than three of them, if all are alike in one of the two, or if the
+    boxes of all heads are not known.
     """
     seen = view.selected > 0
-    if seen.sum() < 3 or np.isnan(view.head_iou).any():
+    alike = any(np.ptp(values[seen], axis=None) == 0 for values in (view.selected, view.head_iou) if seen.any())
+    if seen.sum() < 3 or np.isnan(view.head_iou).any() or alike:
         return None, int(seen.sum())
     return float(spearmanr(view.selected[seen], view.head_iou[seen]).statistic), int(seen.sum())
 

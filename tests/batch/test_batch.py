@@ -298,7 +298,7 @@ def test_processes_write_the_same_bytes_as_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(lab.batch.run, "writers", lambda *_, **__: (2, 2))
     assert batch(tmp_path, asked=asked) == 0
     here, there = (sorted((tmp_path / out / PICTUREBOOK).glob("?[._]*")) for out in ("threads", "out"))
-    assert len(here) == 3 * len(asked)
+    assert len(here) == 5 * len(asked)  # record, ranking twice, mask, box
     assert [(path.name, path.read_bytes()) for path in here] == [(path.name, path.read_bytes()) for path in there]
 
 

@@ -40,7 +40,7 @@ def record(seed: int = 0, dtype: torch.dtype = torch.float32, *, generic: bool =
 
 
 def config(*overrides: str):
-    return configuration("model=llava15_7b", *overrides)
+    return configuration("model=llava15_7b", "logic.top_k=3", *overrides)
 
 
 def kept_of(full: Record, cfg) -> Record:
@@ -435,7 +435,7 @@ def test_a_full_disk_stops_the_batch_with_what_is_missing_and_the_same_command_c
     def full(self, mode="r", *args, **kwargs):
         if mode == "xb":
             written.append(self)
-        if len(written) > 5:  # the trial, the configuration, a record and its ranking fit
+        if len(written) > 7:  # the trial, the configuration, a record, its ranking, mask and box fit
             raise OSError(28, "No space left on device")
         return write(self, mode, *args, **kwargs)
 

@@ -35,7 +35,7 @@ def test_every_logic_preset_composes_and_is_possible(logic):
 
 def test_the_defaults_are_the_published_rules():
     logic = configuration("model=llava15_7b").logic
-    assert (logic.top_k, logic.heads, logic.threshold.method) == (3, None, "chord")
+    assert (logic.top_k, logic.heads, logic.threshold.method) == (5, None, "chord")
     assert (logic.entropy.center, logic.entropy.weight, logic.entropy.min_value) == (2.0, "mass", 0.001)
     assert logic.filter.bottom_row == 0.05
     assert (logic.mask.method, logic.box.region) == ("mean_relu", "all")

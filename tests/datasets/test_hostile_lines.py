@@ -117,7 +117,6 @@ PATHS = [
     ("data:image/png;base64,iVBORw0KGgo", "it is a data URL; save the picture as a file"),
     ("iVBORw0KGgo" * 100, "longer than the system allows; expected a path, not the picture itself"),
     ("a\0b.png", "its path holds a NUL byte"),
-    ("https://example.org/cat.png", "it is a web address; download the picture"),
     ("~nobody_of_that_name/cat.png", "no such user"),
     ("data.jsonl/cat.png", "a part of its path is a file, not a folder"),
     (".", "is a folder, not an image"),

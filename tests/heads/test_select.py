@@ -472,7 +472,7 @@ def test_what_select_writes_is_what_the_other_stages_read(tmp_path, monkeypatch,
 
 
 def fixed_by(path: Path, shape: tuple[int, int], *overrides: str) -> list[tuple[int, int]] | None:
-    cfg = with_heads_of_file(configuration("model=llava15_7b", f"logic.heads={path}", *overrides))
+    cfg = with_heads_of_file(configuration("model=llava15_7b", "logic.top_k=3", f"logic.heads={path}", *overrides))
     return head_choice(cfg.logic, cfg.model).fixed(shape)
 
 
@@ -546,7 +546,7 @@ def test_heads_found_in_another_model_of_the_same_shape_are_told(tmp_path, caplo
 
 def test_the_heads_of_a_file_leave_the_given_configuration_as_it_was(tmp_path):
     path = heads_file(tmp_path / "h.json")
-    cfg = configuration("model=llava15_7b", f"logic.heads={path}")
+    cfg = configuration("model=llava15_7b", "logic.top_k=3", f"logic.heads={path}")
     assert with_heads_of_file(cfg).logic.heads["heads"] == [[4, 1], [5, 2], [1, 6]]
     assert cfg.logic.heads == str(path)
     assert len(read_heads(path)["heads"]) == 4

@@ -148,7 +148,7 @@ def test_rankings_that_cannot_be_written_end_the_stage_after_a_few(folder, monke
         written.append(path)
         raise NotWritten(f"{path.name}: cannot be written")
 
-    monkeypatch.setattr("lab.stages.analyze_folder.write_ranking", fail)
+    monkeypatch.setattr("lab.stages.analyze.write_ranking", fail)
     with pytest.raises(NotWritten, match=r"s12.pkl: cannot be written; so it was with 5 samples in a row"):
         analyze_stage(folder, "data.workers=1")
     assert len(written) == 5

@@ -353,7 +353,7 @@ def test_a_tilde_is_the_home_folder_in_every_key(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(home))
     model = ("model.name=~/picturebook", "data.output_dir=~/out", "model.cache_dir=~/cache")
-    assert run(typed("data.image_file=~/images/bird.png", *model, "save_fig=false")) == 0
+    assert run(typed("data.image_file=~/images/bird.png", "data.query=birds.", *model, "save_fig=false")) == 0
     row_ = {"id": "bird", "prompt": "birds.", "image_path": "images/bird.png", "bbox": [1, 1, 9, 9]}
     jsonl(home / "data.jsonl", row_)
     found = home / "out" / "picturebook"
