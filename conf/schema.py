@@ -639,7 +639,7 @@ def plain(cfg: Config | DictConfig) -> Config:
     config: Config = OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[assignment]
     logic = config.logic
     if foreign_heads(config):
-        model = replace(config.model, localization_heads=None, heads_of=None, first_layer=None)
+        model = replace(config.model, localization_heads=None, first_layer=None)
         heads = None if logic.heads == PRESET else logic.heads
         return replace(config, model=model, logic=replace(logic, heads=heads))
     if logic.filter.min_layer is None and config.model.first_layer is not None:

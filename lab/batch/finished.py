@@ -77,5 +77,5 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _digest(job: BatchJob, sample: Sample) -> str:
-    told = repr((RULES, job.rules, sample.query, str(sample.image_file)))
+    told = repr((RULES, job.rules, sample.query, str(sample.image_file), sample.image_size))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
