@@ -110,7 +110,14 @@ def prepare(
 
 def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: ModelConfig) -> Prompt:
     """The prompt that asks for `query` in a picture, by this configuration. Raises UserError as `build_prompt`."""
-    return loaded.family.prompt(query, picture, config.conv_mode, drop_space_tokens=config.drop_space_tokens)
+    return loaded.family.prompt(
+        query,
+        picture,
+        config.conv_mode,
+        drop_space_tokens=config.drop_space_tokens,
+        system=config.system,
+        question=config.question,
+    )
 
 
 class PendingRecords:
@@ -163,7 +170,9 @@ class PendingRecords:
             "generated_text": self.text,
             "grids": [grid.to_dict() for grid in picture.grids],
             "stations": prompt.stations,
-            "conv_mode": self.config.conv_mode,
+            "conv_mode": self.config.conv_mode or loaded.family.own_conv_mode,
+            "prompt": prompt.text,
+            **{key: value for key in ("question", "system") if (value := getattr(self.config, key)) is not None},
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
             "versions": {
@@ -236,6 +245,7 @@ def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> t
         output = loaded.model.generate(
             input_ids=packed.ids,
             attention_mask=torch.ones_like(packed.ids),
+            **loaded.family.text_inputs(packed.ids),
             **to_model(loaded, loaded.family.inputs([question.picture])),
             max_new_tokens=config.max_new_tokens,
             do_sample=config.do_sample,

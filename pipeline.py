@@ -34,7 +34,7 @@ from lab.base.console import exit_in_one_line, job_in_one_line
 from lab.base.errors import UserError
 from lab.base.processes import first_process, leave, refuse_many
 from lab.stages import STAGES
-from llava.conversation import conversation
+from llava.conversation import check_conv_mode
 
 register()
 codes: list[int] = []  # of the jobs of -m, one after another in this process
@@ -45,7 +45,7 @@ def run(cfg: Config | DictConfig) -> int:
     config = plain(cfg)
     if config.stage not in STAGES:
         raise UserError(f"stage={config.stage}: choose from {', '.join(STAGES)}")
-    conversation(config.model.conv_mode)
+    check_conv_mode(config.model.conv_mode)
     check_paths(config)
     stage = STAGES[config.stage]
     if not stage.many:

@@ -396,7 +396,18 @@ class ModelConfig(Group, path="model"):
         "eager: the stock math, to the bit; fused: faster and lean, the kept rows in float32",
         common="eager: the stock math; fused: faster and lean",
     )
-    conv_mode: str = key("referseg", "prompt template; a wrong name lists the right ones")
+    conv_mode: str | None = key(
+        None,
+        "prompt template; null: referseg for LLaVA, chat (the checkpoint's own) for others; a wrong name lists all",
+    )
+    question: str | None = key(
+        None, "what is asked about the expression, such as 'Where is {query}?'; null: it alone", takes="text"
+    )
+    system: str | None = key(None, "system text; null: the template's own", takes="text")
+    image_processor: dict[str, Any] | None = key(
+        None,
+        "options of the checkpoint's image processor: {min_pixels: 200704}, {do_pan_and_scan: true}; null: its own",
+    )
     drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
     image_aspect_ratio: AspectRatio | None = key(
         None, "pad: to a square; crop: its middle; null: as the checkpoint says"
@@ -419,6 +430,8 @@ class ModelConfig(Group, path="model"):
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
     def check(self) -> None:
+        if self.question is not None and "{query}" not in self.question:
+            raise UserError(f"model.question={shown(self.question)}: must hold {{query}}, the place of the expression")
         if self.do_sample and self.temperature < 0.001:
             raise UserError(f"model.temperature={self.temperature:g}: must be 0.001 or more with model.do_sample=true")
         if self.top_p is not None and not 0 < self.top_p <= 1:

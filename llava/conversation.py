@@ -72,6 +72,20 @@ CONVERSATIONS["v0_plain"] = CONVERSATIONS["plain"]
 CONVERSATIONS["mistral_direct"] = CONVERSATIONS["chatml_direct"]
 
 
+CHAT, CHAT_OPEN = "chat", "chat_open"
+FAMILY_TEMPLATES = ("referseg", CHAT)  # those that a family asks in if no other is named
+OWN_TEMPLATES = {  # the checkpoint's own chat template, for families that have one
+    CHAT: "as the model is asked, up to where it would answer",
+    CHAT_OPEN: "the same with the user's turn left open, so that the last token is the expression's own",
+}
+
+
+def check_conv_mode(conv_mode: str | None) -> None:
+    """Raises UserError if there is no template of that name; None is the family's own."""
+    if conv_mode is not None and conv_mode not in OWN_TEMPLATES:
+        conversation(conv_mode)
+
+
 def conversation(conv_mode: str) -> Conversation:
     """The template of that name.
 
@@ -80,6 +94,7 @@ def conversation(conv_mode: str) -> Conversation:
     """
     if conv_mode not in CONVERSATIONS:
         raise UserError(
-            f"No prompt template {conv_mode!r} (model.conv_mode); there are {', '.join(sorted(CONVERSATIONS))}"
+            f"No prompt template {conv_mode!r} (model.conv_mode); there are {', '.join(sorted(CONVERSATIONS))}, "
+            f"and for models with a chat template of their own {', '.join(OWN_TEMPLATES)}"
         )
     return CONVERSATIONS[conv_mode]

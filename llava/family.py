@@ -11,12 +11,13 @@ can be sent to other processes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from jaxtyping import Int
 from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -35,6 +36,8 @@ class Picture:
     tokens: int  # image tokens in the prompt, V
     grids: tuple[Grid, ...]
     beside: tuple[int, ...] = ()  # tokens that lie nowhere in the picture: class token, ends of rows
+    text: str = ""  # what the picture's placeholder becomes in the prompt, for families that prepare it as text
+    shift: int = 0  # how much further on the model counts what follows than there are image tokens (M-RoPE: below 0)
 
     def pin_memory(self) -> "Picture":
         """The same in memory that a GPU can read by itself."""
@@ -58,7 +61,7 @@ class Geometry(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Image tokens of one picture, at most."""
+        """Image tokens of one picture, at most; of a usual one, where there is no end."""
 
     @property
     def fewest(self) -> int:
@@ -77,11 +80,17 @@ class Request:
     cache_dir: str | None
     placement: Placement
     pad: bool | None  # None: as the checkpoint says
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the image processor, in place of the checkpoint's own
 
     def refuse_base(self) -> None:
         """Raises UserError if a base was named, for a checkpoint that is whole."""
         if self.base is not None:
             raise UserError(f"{self.name} is a whole model: model.base={self.base} has no use here, leave it out")
+
+    def refuse_options(self) -> None:
+        """Raises UserError if options of an image processor were named, for a family that prepares pictures itself."""
+        if self.options:
+            raise UserError(f"{self.name}: model.image_processor has no use here, leave it out")
 
     def refuse_aspect_ratio(self, why: str) -> None:
         """Raises UserError if a way to make the picture square was named, for a family that does not."""
@@ -94,6 +103,7 @@ class Family(ABC):
     """What several checkpoints have in common; an instance is one checkpoint without its weights."""
 
     model_types: ClassVar[tuple[str, ...]]  # in config.json
+    own_conv_mode: ClassVar[str] = "referseg"  # the template that asks if no other is named
 
     tokenizer: PreTrainedTokenizerFast
     image_processor: Any
@@ -121,16 +131,40 @@ class Family(ABC):
             return Sharing.ALONE
         return Sharing.PACKED if plain_causal(text_config, context) else Sharing.CACHED
 
-    def prompt(self, query: str, picture: Picture, conv_mode: str, *, drop_space_tokens: bool | None = None) -> Prompt:
-        """The prompt that asks for `query` in this picture. Raises UserError as `build_prompt`."""
+    def prompt(
+        self,
+        query: str,
+        picture: Picture,
+        conv_mode: str | None = None,
+        *,
+        drop_space_tokens: bool | None = None,
+        system: str | None = None,
+        question: str | None = None,
+    ) -> Prompt:
+        """The prompt that asks for `query` in this picture, in a template or, with None, in the family's own.
+
+        `system` takes the place of the template's system text, `question` holds `{query}` and what is asked about it.
+        Raises UserError as `build_prompt`.
+        """
         image = replace(self.image_tokens, count=picture.tokens)
         return build_prompt(
-            query, conv_mode, self.tokenizer, image, drop_space_tokens=drop_space_tokens, context=self.context
+            query,
+            conv_mode or self.own_conv_mode,
+            self.tokenizer,
+            image,
+            drop_space_tokens=drop_space_tokens,
+            system=system,
+            question=question,
+            context=self.context,
         )
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """What the model's forward takes of several pictures, in their order."""
         return {key: torch.cat([picture.inputs[key] for picture in pictures]) for key in pictures[0].inputs}
+
+    def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
+        """What the model's forward takes of a prompt's tokens beside their ids, such as which are the picture's."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ CONV_MODES = (  # part of a checkpoint's name -> the template it was trained wit
 )
 
 
+UNBOUNDED = 1 << 20  # tokens that a model may read if its configuration names no end
+
+
 def finish(
     family: type[Family],
     name: str,
@@ -38,7 +41,7 @@ def finish(
         UserError: the image tokens leave no room for words.
     """
     text = model.config.get_text_config(decoder=True)
-    limit = min(n for n in (text.max_position_embeddings, context) if n)
+    limit = min(n for n in (getattr(text, "max_position_embeddings", None), context, UNBOUNDED) if n)
     if geometry.fewest >= limit:
         raise UserError(f"{name}: the image takes {geometry.fewest} tokens, but the model reads only {limit}")
     generation = model.generation_config

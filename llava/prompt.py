@@ -1,7 +1,7 @@
 """A query as the model takes it in: token ids, and the station of each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
@@ -11,6 +11,7 @@ from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
 from llava.conversation import conversation
 
 Segment = tuple[str, str]  # station, text
+Span = tuple[int, int]  # first character, and the one behind the last
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Prompt:
 
     ids: tuple[int, ...]
     stations: Ranges
+    text: str = ""  # before the picture's placeholder is written out: what the model's own processor takes
+    query_spans: Mapping[int, Span] = field(
+        default_factory=dict
+    )  # place of a query's token -> its letters in the query
+    shift: int = 0  # of the places behind the picture: their number for the model minus their place in `ids`
 
 
 def build_prompt(
@@ -41,13 +47,16 @@ def build_prompt(
     image: ImageTokens,
     *,
     drop_space_tokens: bool | None = None,
+    system: str | None = None,
+    question: str | None = None,
     context: int,
 ) -> Prompt:
     """The prompt of one query, tokenized as the original LLaVA does.
 
     The text before and after `<image>` is tokenized apart, and the beginning-of-sequence token, if the tokenizer adds
     one, is kept once. `drop_space_tokens` leaves stand-alone space tokens out; None does what the template does.
-    Nothing is ever cut.
+    `system` takes the place of the template's own system text, and `question`, which holds `{query}`, is written where
+    the template has the query alone. Nothing is ever cut.
 
     Raises:
         UserError: unknown template, empty query, a query that holds an image token, a prompt longer than `context`
@@ -55,43 +64,61 @@ def build_prompt(
     """
     check_query(query)
     template = conversation(conv_mode)
-    before, after = _segments(template.frame, template.system, query, marked=image.marked)
+    system = template.system if system is None else system
+    frame = template.frame.replace("{query}", _framed(question))
+    before, after = _segments(frame, system, query, marked=image.marked)
     first, second = (_tokenize(chunk, tokenizer) for chunk in (before, after))
     bos = tokenizer.bos_token_id
     if second and second[0][0] == bos:
         second = second[1:]
     if template.drop_space_tokens if drop_space_tokens is None else drop_space_tokens:
         space = tokenizer.get_vocab().get(SPACE_TOKEN)
-        first, second = ([pair for pair in pairs if pair[0] != space] for pairs in (first, second))
+        first, second = ([token for token in tokens if token[0] != space] for tokens in (first, second))
     if first and first[0][0] == bos:
-        first[0] = (bos, "bos")
+        first[0] = (bos, "bos", None)
 
-    pairs = [*first, *[(image.token_id, "image")] * image.count, *second]
-    ids, labels = zip(*pairs, strict=True)
+    tokens = [*first, *[(image.token_id, "image", None)] * image.count, *second]
+    ids, labels, spans = zip(*tokens, strict=True)
     if ids.count(image.token_id) != image.count:
         raise UserError(f"The query {query!r} holds a token that is reserved for the image; write it differently")
+    stations = checked(query, ids, labels, image.token_id, context)
+    text = frame.format(system=system, query=query)
+    return Prompt(ids, stations, text, {place: span for place, span in enumerate(spans) if span is not None})
+
+
+def checked(query: str, ids: Sequence[int], labels: Sequence[str], image_token_id: int, context: int) -> Ranges:
+    """The stations of a prompt, one label a token.
+
+    Raises UserError if nothing is left of the query, or if the model does not read as many tokens.
+    """
     if "query" not in labels:
         raise UserError(f"Nothing is left of the query {query!r} after tokenizing; describe the object in words")
     if len(ids) > context:
         raise UserError(
-            f"The prompt has {len(ids)} tokens, {image.count} of them for the image, "
+            f"The prompt has {len(ids)} tokens, {labels.count('image')} of them for the image, "
             f"but the model reads {context}; shorten the query"
         )
     stations = to_ranges(labels)
-    check_stations(stations, ids, image.token_id)
-    return Prompt(ids, stations)
+    check_stations(stations, ids, image_token_id)
+    return stations
 
 
-def check_query(query: str) -> None:
-    """Raises UserError if the query is empty or contains the image placeholder."""
+def check_query(query: str, *reserved: str) -> None:
+    """Raises UserError if the query is empty or contains a placeholder of the image."""
     if not isinstance(query, str) or not query.strip():
         raise UserError(
             "The query is empty; describe the object to look for, for example data.query='the bird on the branch'"
         )
-    if IMAGE_TOKEN in query:
-        raise UserError(
-            f"The query {query!r} contains {IMAGE_TOKEN}; the prompt template places the image, leave it out"
-        )
+    for token in (IMAGE_TOKEN, *reserved):
+        if token in query:
+            raise UserError(f"The query {query!r} contains {token}; the prompt template places the image, leave it out")
+
+
+def _framed(question: str | None) -> str:
+    """The question as a part of a frame, in which its other braces are letters."""
+    if question is None:
+        return "{query}"
+    return question.replace("{", "{{").replace("}", "}}").replace("{{query}}", "{query}")
 
 
 def _segments(frame: str, system: str, query: str, *, marked: bool) -> tuple[list[Segment], list[Segment]]:
@@ -110,18 +137,26 @@ def _segments(frame: str, system: str, query: str, *, marked: bool) -> tuple[lis
     return pieces(before), pieces(after)
 
 
-def _tokenize(chunk: Sequence[Segment], tokenizer: Any) -> list[tuple[int, str]]:
-    """(id, station) of every token of one chunk, special tokens that the tokenizer adds included."""
+def _tokenize(chunk: Sequence[Segment], tokenizer: Any) -> list[tuple[int, str, Span | None]]:
+    """(id, station, letters of the query) of every token of one chunk, special tokens that the tokenizer adds too."""
     text = "".join(part for _, part in chunk)
     stations = [station for station, part in chunk for _ in part]  # of every character
     encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    return [
-        (token, _station(stations[a:b]))
-        for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
+    tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [(token, station_of(stations[a:b]), span_in_query(stations, a, b)) for token, (a, b) in tokens]
 
 
-def _station(characters: Sequence[str]) -> str:
+def station_of(characters: Sequence[str]) -> str:
+    """The station of a token that stands for characters of these."""
     if "query" in characters:
         return "query"
     return characters[-1] if characters else "role"
+
+
+def span_in_query(stations: Sequence[str], first: int, end: int) -> Span | None:
+    """The letters of the query that the characters from `first` to `end` hold, counted from its first; None if none."""
+    own = [place for place in range(first, end) if stations[place] == "query"]
+    if not own:
+        return None
+    start = stations.index("query")
+    return own[0] - start, own[-1] + 1 - start

@@ -13,7 +13,7 @@ Letters in shape comments: B batch, H heads, K key-value heads, N wanted queries
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +26,9 @@ from transformers.masking_utils import sdpa_mask
 from lab.base.errors import UserError
 
 FUSED = "localization_fused"  # its name among transformers' attention implementations
-IMPLEMENTATIONS = {
-    "eager": {"text_config": "eager", "vision_config": "eager"},
-    "fused": {"text_config": FUSED, "vision_config": "sdpa"},
-}
-UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")  # what a layer may ask for that the fused rows do not know
+IMPLEMENTATIONS = {"eager": ("eager", "eager"), "fused": (FUSED, "sdpa")}  # of the language model, of vision towers
+UNSUPPORTED = ("s_aux", "sinks", "position_bias", "cache")  # what a layer may ask for that the fused rows do not know
+SLICE = 256  # queries of a layer with a soft cap that are worked on at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +50,22 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
     """Switches the model to `eager` or `fused`."""
     if name not in IMPLEMENTATIONS:
         raise UserError(f"model.attention={name}: choose from {', '.join(IMPLEMENTATIONS)}")
-    model.set_attn_implementation(IMPLEMENTATIONS[name])
+    own, tower = IMPLEMENTATIONS[name]
+    text = model.config.get_text_config(decoder=True)
+    parts = {key: getattr(model.config, key, None) for key in getattr(model.config, "sub_configs", {})}
+    for key, part in parts.items():
+        if part is text:
+            model.set_attn_implementation({key: own})
+        elif part is not None:
+            with suppress(ValueError):  # a tower without attention, or with one kind of it only, stays as it is
+                model.set_attn_implementation({key: tower})
 
 
 def attention_name(model: PreTrainedModel) -> str:
     """`eager` or `fused`. Raises UserError if the language model runs anything else, which gives no weights."""
     implementation = model.config.get_text_config(decoder=True)._attn_implementation
-    for name, parts in IMPLEMENTATIONS.items():
-        if parts["text_config"] == implementation:
+    for name, (own, _) in IMPLEMENTATIONS.items():
+        if own == implementation:
             return name
     raise UserError(
         f"The language model runs {implementation} attention, which gives no weights; load it with eager attention"
@@ -69,7 +75,13 @@ def attention_name(model: PreTrainedModel) -> str:
 def attention_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The attention modules of the language model, layer by layer; those of vision towers have another config."""
     config = model.config.get_text_config(decoder=True)
-    return [m for m in model.modules() if hasattr(m, "layer_idx") and getattr(m, "config", None) is config]
+    return [
+        module
+        for module in model.modules()
+        if hasattr(module, "layer_idx")
+        and getattr(module, "config", None) is config
+        and type(module).__name__.endswith("Attention")  # convolutions and linear layers form no map
+    ]
 
 
 class _Enough(Exception):
@@ -184,7 +196,7 @@ def fused_attention(
     """transformers' interface for one layer; the weights that `kept_rows` wants are computed beside it.
 
     `attention_mask` is True where a query sees a key, and None for plain causal attention. Behind a prefix (see
-    `Wanted`) it has rows only for the queries after it.
+    `Wanted`) it has rows only for the queries after it. `softcap` bounds the scores, as in Gemma 2.
     """
     unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
     if unknown:
@@ -192,9 +204,12 @@ def fused_attention(
             f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager"
         )
     kept: _Kept | None = vars(module).get("kept")
+    scaling, softcap = scaling or query.shape[-1] ** -0.5, options.get("softcap")
     if kept is not None:
-        kept.add(wanted_weights(query, key, attention_mask, scaling or query.shape[-1] ** -0.5, kept.wanted))
+        kept.add(wanted_weights(query, key, attention_mask, scaling, kept.wanted, softcap))
     prefix = kept.wanted.prefix if kept and kept.wanted else 0
+    if softcap:
+        return _capped_attention(query, key, value, attention_mask, scaling, softcap), None
     if prefix == 0 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
     head = sdpa_attention_forward(
@@ -204,12 +219,31 @@ def fused_attention(
     return torch.cat([head, tail], dim=1), None
 
 
+def _capped_attention(
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B K S D"],
+    value: Float[torch.Tensor, "B K S D"],
+    mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float,
+) -> Float[torch.Tensor, "B Q H D"]:
+    """Attention with bounded scores, which torch's own does not know, a slice of the queries at a time."""
+    length, out = query.shape[2], []
+    positions = torch.arange(length, device=query.device).expand(len(query), -1)
+    spread = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)  # B K S D -> B H S D
+    for part in positions.split(SLICE, dim=1):
+        rows = wanted_weights(query, key, mask, scaling, Wanted(part), softcap)
+        out.append((rows.to(value.dtype) @ spread).transpose(1, 2))
+    return torch.cat(out, dim=1)
+
+
 def wanted_weights(
     query: Float[torch.Tensor, "B H Q D"],
     key: Float[torch.Tensor, "B K S D"],
     mask: torch.Tensor | None,
     scaling: float,
     wanted: Wanted | None,
+    softcap: float | None = None,
 ) -> Float[torch.Tensor, "B H N C"]:
     """The softmax weights of some queries, computed in float32 whatever the model's dtype."""
     batch, heads, length, width = query.shape
@@ -217,11 +251,15 @@ def wanted_weights(
     positions = last if wanted is None else wanted.positions.to(query.device)
     rows = _at(query, positions).float().reshape(batch, key.shape[1], -1, width)  # B H N D -> B K H/K*N D
     scores = (rows @ key.float().transpose(2, 3) * scaling).reshape(batch, heads, -1, key.shape[2])  # -> B H N S
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is None:
-        seen = torch.arange(key.shape[2], device=key.device) <= positions[:, None, :, None]
+        before = key.shape[2] - length  # keys in a cache
+        seen = torch.arange(key.shape[2], device=key.device) <= positions[:, None, :, None] + before
     else:
         seen = _at(mask, positions - (wanted.prefix if wanted else 0))
-    scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+    # the smallest number, not -inf: a row of padding that sees nothing must not become NaN
+    scores = scores.masked_fill(~seen, torch.finfo(torch.float32).min) if seen.dtype == torch.bool else scores + seen
     weights = scores.softmax(-1)  # the denominator counts every key
     return _on(weights, wanted.columns if wanted else slice(None))
 

@@ -48,7 +48,8 @@ def stacked(rows: Sequence[torch.Tensor]) -> Rows:
 def _at_once(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
     text = packed.inputs(attention_name(loaded.model), loaded.dtype)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
-        loaded.model.model(**text, **inputs, use_cache=False)  # the model below the output layer: no text is asked for
+        # the model below the output layer: no text is asked for
+        loaded.model.model(**text, **inputs, **loaded.family.text_inputs(packed.ids), use_cache=False)
     with torch.inference_mode():
         return stacked(rows)
 
@@ -58,7 +59,8 @@ def _behind_cache(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packe
     text = packed.inputs_behind(reaches(loaded.text_config), attention_name(loaded.model), loaded.dtype)
     with torch.inference_mode(), until_last_attention(loaded.model):
         prefix = packed.ids[:, : packed.start]
-        loaded.model.model(input_ids=prefix, **inputs, past_key_values=cache, use_cache=True)
+        of_tokens = loaded.family.text_inputs(prefix)
+        loaded.model.model(input_ids=prefix, **inputs, **of_tokens, past_key_values=cache, use_cache=True)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted_behind(), stop=True) as rows:
         loaded.model.model(**text, past_key_values=cache, use_cache=True)
     with torch.inference_mode():

@@ -31,6 +31,7 @@ class Packed:
     prefix: int  # tokens of system and image in the row that has the fewest
     start: int  # where the expressions begin: the same number in the row that has the most
     columns: slice | Int[torch.Tensor, "batch columns"]  # the image tokens; rows with fewer repeat their first
+    shift: Int[torch.Tensor, "batch"]  # of the places behind the picture, see `llava.prompt.Prompt`
 
     @property
     def single(self) -> bool:
@@ -51,6 +52,7 @@ class Packed:
             part=moved(self.part),
             last=moved(self.last),
             columns=columns,
+            shift=moved(self.shift),
         )
 
     def wanted(self) -> Wanted:
@@ -85,7 +87,7 @@ class Packed:
         """
         masks = {kind: as_mask(self._sees_near(kind, reach), attention, dtype) for kind, reach in reaches.items()}
         mask = masks if len(masks) > 1 else next(iter(masks.values()))
-        ids, place = self.ids[:, self.start :], self.place[:, self.start :]
+        ids, place = self.ids[:, self.start :], self.place[:, self.start :] + self.shift[:, None]
         return {"input_ids": ids, "attention_mask": mask, "position_ids": place}
 
     def _sees_near(self, kind: str, reach: int | None) -> Bool[torch.Tensor, "batch 1 queries keys"]:
@@ -129,7 +131,8 @@ def pack(rows: Sequence[Sequence[Prompt]]) -> Packed:
             last[i, number - 1 :] = stop - 1
             at = stop
         place[i, at:] = len(head)  # padding: any place that the model knows
-    return Packed(ids, place, part, last, shortest, longest, _columns(columns))
+    shift = torch.tensor([row[0].shift for row in rows])
+    return Packed(ids, place, part, last, shortest, longest, _columns(columns), shift)
 
 
 def _columns(image: Sequence[Sequence[int]]) -> slice | Int[torch.Tensor, "batch columns"]:

@@ -14,6 +14,7 @@ from lab.datasets import Sample
 from lab.records.files import load_record
 from lab.records.folder import ENDINGS, find_record
 from lab.records.record import Record
+from llava.conversation import FAMILY_TEMPLATES
 
 
 def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, Result]]:
@@ -57,6 +58,8 @@ def _same_question(record: Record, sample: Sample, job: BatchJob) -> bool:
     meta, model = record.meta, job.model
     same_sample = meta.get("query") == sample.query and meta.get("image_file") == str(sample.image_file)
     same_sample = same_sample and (sample.image_size is None or record.image_size in (None, sample.image_size))
-    same_way = meta.get("conv_mode") == model.conv_mode and model.dtype in (Dtype.auto, meta.get("dtype"))
+    templates = (model.conv_mode,) if model.conv_mode else FAMILY_TEMPLATES
+    same_way = meta.get("conv_mode") in templates and model.dtype in (Dtype.auto, meta.get("dtype"))
+    same_way = same_way and (meta.get("question"), meta.get("system")) == (model.question, model.system)
     answered = meta.get("generated_text") is not None or not model.use_generate
     return same_sample and same_way and answered and (record.generic is not None or not job.generic)

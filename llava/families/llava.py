@@ -33,6 +33,7 @@ class Llava(Family):
                 )
             return load_original(cls, request, folder, raw)
         request.refuse_base()
+        request.refuse_options()
         with one_line_errors(folder):
             config = LlavaConfig.from_pretrained(folder)
         check_clip(request.name, config)

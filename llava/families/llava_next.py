@@ -28,6 +28,7 @@ class LlavaNext(Family):
     @classmethod
     def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
         request.refuse_base()
+        request.refuse_options()
         request.refuse_aspect_ratio("the model sees a picture whole and in tiles")
         with one_line_errors(folder):
             config = LlavaNextConfig.from_pretrained(folder)

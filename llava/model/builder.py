@@ -14,7 +14,7 @@ layouts are understood:
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     image_aspect_ratio: str | None = None,
+    image_processor: Mapping[str, Any] | None = None,
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
 ) -> LoadedModel:
@@ -58,6 +59,7 @@ def load_model(
         image_aspect_ratio: of LLaVA, pad (to a square) or crop (its middle). None: as an original config.json says;
             pad for the transformers layout, whose processors mostly say crop although LLaVA-1.5 was trained on padded
             pictures, and a crop would hide everything near the ends of the longer side.
+        image_processor: options of the checkpoint's image processor, in place of its own, for families that have one.
         load_in_4bit, load_in_8bit: weights of the language model in fewer bits; needs bitsandbytes.
 
     Raises:
@@ -73,7 +75,7 @@ def load_model(
     cache_dir = None if cache_dir is None else str(home(cache_dir))
     folder = fetch(name, cache_dir)
     raw = read_json(folder / "config.json")
-    loaded = _family(name, raw).load(Request(name, base, cache_dir, placement, pad), folder, raw)
+    loaded = _family(name, raw).load(Request(name, base, cache_dir, placement, pad, image_processor or {}), folder, raw)
     for note in loaded.notes:
         log.info("%s: %s", name, note)
     return loaded
@@ -106,6 +108,7 @@ def load_from_config(config: "ModelConfig", *, name: str | None = None, device: 
         dtype=config.dtype,
         device=device,
         image_aspect_ratio=config.image_aspect_ratio,
+        image_processor=config.image_processor,
         load_in_4bit=config.load_in_4bit,
         load_in_8bit=config.load_in_8bit,
     )

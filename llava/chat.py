@@ -1,0 +1,289 @@
+"""Families that transformers loads with a processor of their own, which knows chat template, pictures and placeholder.
+
+A family of these is a short class: which tokens of a picture lie where (`layout`), and what its processor does
+otherwise than the others. The picture is prepared once, with what its placeholder becomes in the prompt; every prompt
+about it is then text alone, tokenized with the place of each token in it.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
+
+from lab.base.errors import UserError
+from llava.checkpoint.files import fetch_weights
+from llava.checkpoint.processor import load_processor
+from llava.checkpoint.weights import FAILURES, load_weights, one_line_errors
+from llava.constants import IMAGE_TOKEN
+from llava.conversation import CHAT, CHAT_OPEN, OWN_TEMPLATES, conversation
+from llava.family import Family, LoadedModel, Picture, Request
+from llava.finish import finish
+from llava.grid import Grid
+from llava.prompt import Prompt, check_query, checked, span_in_query, station_of
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+QUERY, SYSTEM = "\u2060query\u2060", "\u2060system\u2060"  # stand for the two while a template is filled in
+USUAL, SMALL = (640, 480), (28, 28)  # pictures whose image tokens are counted
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a picture's image tokens lie, in the order in which they stand in the prompt."""
+
+    grids: tuple[Grid, ...]
+    beside: tuple[int, ...] = ()
+    shift: int = 0  # see Picture
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How many image tokens pictures take, counted on two of them."""
+
+    tokens: int
+    fewest: int
+    words: str
+
+    def describe(self) -> dict[str, str]:
+        """What happens to a picture, in words."""
+        width, height = USUAL
+        return {"image": f"{width} x {height} pixels become {self.tokens} image tokens", "grid": self.words}
+
+
+@dataclass(frozen=True)
+class ChatFamily(Family):
+    """`image_processor` is the family's whole processor; prompts are texts that its tokenizer reads."""
+
+    own_conv_mode: ClassVar[str] = CHAT
+    image_inputs: ClassVar[tuple[str, ...]] = ()  # of the processor's output, what the model takes; (): all of it
+    marks_image_tokens: ClassVar[str | None] = None  # the forward's input that tells which tokens are the picture's
+
+    @classmethod
+    def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
+        request.refuse_base()
+        request.refuse_aspect_ratio("its own processor prepares pictures; model.image_processor holds its options")
+        with one_line_errors(folder):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            cls.check(config, request.name)
+            kind = AutoModelForImageTextToText._model_mapping[type(config)]
+        processor = cls.processor_of(folder, config, request.options)
+        weights = fetch_weights(request.name, request.cache_dir)
+        model, _ = load_weights(kind, weights, config, request.placement)
+        token = cls.image_token_id(config, processor)
+        draft = cls(processor.tokenizer, processor, None, None, 0)  # type: ignore[arg-type]
+        with one_line_errors(folder):
+            usual, small = (draft.read(Image.new("RGB", size), token) for size in (USUAL, SMALL))
+        words = " and ".join(f"{grid.rows} x {grid.cols}" for grid in usual.grids)
+        fewest = min(usual.tokens, small.tokens)
+        geometry = Measured(max(usual.tokens, small.tokens), fewest, f"{words}, {usual.tokens} image tokens")
+        return finish(
+            cls, request.name, "transformers", model, processor.tokenizer, processor, geometry, image_token_id=token
+        )
+
+    # what families differ in
+
+    @abstractmethod
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        """Where the picture's tokens lie; `made` is all that the image processor returned about it."""
+
+    @classmethod
+    def check(cls, config: Any, name: str) -> None:
+        """Raises UserError for a checkpoint of this model_type that cannot be read."""
+
+    @classmethod
+    def processor_of(cls, folder: Path, config: Any, options: Mapping[str, Any]) -> ProcessorMixin:
+        """The checkpoint's processor. Raises UserError."""
+        return load_processor(folder, config.model_type, options)
+
+    @classmethod
+    def image_token_id(cls, config: Any, processor: Any) -> int:
+        """The id that stands for one image token."""
+        known = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+        return int(next(token for token in known if token is not None))
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the picture in a text, before the processor writes it out."""
+        return self.image_processor.image_token
+
+    def asked(self, text: str) -> str:
+        """A text with the placeholder in it, as the processor hands it on to the tokenizer but for the picture."""
+        return text
+
+    # pictures
+
+    def picture(self, image: Image.Image) -> Picture:
+        try:
+            return self.read(image, self.image_tokens.token_id)
+        except FAILURES as error:
+            width, height = image.size
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"The image of {width} x {height} pixels cannot be prepared: {reason}") from error
+
+    def read(self, image: Image.Image, token_id: int) -> Picture:
+        """The picture, for image tokens of this id. Raises what the processor raises, and UserError."""
+        processor = copy.copy(self.image_processor)
+        processor.tokenizer, processor.image_processor = _Heard(processor.tokenizer), _Heard(processor.image_processor)
+        text = self.placeholder + QUERY
+        output = processor(images=[image], text=text, return_tensors="pt")
+        written = processor.tokenizer.argument("text")
+        after = self.asked(text).removeprefix(self.placeholder)
+        written = written[0] if isinstance(written, list) else written
+        if not written.endswith(after):
+            raise UserError("its processor writes the prompt in a way that is not known here")
+        tokens = int((output["input_ids"] == token_id).sum())
+        layout = self.layout(image, processor.image_processor.result, tokens)
+        kept = self.image_inputs or [name for name in output if name not in TEXT_INPUTS]
+        inputs = {name: output[name] for name in kept if isinstance(output.get(name), torch.Tensor)}
+        return Picture(inputs, tokens, layout.grids, layout.beside, written.removesuffix(after), layout.shift)
+
+    def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """Pictures of unlike size are filled up with zeros, which the models leave out again."""
+        return {name: joined([picture.inputs[name] for picture in pictures]) for name in pictures[0].inputs}
+
+    def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
+        if self.marks_image_tokens is None:
+            return {}
+        return {self.marks_image_tokens: (ids == self.image_tokens.token_id).long()}
+
+    # prompts
+
+    def prompt(
+        self,
+        query: str,
+        picture: Picture,
+        conv_mode: str | None = None,
+        *,
+        drop_space_tokens: bool | None = None,
+        system: str | None = None,
+        question: str | None = None,
+    ) -> Prompt:
+        if drop_space_tokens:
+            raise UserError("model.drop_space_tokens is for LLaVA's templates alone: set it to null")
+        query = query.strip() if isinstance(query, str) else query
+        image_token = self.tokenizer.convert_ids_to_tokens(self.image_tokens.token_id)
+        check_query(query, self.placeholder, image_token, QUERY, SYSTEM)
+        frame = self.framed(conv_mode or self.own_conv_mode, system, (question or "{query}").replace("{query}", QUERY))
+        plain = frame.replace(QUERY, query)
+        text, stations = "", list[str]()
+        for part, station in _parts(
+            self.asked(frame), {QUERY: (query, "query"), self.placeholder: (picture.text, "role")}
+        ):
+            text, stations = text + part, stations + [station] * len(part)
+        if system and system in text:
+            start = text.index(system)
+            stations[start : start + len(system)] = ["system"] * len(system)
+        specials = not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
+        encoded = self.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True, verbose=False)
+        ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
+        labels = [
+            "image" if token == self.image_tokens.token_id else station_of(stations[a:b])
+            for token, (a, b) in zip(ids, offsets, strict=True)
+        ]
+        if labels[0] != "image" and ids[0] == self.tokenizer.bos_token_id:
+            labels[0] = "bos"
+        if labels.count("image") != picture.tokens:
+            raise UserError(f"The query {query!r} holds a token that is reserved for the image; write it differently")
+        spans = {
+            place: span_in_query(stations, *offsets[place]) for place, label in enumerate(labels) if label == "query"
+        }
+        ranges = checked(query, ids, labels, self.image_tokens.token_id, self.context)
+        return Prompt(ids, ranges, plain, {place: span for place, span in spans.items() if span}, picture.shift)
+
+    def framed(self, conv_mode: str, system: str | None, question: str = QUERY) -> str:
+        """The text of a prompt with its placeholder, and with QUERY for the query; `question` holds it too.
+
+        Raises:
+            UserError: there is no such template, or the checkpoint has no chat template of its own.
+        """
+        if conv_mode not in OWN_TEMPLATES:
+            template = conversation(conv_mode)
+            own = template.system if system is None else system
+            return template.frame.format(system=own, query=question).replace(IMAGE_TOKEN, self.placeholder)
+        if not self.image_processor.chat_template:
+            if system:
+                raise UserError("model.system: this checkpoint has no chat template, and so no place for a system text")
+            return self.placeholder + question
+        asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        told = {"role": "system", "content": [{"type": "text", "text": system}]}
+        options = {"continue_final_message": True} if conv_mode == CHAT_OPEN else {"add_generation_prompt": True}
+        try:
+            text = self.image_processor.apply_chat_template([told, asked] if system else [asked], **options)
+        except Exception as error:  # a template is a program of its own
+            raise UserError(
+                f"The checkpoint's chat template cannot be filled in: {' '.join(str(error).split())[:200]}"
+            ) from error
+        text = text if isinstance(text, str) else text[0]
+        if text.count(QUERY) != 1 or text.count(self.placeholder) != 1:
+            raise UserError("The checkpoint's chat template leaves the picture or the expression out, or repeats it")
+        return text
+
+
+class _Heard:
+    """A part of a processor that keeps what it was last called with and what it returned."""
+
+    def __init__(self, part: Any) -> None:
+        self.part, self.arguments, self.named, self.result = part, (), {}, None  # type: ignore[var-annotated]
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.arguments, self.named = arguments, named
+        self.result = self.part(*arguments, **named)
+        return copy.copy(self.result)  # processors take out what the model does not need
+
+    def argument(self, name: str) -> Any:
+        """The first argument, which may have been named."""
+        return self.arguments[0] if self.arguments else self.named[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.part, name)
+
+
+def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Along the first dimension; smaller ones are filled up with zeros at the end of the others."""
+    most = [max(tensor.shape[dim] for tensor in tensors) for dim in range(1, tensors[0].dim())]
+    return torch.cat([_filled(tensor, most) for tensor in tensors])
+
+
+def _filled(tensor: torch.Tensor, most: Sequence[int]) -> torch.Tensor:
+    missing = [size - have for size, have in zip(most, tensor.shape[1:], strict=True)]
+    if not any(missing):
+        return tensor
+    return torch.nn.functional.pad(tensor, [side for gap in reversed(missing) for side in (0, gap)])
+
+
+def _parts(frame: str, texts: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """A frame cut at the keys of `texts`: (text, station) one after the other."""
+    parts = [(frame, "role")]
+    for key, (text, station) in texts.items():
+        cut: list[tuple[str, str]] = []
+        for part, own in parts:
+            first, *others = part.split(key) if own == "role" and key else [part]
+            cut.append((first, own))
+            for other in others:
+                cut += [(text, station), (other, own)]
+        parts = cut
+    return parts
+
+
+def whole(image: Image.Image, rows: int, cols: int, start: int = 0) -> Grid:
+    """A grid over the whole picture, stretched."""
+    return Grid.stretched(rows, cols, image.size, start)
+
+
+def square(tokens: int) -> int:
+    """The side of a square of so many tokens. Raises UserError if it is none."""
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise UserError(f"its {tokens} image tokens are no square grid")
+    return side
+
+
+def shifted(layout: Layout, shift: int) -> Layout:
+    """The same where the model counts places otherwise behind the picture."""
+    return replace(layout, shift=shift)

@@ -1,0 +1,93 @@
+"""A family's own processor, put together from its parts: tokenizer, image processor, chat template.
+
+AutoProcessor asks for torchvision wherever a family also reads videos. Here the video part is left out, and the Pillow
+version of the image processor prepares pictures wherever transformers has one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from lab.base.errors import UserError
+from llava.checkpoint.files import read_json
+from llava.checkpoint.weights import one_line_errors
+
+CONFIGS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def load_processor(folder: Path, model_type: str, options: Mapping[str, Any] | None = None) -> ProcessorMixin:
+    """The processor of a checkpoint folder, without what only videos and sound need.
+
+    `options` are those of its image processor (`min_pixels`, `do_pan_and_scan`, ...) and take the place of the
+    checkpoint's own.
+
+    Raises:
+        UserError: a file is missing or broken, an option is unknown, or the family needs a package that is not there.
+    """
+    kind = _kind(folder, model_type)
+    with one_line_errors(folder):
+        parts = {name: _part(name, folder, dict(options or {})) for name in kind.get_attributes()}
+        settings, _ = kind.get_processor_dict(folder)
+        return _put_together(kind, parts, settings)
+
+
+def _kind(folder: Path, model_type: str) -> Any:
+    """The class that the checkpoint's own files name, else that of its model_type."""
+    named = [read_json(folder / name).get("processor_class") for name in CONFIGS if (folder / name).exists()]
+    name = next((one for one in named if one), None) or PROCESSOR_MAPPING_NAMES.get(model_type)
+    kind = getattr(transformers, name, None) if name else None
+    if kind is None:
+        raise UserError(f"{folder} names the processor {name!r}, which transformers {transformers.__version__} lacks")
+    if not hasattr(kind, "get_attributes"):  # a stand-in that transformers puts where a package is missing
+        raise UserError(f"{folder}: its processor {name} needs {_missing(kind)}")
+    return kind
+
+
+def _missing(stand_in: Any) -> str:
+    packages = ", ".join(getattr(stand_in, "_backends", []) or ["a package that is not installed"])
+    return f"{packages}: pip install {packages}"
+
+
+def _part(name: str, folder: Path, options: dict[str, Any]) -> Any:
+    if name == "tokenizer":
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not tokenizer.is_fast:
+            raise UserError(f"{folder}: its tokenizer cannot tell which letters a token stands for (no tokenizer.json)")
+        return tokenizer
+    return _image_processor(folder, options) if name == "image_processor" else None
+
+
+def _image_processor(folder: Path, options: dict[str, Any]) -> Any:
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except ImportError as error:
+        if "torchvision" not in str(error):
+            raise
+        raise UserError(
+            f"{folder}: pictures of this family are prepared by torchvision, which is not installed (or does not fit "
+            "this torch): pip install torchvision"
+        ) from None
+    known = getattr(processor, "valid_kwargs", None)
+    names = sorted(getattr(known, "__annotations__", {})) or sorted(vars(processor))
+    unknown = [name for name in options if not hasattr(processor, name) and name not in names]
+    if unknown:
+        kind = type(processor).__name__
+        raise UserError(f"model.image_processor: {kind} knows no {', '.join(unknown)}; it knows {', '.join(names)}")
+    if not options:
+        return processor
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **options)
+
+
+def _put_together(kind: Any, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> ProcessorMixin:
+    def check(self: Any, name: str, part: Any) -> Any:
+        return None if part is None else kind.check_argument_for_proper_class(self, name, part)
+
+    # transformers reads the names of the arguments at the class's own __init__
+    lenient: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__init__": kind.__init__})
+    processor = lenient.from_args_and_dict([parts[name] for name in kind.get_attributes()], dict(settings))
+    processor.__class__ = kind  # which other processes know
+    return processor
