@@ -139,7 +139,7 @@ class FigureFormat(Choice):
     svg = "svg"
 
 
-RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz")})  # type: ignore[call-overload]
+RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz", "safetensors")})  # type: ignore[call-overload]
 
 
 def key(
@@ -495,7 +495,8 @@ class DataConfig(Group, path="data"):
         takes="folder",
     )
     record_format: RecordFormat = key(  # type: ignore[valid-type]
-        RecordFormat("pkl"), "pkl; pkl.gz: somewhat smaller, slower to write; both are read anywhere"
+        RecordFormat("pkl"),
+        "pkl; pkl.gz: somewhat smaller, slower to write; safetensors: for other tools; each is read anywhere",
     )
     save_dtype: StoredDtype | None = key(
         None, "float16, float32: precision of the records; null: float16 for 16-bit models, else float32"

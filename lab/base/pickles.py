@@ -55,10 +55,18 @@ def load_plain(path: str | Path) -> Any:
 
     Raises UserError if the file is missing, no regular file, damaged or holds anything else.
     """
-    data = _read_bytes(Path(path))
+    return rebuild(read_packed(Path(path)), str(path))
+
+
+def read_packed(path: Path) -> bytes:
+    """The bytes of a file, unpacked if they are gzipped.
+
+    Raises UserError if the file is missing, no regular file, damaged or of a kind that people take for a record.
+    """
+    data = _read_bytes(path)
     if kind := next((kind for kind, is_one in OTHER_KINDS.items() if is_one(data)), None):
         raise UserError(f"{path}: is {kind}")
-    return rebuild(data, str(path))
+    return data
 
 
 def _first_member(data: bytes) -> bytes:
@@ -74,7 +82,6 @@ OTHER_KINDS: dict[str, Callable[[bytes], bool]] = {
     "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder": is_pointer,
     f"a NumPy array (.npy), {CONVERT}": lambda data: data.startswith(b"\x93NUMPY"),
     f"NumPy arrays (.npz), {CONVERT}": lambda data: _first_member(data).endswith(b".npy"),
-    f"a file of safetensors, {CONVERT}": lambda data: data[8:10] == b'{"' and data[6:8] == b"\0\0",
 }  # what a record may be taken for, and how it shows
 
 
@@ -83,14 +90,12 @@ def _read_bytes(path: Path) -> bytes:
         data = read_regular(path)
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: no such file; expected a record, .pkl or .pkl.gz, as stage=collect writes it"
+            f"{path}: no such file; expected a record, .pkl, .pkl.gz or .safetensors, as stage=collect writes it"
         ) from error
     except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder; expected a record file, .pkl or .pkl.gz") from error
+        raise UserError(f"{path}: is a folder; expected a record file, .pkl, .pkl.gz or .safetensors") from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); expected a readable .pkl or .pkl.gz file"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected a readable record") from error
     try:
         return _unpacked(data) if data.startswith(b"\x1f\x8b") else data
     except Exception as error:
@@ -109,14 +114,12 @@ def _unpacked(data: bytes) -> bytes:
 
 def damaged(where: str, error: Exception) -> UserError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(
-        f"{where}: truncated or not a record ({reason}); expected a whole .pkl or .pkl.gz file: collect it again"
-    )
+    return UserError(f"{where}: truncated or not a record ({reason}); expected a whole file: collect it again")
 
 
 def rebuild(data: bytes, where: str) -> Any:
     """The content of a pickle or of a torch.save file, as `load_plain` gives it."""
-    spend = _budget(FREE_BYTES + 4 * len(data))
+    spend = budget(FREE_BYTES + 4 * len(data))
     try:
         names = {**array_names(spend), **tensor_names(spend)}
         if data.startswith((b"PK", _MAGIC_PICKLE)):
@@ -140,11 +143,11 @@ def load_refs(path: Path) -> Any:
     Raises OSError if it cannot be read, Forbidden if it asks for anything else, and ValueError, EOFError or the like if
     it is damaged.
     """
-    names = {name: function for name, function in array_names(_budget(2**30)).items() if name[0] != "numpy"}
+    names = {name: function for name, function in array_names(budget(2**30)).items() if name[0] != "numpy"}
     return PlainReader(read_regular(path), names, text=("utf-8", "replace"), most_opcodes=MOST_BYTES).load()
 
 
-def _budget(most: int) -> Spend:
+def budget(most: int) -> Spend:
     """Counts the bytes that a file makes us make. The function raises ValueError when they exceed `most`."""
     left = most
 

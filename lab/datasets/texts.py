@@ -59,14 +59,15 @@ def parse(text: str) -> Any:
         raise UserError(f"not usable JSON ({TOO_DEEP})") from None
     except ValueError:  # Python reads no integers of more digits than 4,300
         raise UserError("not usable JSON (a number of thousands of digits)") from None
-    if text.count("[") + text.count("{") > MOST_DEPTH and _deep(content):
+    if text.count("[") + text.count("{") > MOST_DEPTH and too_deep(content):
         raise UserError(f"not usable JSON ({TOO_DEEP})")
     if ("\\ud" in text or "\\uD" in text) and _has_half(content):
         raise UserError("not usable JSON (a text holds half a character, a lone surrogate such as \\ud83d)")
     return content
 
 
-def _deep(content: Any) -> bool:
+def too_deep(content: Any) -> bool:
+    """Whether it holds lists and objects in one another, deeper than MOST_DEPTH."""
     level = [content]
     for _ in range(MOST_DEPTH):
         level = [

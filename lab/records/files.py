@@ -16,8 +16,9 @@ from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.numbers import whole
-from lab.base.pickles import damaged, dump_plain, load_plain, rebuild
+from lab.base.pickles import damaged, dump_plain, read_packed, rebuild
 from lab.records.canvas import Canvas
+from lab.records.exchange import dump_exchange, is_exchange, load_exchange
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
+EXCHANGE = ".safetensors"  # how the names of such files end
 MOST_SUM = 1.01  # of a head's weights: 16 bits round each by a part in 256 at most
 MOST_PIXELS = 178_956_970  # of a picture; Pillow refuses to open larger ones
 MOST_WEIGHTS = 2**28  # of a record, kept or not: a gigabyte in float32
@@ -110,7 +112,7 @@ def _short(value: Any) -> str:
 
 
 def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
-    """Reads a record, or a bare attention tensor, from a pickle, a gzipped pickle or a torch.save file.
+    """Reads a record, or a bare attention tensor, from a pickle, a torch.save file, either gzipped, or safetensors.
 
     `grids` are those of its picture that make the maps.
 
@@ -118,11 +120,11 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
     """
     path = Path(path)
-    content = load_plain(path)
+    content = _content(read_packed(path), str(path))
     parts = content if isinstance(content, Mapping) else {"attn": content}
     if "attn" not in parts:
         raise UserError(
-            f"{path}: no 'attn' among its keys {sorted(map(str, parts))}; expected {{attn, meta}} or a tensor"
+            f"{path}: no 'attn' among its keys {_short(sorted(map(str, parts)))}; expected {{attn, meta}} or a tensor"
         )
     arrays = (StoredTensor, np.ndarray)
     attn, meta, generic = parts["attn"], parts.get("meta") or {}, parts.get("generic")
@@ -139,6 +141,11 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
         raise damaged(str(path), error) from error
     check_record(record, str(path))
     return record.counting(grids)
+
+
+def _content(data: bytes, where: str) -> Any:
+    """What a file holds, of whichever format it is."""
+    return load_exchange(data, where) if is_exchange(data) else rebuild(data, where)
 
 
 def load_or_why(path: str | Path, grids: Grids = Grids.joined) -> Record | str:
@@ -176,7 +183,7 @@ def _spread(kept: Record, subset: HeadSubset) -> Record:
 
 
 def save_record(path: str | Path, record: Record) -> None:
-    """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as a pickle, gzipped if the name ends in .gz.
+    """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as .pkl, .pkl.gz or .safetensors.
 
     A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is
     written as it is: lab.batch.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
@@ -188,8 +195,9 @@ def save_record(path: str | Path, record: Record) -> None:
     content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
     if record.generic is not None:
         content["generic"] = _file_tensor(record, record.generic)
-    data = dump_plain({**content, **record.subset.in_file()})
-    rebuild(data, str(path))
+    content |= record.subset.in_file()
+    data = dump_exchange(content, str(path)) if str(path).endswith(EXCHANGE) else dump_plain(content)
+    _content(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
 
 

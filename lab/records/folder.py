@@ -8,15 +8,15 @@ from lab.base.errors import UserError
 from lab.records.files import save_record
 from lab.records.record import Record
 
-ENDINGS = (".pkl", ".pkl.gz")
-# The name, whether it is a ranking, whether it is compressed.
-SAMPLE_FILE = re.compile(r"([^.].*?)(_analysis)?\.pkl(\.gz)?")
+ENDINGS = tuple(f".{format}" for format in RecordFormat)
+# The name, and whether it is a ranking.
+SAMPLE_FILE = re.compile(rf"([^.].*?)(_analysis)?(?:{'|'.join(map(re.escape, ENDINGS))})")
 
 
 def find_record(folder: Path, name: str) -> Path | None:
-    """The record of a sample in a folder, whichever of the two endings it has.
+    """The record of a sample in a folder, whichever ending it has.
 
-    Raises UserError if it is there with both.
+    Raises UserError if it is there with several.
     """
     found = [path for ending in ENDINGS if (path := folder / f"{name}{ending}").exists()]
     if len(found) > 1:
@@ -43,10 +43,20 @@ def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def write_record(folder: Path, name: str, record: Record, format: RecordFormat) -> Path:
-    """Saves a record under the ending of its format, in place of an older one with the other ending."""
+    """Saves a record under the ending of its format, in place of an older one with another ending."""
     path = folder / f"{name}.{format}"
     save_record(path, record)
     for ending in ENDINGS:
         if (other := folder / f"{name}{ending}") != path:
             other.unlink(missing_ok=True)
     return path
+
+
+def sibling(path: Path, suffix: str) -> Path:
+    """A file of the same sample beside its record: `X.pkl`, `X.pkl.gz` or `X.safetensors` -> `X<suffix>`."""
+    return path.with_name(name_of(path) + suffix)
+
+
+def name_of(path: Path) -> str:
+    """A record's file without its ending."""
+    return next((path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), path.name)

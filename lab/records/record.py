@@ -1,10 +1,10 @@
 """Records on disk: the attention of one sample, read without trusting the file and written whole or not at all.
 
-    record = load_record("outputs/records/bird.pkl")    # .pkl or .pkl.gz, also files that hold only a tensor
+    record = load_record("outputs/records/bird.pkl")    # .pkl, .pkl.gz, .safetensors, also if they hold only a tensor
     record.attn                                         # [layers, heads, 1, image tokens]
     record.maps                                         # [layers, heads, rows, cols], see lab/records/canvas.py
     record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if only the maps of these are kept
-    save_record("copy.pkl.gz", record)
+    save_record("copy.safetensors", record)
 
 What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked
 too, generic: the same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their

@@ -9,12 +9,12 @@ from analyze import rank_heads
 from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig, SaveAttention
 from lab.heads.choice import HeadChoice
+from lab.records.folder import sibling
 from lab.records.record import Record
 from lab.stages.common import choice_of
 from lab.stages.results import (
     FigureOptions,
     box_json,
-    sibling,
     write_localization,
     write_ranking,
 )

@@ -16,7 +16,7 @@ from lab.base.errors import DiskFull, InARow, NotWritten, UserError
 from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.base.workers import in_workers, worker_count
-from lab.records.folder import list_samples
+from lab.records.folder import list_samples, name_of
 from lab.stages.common import make_results_folder, results_folder
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str) -> 
     for path, error in progress(outcomes, config.stage, total=len(files)):
         if error is not None:
             log.error("%s", error)
-            name = path.name.removesuffix(".gz").removesuffix(".pkl")
-            errors.append({"id": name, "file": str(path), "error": str(error)})
+            errors.append({"id": name_of(path), "file": str(path), "error": str(error)})
         unwritten.count(error)
     seconds = time.monotonic() - began
     if errors:
@@ -63,8 +62,8 @@ def _records(config: Config) -> list[Path]:
     files = list(list_samples(folder)["records"].values())
     if not files:
         raise UserError(
-            f"no records in {folder}: set data.attention_dir to a folder of .pkl or .pkl.gz files, as "
-            "stage=batch writes them"
+            f"no records in {folder}: set data.attention_dir to a folder of .pkl, .pkl.gz or .safetensors "
+            "files, as stage=batch writes them"
         )
     return files
 

@@ -20,6 +20,7 @@ from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
+from lab.records.folder import sibling
 from lab.records.record import Record
 
 if TYPE_CHECKING:
@@ -119,11 +120,6 @@ def picture_of(record: Record, image_file: str | None) -> Path:
     if image_file is None:
         raise UserError("no picture: set data.image_file=path/to/picture")
     return find(image_file)
-
-
-def sibling(path: Path, suffix: str) -> Path:
-    """`X.pkl` or `X.pkl.gz` -> `X<suffix>` in the same folder."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".pkl") + suffix)
 
 
 # tables on screen

@@ -2,10 +2,12 @@
 
 files = hostile_files()             # name -> bytes
 files = impossible_records()        # whole pickles of what no record can be
+files = hostile_exchange()          # the same of files of safetensors
 """
 
 import gzip
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -238,6 +240,78 @@ def impossible_records() -> dict[str, bytes]:
             {"attn": torch.zeros(1, 1, 2**22), "meta": {}, "partial": partial_of(2**10, 2**10)}
         ),
     }
+
+
+def exchange(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """A file of safetensors; its header as it is, if it is bytes."""
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(head) if length is None else length).to_bytes(8, "little") + head + data
+
+
+def hostile_exchange() -> dict[str, bytes]:
+    data = WEIGHTS.numpy().tobytes()
+    attn = {"dtype": "F32", "shape": [2, 2, 1, 16], "data_offsets": [0, 256]}
+
+    def record(meta: Any = None, **changes: Any) -> bytes:
+        text = meta if isinstance(meta, str) else json.dumps(meta or {})
+        return exchange({"__metadata__": {"meta": text}, "attn": {**attn, **changes}}, data)
+
+    entry, nothing = json.dumps(attn), {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    deep = b'{"a":' + b"[" * 2**19 + b"]" * 2**19 + b"}"
+    grid = {"start": 0, "rows": 4, "cols": 4, "extent_xyxy": [0.0, 0.0, 8.0, 8.0]}
+    return {
+        "a header without end": exchange(b'{"', length=2**47),
+        "a header of 2 GB": exchange(b'{"', length=2**31),
+        "a header longer than the file": exchange({"attn": attn}, length=400),
+        "a header of 8 MB": exchange(b'{"a":"' + b"x" * 2**23 + b'"}'),
+        "a header of many lists": exchange(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+        "a header of many names": exchange({str(n): nothing for n in range(15_000)}),
+        "no header": exchange(b"{"),
+        "a header that is no object": exchange(b'{"a"}'),
+        "a header in no encoding": exchange(b'{"\xff": 1}'),
+        "lists in lists": exchange(deep),
+        "objects in objects": exchange(b'{"a":' * 2**17 + b"1" + b"}" * 2**17),
+        "a name that is there twice": exchange(f'{{"attn": {entry}, "attn": {entry}}}'.encode(), data),
+        "metadata that is there twice": exchange(b'{"__metadata__": {}, "__metadata__": {}}'),
+        "metadata of lists": exchange({"__metadata__": {"meta": [1]}, "attn": attn}, data),
+        "overlapping tensors": exchange({"attn": attn, "generic": attn}, data),
+        "a hole between tensors": exchange({"attn": attn, "generic": {**attn, "data_offsets": [300, 556]}}, data * 3),
+        "bytes behind the tensors": exchange({"attn": attn}, data * 2),
+        "the end before the beginning": record(data_offsets=[256, 0]),
+        "offsets behind the end": record(data_offsets=[2**40, 2**40 + 256]),
+        "negative offsets": record(data_offsets=[-256, 0]),
+        "offsets that are no integers": record(data_offsets=[0.0, 256.0]),
+        "a huge shape": record(shape=[2**20, 2**20, 1, 2**20]),
+        "a shape beyond 64 bits": record(shape=[2**32, 2**32, 1, 16]),
+        "a shape that overflows to its size": record(shape=[2**62, 4, 1, 64]),
+        "a shape without end in an empty tensor": record(shape=[0, 2**47, 2**47], data_offsets=[0, 0]),
+        "a shape of many lengths": record(shape=[1] * 100_000 + [64]),
+        "a negative shape": record(shape=[-2, -2, 1, 16]),
+        "an unknown type": record(dtype="O8"),
+        "a type of another size": record(dtype="F64"),
+        "a type of 8 bits": record(dtype="F8_E4M3", shape=[4, 4, 1, 16]),
+        "complex numbers": record(dtype="C64", shape=[2, 1, 1, 16]),
+        "truncated": record()[:-1],
+        "truncated in its header": record()[:60],
+        "no tensor": exchange({"__metadata__": {"meta": "{}"}}),
+        "a tensor of another name": exchange({"weight": attn}, data),
+        "lists in lists in meta": record('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "deep meta": record('{"a": ' + "[" * 60 + "]" * 60 + "}"),
+        "a key that is there twice in meta": record('{"query": "a", "query": "b"}'),
+        "NaN in meta": record('{"image_size": [NaN, 1]}'),
+        "infinity in meta": record('{"image_size": [1e999, 1]}'),
+        "an integer of 5,000 digits in meta": record(f'{{"a": {"9" * 5000}}}'),
+        "meta that is no object": record("[]"),
+        "meta that is no JSON": record("{"),
+        "a picture of 65,535 x 65,535": record({"image_size": [65535, 65535]}),
+        "a grid without bounds": record({"grids": [{**grid, "extent_xyxy": [-1e300, -1e300, 1e300, 1e300]}]}),
+        "grids over each other": record({"grids": [grid] * 10_000}),
+        "heads of nothing": record({"partial": {"schema": 1, "heads": [[0, 0]], "entropy": {}}}),
+        "partial that is no object": record({"partial": [1]}),
+        "weights of 1e30": exchange({"attn": attn}, (WEIGHTS * 1e30).numpy().tobytes()),
+        "weights that are no numbers": exchange({"attn": attn}, b"\xff" * 256),
+        "a negative weight": exchange({"attn": attn}, (WEIGHTS - 0.5).numpy().tobytes()),
+    }  # fmt: skip
 
 
 def partial_of(layers: int, heads: int) -> dict[str, Any]:

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.base.hostile import hostile_files, impossible_records
+from tests.base.hostile import hostile_exchange, hostile_files, impossible_records
 
 ROOT = Path(__file__).parents[2]
-FILES = {**hostile_files(), **impossible_records()}
+FILES = {f"{name}.pkl": data for name, data in {**hostile_files(), **impossible_records()}.items()}
+FILES |= {f"{name}.safetensors": data for name, data in hostile_exchange().items()}
 SECONDS, BYTES = 2, 500 * 10**6
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_record_ends_in_one_line_within_two_seconds_and_half_a_gigabyte(tmp_path, name):
-    (tmp_path / "bad.pkl").write_bytes(FILES[name])
-    refused(tmp_path, "bad.pkl")
+    bad = f"bad{Path(name).suffix}"
+    (tmp_path / bad).write_bytes(FILES[name])
+    refused(tmp_path, bad)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to itself"])

@@ -93,7 +93,7 @@ def test_what_is_written_is_what_a_later_reading_ranks(tmp_path):
 # some heads' maps
 
 
-@pytest.mark.parametrize("ending", ["pkl", "pkl.gz"])
+@pytest.mark.parametrize("ending", ["pkl", "pkl.gz", "safetensors"])
 @pytest.mark.parametrize("kind", ["selected", "none"])
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("generic", [False, True], ids=["", "generic"])

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from safetensors.numpy import save
 
 from conf.schema import Grids
 from lab.base.console import one_line
@@ -488,7 +487,6 @@ def test_a_read_only_folder_is_a_user_error(tmp_path):
 OTHER_KINDS = {
     "a NumPy array (.npy)": np.save,
     "NumPy arrays (.npz)": np.savez_compressed,
-    "a file of safetensors": lambda stream, attn: stream.write(save({"attn": attn})),
 }
 
 

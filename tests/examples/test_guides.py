@@ -1,0 +1,31 @@
+"""The Python that the guides show does what they tell."""
+
+import re
+
+import pytest
+
+from lab.base.paths import PROJECT
+from pipeline import run
+from tests.conftest import configuration
+
+
+def shown(page: str, word: str) -> str:
+    """The block of Python of a page that holds a word."""
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return next(block for block in blocks if word in block)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, picturebook):
+    """An empty working directory, and the shipped model."""
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_records_are_opened_as_safetensors(here):
+    run(configuration("stage=collect", "data.record_format=safetensors"))
+    names: dict = {}
+    exec(shown("examples/guides/stages.md", "safe_open"), names)
+    assert names["attn"].shape == (8, 8, 1, 256)
+    assert names["meta"]["query"] == "birds."
