@@ -302,8 +302,8 @@ def rank_heads(
     return rank_table(score_heads(record, logic, passes), logic)
 
 
-def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
-    """The same from the scores of a sample's heads."""
+def rank_table(table: HeadTable, logic: LogicConfig, most: int | None = None) -> list[HeadScore]:
+    """The same from the scores of a sample's heads; the first `most` of them, unless it is None."""
     kept = table.passes & np.isfinite(table.spatial_entropy) & ~table.bottom_row_focus
     kept[: logic.filter.first_layer] = False
     candidates = np.flatnonzero(kept)
@@ -312,7 +312,7 @@ def rank_table(table: HeadTable, logic: LogicConfig) -> list[HeadScore]:
         candidates = by_sum[~table.bottom_row_focus.ravel()[by_sum]][: logic.threshold.min_keep]
     # the last key comes first, and what is alike in all of them keeps its order
     keys = [*TIES[logic.ties](table.attn_sum.ravel()[candidates]), table.spatial_entropy.ravel()[candidates]]
-    best_first = candidates[np.lexsort(keys)]
+    best_first = candidates[np.lexsort(keys)][:most]
     return table.rows([divmod(index, table.passes.shape[1]) for index in best_first.tolist()])
 
 

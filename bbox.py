@@ -7,7 +7,6 @@ All functions are pure and take arrays. Masks and boxes are placed on the origin
 padding is undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, both edges inclusive.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,9 +26,11 @@ from conf.schema import (
     Resolution,
     SmoothingConfig,
 )
+from lab.base.chunks import MOST, in_chunks
 from lab.base.errors import UserError
 from lab.base.paths import same_model
 from lab.heads.choice import HeadChoice
+from lab.records.pixels import Pixels
 from lab.records.record import Record
 from llava.grid import Grid
 
@@ -161,33 +162,46 @@ def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.n
 
     Any shape, as long as it is not empty; a flat map has nothing above.
     """
-    return heat > THRESHOLDS[config.method](heat, config)
+    return binarise_each(heat[None], config)[0]
 
 
-def _mean(values: np.ndarray, _config: MaskConfig) -> float:
+def binarise_each(heats: Float[np.ndarray, "maps *shape"], config: MaskConfig) -> Bool[np.ndarray, "maps *shape"]:
+    """The same for each of many maps, which have their own thresholds."""
+    values = heats.reshape(len(heats), -1)
+    threshold = np.asarray(THRESHOLDS[config.method](values, config), values.dtype)
+    return (values > threshold[:, None]).reshape(heats.shape)
+
+
+def _mean(values: np.ndarray, _config: MaskConfig) -> np.ndarray:
     """torch's mean: a cell that equals the mean must fall on the same side everywhere, and numpy's last bit differs."""
     import torch
 
-    return float(torch.from_numpy(np.ascontiguousarray(values)).mean())
+    rows = torch.from_numpy(np.ascontiguousarray(values))
+    return torch.cat([piece.mean(1) for piece in in_chunks(rows)]).numpy()
 
 
-def _otsu(values: np.ndarray, _config: MaskConfig) -> float:
+def _otsu(values: np.ndarray, _config: MaskConfig) -> np.ndarray:
     """The value that splits the others with the largest variance between the two sides; the lower side keeps it."""
-    ascending = np.sort(values, axis=None).astype(np.float64)
-    splits = np.flatnonzero(np.diff(ascending))  # last index of the lower side
-    if len(splits) == 0:
-        return float(ascending[-1])
-    below = splits + 1
-    sums = np.cumsum(ascending)
-    gap = (sums[-1] - sums[splits]) / (ascending.size - below) - sums[splits] / below  # mean above minus mean below
-    return float(ascending[splits[np.argmax(below * (ascending.size - below) * gap**2)]])
+    return np.concatenate([_otsu_of(piece) for piece in np.array_split(values, 1 + values.size // MOST)])
 
 
-def _quantile(values: np.ndarray, config: MaskConfig) -> float:
-    return float(np.quantile(values, config.quantile))
+def _otsu_of(values: np.ndarray) -> np.ndarray:
+    number, every = values.shape[1], np.arange(len(values))
+    ascending = np.sort(values, axis=1).astype(np.float64)
+    below = np.arange(1, number)  # so many values lie on the lower side, whose last one must be less than the next
+    sums = np.cumsum(ascending, axis=1)
+    lower, total = sums[:, :-1], sums[:, -1:]
+    gap = (total - lower) / (number - below) - lower / below  # mean above minus mean below
+    spread = np.where(ascending[:, :-1] < ascending[:, 1:], below * (number - below) * gap**2, -1.0)
+    return ascending[every, spread.argmax(1)] if number > 1 else ascending[:, 0]
 
 
-THRESHOLDS: dict[MaskMethod, Callable[[np.ndarray, MaskConfig], float]] = {
+def _quantile(values: np.ndarray, config: MaskConfig) -> np.ndarray:
+    return np.quantile(values, config.quantile, axis=1)
+
+
+# The threshold of each of [maps, values].
+THRESHOLDS: dict[MaskMethod, Callable[[np.ndarray, MaskConfig], np.ndarray]] = {
     MaskMethod.mean_relu: _mean,
     MaskMethod.otsu: _otsu,
     MaskMethod.quantile: _quantile,
@@ -196,42 +210,90 @@ THRESHOLDS: dict[MaskMethod, Callable[[np.ndarray, MaskConfig], float]] = {
 
 def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.ndarray, "rows cols"]:
     """The part of the mask that counts, as `config.region` says; regions are 8-connected."""
-    labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
-    return REGIONS[config.region](labels) if count else mask.copy()
+    return filled(regions(mask[None], config), config)[0]
 
 
-def _everything(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
-    return labels > 0
+def regions(masks: Bool[np.ndarray, "maps rows cols"], config: BoxConfig) -> Bool[np.ndarray, "maps rows cols"]:
+    """The cells of each of many masks that count.
+
+    Of the largest hull, those that it is drawn around: its box is theirs, and `filled` adds what else lies inside.
+    """
+    number, rows, cols = masks.shape
+    apart = np.zeros((number, rows + 1, cols), bool)  # below each other, an empty row between each and the next
+    apart[:, :rows] = masks
+    labels, count = ndimage.label(apart.reshape(-1, cols), structure=EIGHT_NEIGHBOURS)  # numbered mask by mask
+    if count == 0 or config.region == Region.all:
+        return masks.copy()
+    labels = labels.reshape(apart.shape)[:, :rows]
+    return labels == REGIONS[config.region](labels, count)[:, None, None]
 
 
-def _largest(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
-    """The region with the most cells, the first of equal ones."""
-    return labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+def _largest(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[np.ndarray, " maps"]:
+    """The region of each map with the most cells, the first of equal ones; -1 where there is none."""
+    area, map_of, _ = _measured(labels, count)
+    return _first_of_most(area, map_of, len(labels))
 
 
-def _inside_largest_hull(labels: Int[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "rows cols"]:
-    return _inside(_largest_hull(labels), labels.shape)
+def _first_of_most(
+    size: Float[np.ndarray, " regions"], map_of: Int[np.ndarray, " regions"], maps: int
+) -> Int[np.ndarray, " maps"]:
+    order = np.lexsort((-size, map_of))  # what is alike keeps its order
+    with_any, first = np.unique(map_of[order], return_index=True)
+    best = np.full(maps, -1)
+    best[with_any] = order[first] + 1
+    return best
 
 
-REGIONS: dict[Region, Callable[[np.ndarray], np.ndarray]] = {
-    Region.all: _everything,
+def _measured(
+    labels: Int[np.ndarray, "maps rows cols"], count: int
+) -> tuple[Int[np.ndarray, " regions"], Int[np.ndarray, " regions"], Int[np.ndarray, " regions"]]:
+    """Of each region the number of cells, the map that it is in, and the cells of the box around it."""
+    map_of, row, col = np.nonzero(labels)
+    label = labels[map_of, row, col] - 1
+    area, where = np.bincount(label, minlength=count), np.zeros(count, np.intp)
+    where[label] = map_of
+    low, high = np.full((2, count), max(labels.shape)), np.full((2, count), -1)
+    for axis, place in enumerate((row, col)):
+        np.minimum.at(low[axis], label, place)
+        np.maximum.at(high[axis], label, place)
+    return area, where, (high - low + 1).prod(0)
+
+
+def _largest_hull(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[np.ndarray, " maps"]:
+    """The region of each map with the largest convex hull, the first of equal ones; -1 where there is none.
+
+    A hull is no smaller than its region and no larger than the box around it: those that cannot win are not drawn.
+    """
+    area, map_of, extent = _measured(labels, count)
+    most = np.zeros(len(labels))  # what the largest hull of each map has at least
+    np.maximum.at(most, map_of, area)
+    rivals = extent >= most[map_of]
+    size = np.where(rivals, extent, 0.0)
+    contested = np.bincount(map_of[rivals], minlength=len(labels)) > 1
+    for i in np.argsort(-extent, kind="stable").tolist():
+        here = map_of[i]
+        if rivals[i] and contested[here]:
+            size[i] = 0.0 if extent[i] < most[here] - 1e-9 else _hull(labels[here] == i + 1).volume
+            most[here] = max(most[here], size[i])
+    return _first_of_most(size, map_of, len(labels))
+
+
+# The number of the region of each map that counts.
+REGIONS: dict[Region, Callable[[np.ndarray, int], np.ndarray]] = {
     Region.largest: _largest,
-    Region.largest_hull: _inside_largest_hull,
+    Region.largest_hull: _largest_hull,
 }
 
 
-def _largest_hull(labels: Int[np.ndarray, "rows cols"]) -> "ConvexHull":
-    """Of all regions, the first of equal areas.
-
-    The most spread out come first, and those whose extent is too small are not drawn.
-    """
-    extents = [(rows.stop - rows.start) * (cols.stop - cols.start) for rows, cols in ndimage.find_objects(labels)]
-    hulls: dict[int, ConvexHull] = {}
-    for i in np.argsort(np.negative(extents), kind="stable").tolist():
-        if hulls and extents[i] < max(hull.volume for hull in hulls.values()) - 1e-9:
-            break
-        hulls[i] = _hull(labels == i + 1)
-    return hulls[max(sorted(hulls), key=lambda i: hulls[i].volume)]
+def filled(masks: Bool[np.ndarray, "maps rows cols"], config: BoxConfig) -> Bool[np.ndarray, "maps rows cols"]:
+    """What `regions` left of each mask, with all that lies inside its hull if `config.region` is the largest hull."""
+    if config.region != Region.largest_hull:
+        return masks
+    hulls: dict[bytes, np.ndarray] = {}  # many sets of heads find the same
+    for mask in masks:
+        if (key := mask.tobytes()) not in hulls:
+            hulls[key] = _inside(_hull(mask), mask.shape) if mask.any() else mask
+    return np.stack([hulls[mask.tobytes()] for mask in masks])
 
 
 def _hull(cells: Bool[np.ndarray, "rows cols"]) -> "ConvexHull":
@@ -269,7 +331,7 @@ def mask_on_image(
 
     False where the grid does not reach.
     """
-    return _on_image(mask.astype(np.float32), grid, image_size) > 0.5
+    return Pixels.of(grid, image_size).mask(mask)
 
 
 def binarise_on_image(
@@ -313,22 +375,34 @@ def box_on_image(mask: Bool[np.ndarray, "rows cols"], grid: Grid, image_size: tu
     A cell's exclusive edges become pixels by int(first) and int(last - 1), clipped to the image. None if the mask is
     empty or lies outside the image.
     """
-    if not mask.any():
-        return None
+    box, found = boxes_on_image(mask[None], grid, image_size)
+    return tuple(box[0].tolist()) if found[0] else None
+
+
+def boxes_on_image(
+    masks: Bool[np.ndarray, "masks rows cols"], grid: Grid, image_size: tuple[int, int]
+) -> tuple[Int[np.ndarray, "masks 4"], Bool[np.ndarray, " masks"]]:
+    """The box of each of many masks, and whether there is one."""
     x0, y0, x1, y1 = grid.extent_xyxy
-    across = _pixels(np.flatnonzero(mask.any(0)), grid.cols, x0, x1, image_size[0])
-    down = _pixels(np.flatnonzero(mask.any(1)), grid.rows, y0, y1, image_size[1])
-    return (across[0], down[0], across[1], down[1]) if across and down else None
+    across, down = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
+    left, right, in_width = _pixels(across, x0, x1, image_size[0])
+    top, bottom, in_height = _pixels(down, y0, y1, image_size[1])
+    return np.stack([left, top, right, bottom], axis=1), in_width & in_height
 
 
-def _pixels(cells: np.ndarray, count: int, low: float, high: float, limit: int) -> tuple[int, int] | None:
-    """First and last pixel, of `limit`, that the cells reach; `count` cells span the pixels from `low` to `high`."""
-    start = low + int(cells[0]) * (high - low) / count
-    stop = low + (int(cells[-1]) + 1) * (high - low) / count
-    if stop <= 0 or start >= limit:
-        return None
-    first = max(0, math.floor(start))
-    return first, max(first, math.floor(min(limit - 1, stop - 1)))  # a cell may be smaller than a pixel
+def _pixels(
+    cells: Bool[np.ndarray, "masks cells"], low: float, high: float, limit: int
+) -> tuple[Int[np.ndarray, " masks"], Int[np.ndarray, " masks"], Bool[np.ndarray, " masks"]]:
+    """First and last pixel, of `limit`, that the cells reach, and whether they reach any.
+
+    All cells together span the pixels from `low` to `high`.
+    """
+    count = cells.shape[1]
+    start = low + cells.argmax(1) * (high - low) / count
+    stop = low + (count - cells[:, ::-1].argmax(1)) * (high - low) / count
+    first = np.maximum(0, np.floor(start)).astype(int)
+    last = np.maximum(first, np.floor(np.minimum(limit - 1, stop - 1)).astype(int))  # a cell may be less than a pixel
+    return first, last, cells.any(1) & (stop > 0) & (start < limit)
 
 
 def xywh(box_xyxy: Box | None) -> Box | None:

@@ -8,11 +8,11 @@ import stat
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lab.base.errors import DiskFull, NotWritten, UserError, quoted
 
@@ -67,15 +67,23 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
     Raises NotWritten if it cannot be written, and DiskFull, one of them, if that is for want of space.
     """
-    path, content = Path(path), data.encode() if isinstance(data, str) else data
+    write_parts(path, [data.encode() if isinstance(data, str) else data])
+
+
+def write_parts(path: str | Path, parts: Iterable[bytes]) -> None:
+    """The same for content that is made part by part."""
+    path, written = Path(path), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _part_of(path.parent) as part:  # in the same folder: a rename across file systems is not atomic
-            _write_through(part, content)
+            with _written_through(part) as stream:
+                for content in parts:
+                    written += len(content)
+                    stream.write(content)
             part.replace(path)
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise _disk_full(path, len(content)) from None
+            raise _disk_full(path, written) from None
         where = f"{path}: cannot be written ({error.strerror or error})"
         raise NotWritten(f"{where}; choose a writable folder with free space") from None
 
@@ -91,8 +99,8 @@ def check_writable(folder: Path, *names: str) -> None:
             raise UserError(f"{path} is a folder, where a file of that name would go: move it away")
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        with _part_of(there) as part:
-            _write_through(part, bytes(TRIAL))
+        with _part_of(there) as part, _written_through(part) as stream:
+            stream.write(bytes(TRIAL))
         _remove_abandoned(folder)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -105,10 +113,11 @@ def _disk_full(path: Path, size: int) -> DiskFull:
     return DiskFull(f"{path}: no space left on the disk for {size:,} bytes: free some, or choose another folder")
 
 
-def _write_through(path: Path, content: bytes) -> None:
-    """Writes a new file, and waits until it is on the disk: a rename may get there before what it renames."""
+@contextmanager
+def _written_through(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which is on the disk at the end: a rename may get there before what it renames."""
     with path.open("xb") as stream:
-        stream.write(content)
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
 

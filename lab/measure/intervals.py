@@ -57,6 +57,7 @@ class Estimate:
 def summarize(
     scores: Sequence[Score],
     *,
+    others: Float[np.ndarray, "4 samples"] | None = None,
     thresholds: Sequence[float] = THRESHOLDS,
     resamples: int = 1000,
     seed: int = 0,
@@ -66,11 +67,13 @@ def summarize(
     resamples.
 
     `Acc@t` and `box IoU` (mean) of boxes, `cIoU` (sum of intersections over sum of unions) and `mIoU` (mean) of masks,
-    `pointing`. A figure appears where at least one sample of the group counts. Raises UserError if there is no sample.
+    `pointing`. A figure appears where at least one sample of the group counts. `others` are the `columns` of something
+    else that was measured on the same samples, and take the place of theirs. Without resamples, an interval is its
+    value. Raises UserError if there is no sample.
     """
     if not scores:
         raise UserError("no sample was scored; expected one or more")
-    figures = ratios(*columns(scores), thresholds=thresholds)
+    figures = ratios(*(columns(scores) if others is None else others), thresholds=thresholds)
     # [figures, numerator and denominator, samples]
     names, sums, pictures = np.array(list(figures)), np.array(list(figures.values())), pictures_of(scores)
     rows = []
@@ -197,7 +200,7 @@ def bootstrap(
     interval is the same as scipy.stats.bootstrap's, which would draw for each figure.
     """
     ratios = resampled(numerators, denominators, pictures, resamples, seed)
-    low, high = percentiles(ratios[1:], level)
+    low, high = percentiles(ratios[1:] if resamples else ratios, level)
     return ratios[0], low, high
 
 

@@ -117,6 +117,13 @@ def point_in_mask(point_xy: tuple[float, float], mask: Bool[np.ndarray, "h w"]) 
     return bool(0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and mask[int(y), int(x)])
 
 
+def on_object(points_xy: Float[np.ndarray, "points 2"], truth: Truth) -> Bool[np.ndarray, " points"]:
+    """Whether points lie on the object: in its mask or, without one, in its box."""
+    if truth.mask is None:
+        return point_in_box(points_xy, np.asarray(truth.box_xyxy))
+    return np.array([point_in_mask((x, y), truth.mask) for x, y in points_xy.tolist()], bool)
+
+
 def size_name(area: float) -> str:
     """COCO's size of an object of so many pixels."""
     return "small" if area < SMALL else "medium" if area < MEDIUM else "large"
@@ -144,12 +151,13 @@ def score(
 def _score_box(truth: Truth, box: Box | None, inclusive: bool) -> tuple[float, str | None]:
     if box is None:
         return 0.0, "no box"
-    if not _encloses(box, inclusive):
+    if not encloses(box, inclusive):
         return 0.0, f"degenerate box {list(map(float, box))}"
     return float(box_iou(np.asarray(box), np.asarray(truth.box_xyxy), inclusive=inclusive)), None
 
 
-def _encloses(box: Box, inclusive: bool = False) -> bool:
+def encloses(box: Box, inclusive: bool = False) -> bool:
+    """Whether a box has finite edges and an area."""
     edges = np.asarray(box, float)
     return bool(np.isfinite(edges).all() and _area(edges[:2], edges[2:], inclusive) > 0)
 
@@ -166,8 +174,7 @@ def _score_mask(truth: Truth, mask: Bool[np.ndarray, "h w"] | None) -> tuple[tup
 def _score_point(truth: Truth, point: tuple[float, float] | None) -> tuple[bool, str | None]:
     if point is None or not np.isfinite(point).all():
         return False, "no point"
-    on_box = bool(point_in_box(np.asarray(point), np.asarray(truth.box_xyxy)))
-    return on_box if truth.mask is None else point_in_mask(point, truth.mask), None
+    return bool(on_object(np.array([point]), truth)[0]), None
 
 
 def misses(scores: Sequence[Score]) -> list[tuple[str, str]]:

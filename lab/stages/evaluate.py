@@ -1,35 +1,29 @@
 """stage=evaluate: how good the boxes and masks are, and whether it is these heads that make them good.
 
-Records are read one at a time, twice: once for what is fixed over all samples, once to measure.
+Records are read in worker processes, of which only numbers come back: memory does not grow with their size.
 """
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from conf.schema import BoxConvention, Config, DataConfig, LogicConfig, Ties, as_dict
 from lab.base.console import markdown, table
 from lab.base.errors import UserError
-from lab.base.files import check_writable, write_atomic
+from lab.base.files import check_writable, write_atomic, write_parts
 from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
 from lab.heads.reading import by_name
-from lab.measure.coco import coco_predictions
-from lab.measure.controls import (
-    Overview,
-    Setting,
-    check_controls,
-    make_pickers,
-    overview,
-    rank_correlation,
-    record_files,
-)
+from lab.measure.controls import Setting, check_controls, is_draw, merge_draws
 from lab.measure.intervals import Estimate, metric_names, summarize
-from lab.measure.metrics import Prediction, Score, misses
-from lab.measure.predictions import measure, merge_draws
+from lab.measure.metrics import misses
+from lab.measure.overview import Overview, rank_correlation, record_files, shape_of
+from lab.measure.samples import Measured, Rules, measure
 from lab.stages.batch import collect_first
 from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
 
@@ -48,23 +42,30 @@ def run(config: Config) -> int:
     folder, choice = records_folder(config), choice_of(config)
     files = record_files(folder, samples)
     check_writable(results_folder(config), "metrics.json", "metrics.md", "predictions.coco.json")
-    view = overview(samples, files, config.logic, oracle="oracle" in config.evaluate.controls)
-    files = {name: path for name, path in files.items() if path not in view.unreadable}
+    shape = shape_of(files.values())
     rng = np.random.default_rng(config.seed)
-    setting = Setting(view, config.logic, choice.fixed(view.shape), config.evaluate.draws, rng)
-    pickers = make_pickers(config.evaluate.controls, setting, choice)
-    inclusive = config.metrics.box == BoxConvention.inclusive
-    scores, predictions = measure(samples, files, pickers, config.logic, inclusive=inclusive)
-    resamples, seed = config.evaluate.resamples, config.seed
-    rows = merge_draws({name: summarize(one, resamples=resamples, seed=seed) for name, one in scores.items()})
-    written = _write(make_results_folder(config), config, view, rows, scores["chosen"], predictions)
+    setting = Setting(shape, config.logic, choice.fixed(shape), config.evaluate.draws, rng)
+    rules = Rules(config.logic, config.metrics.box == BoxConvention.inclusive, "oracle" in config.evaluate.controls)
+    with tempfile.TemporaryFile() as lines:
+        found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
+        rows = estimates(found, config.evaluate.resamples, config.seed)
+        written = _write(make_results_folder(config), config, found, rows, lines)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
-    print(f"\n{ties_in_words(view, config.logic)}")
-    if missed := misses(scores["chosen"]):
+    print(f"\n{ties_in_words(found.view, config.logic)}")
+    if missed := misses(found.chosen):
         count = f"{len(missed)} of {len(samples)} samples"
         print(f"\n{count} have no usable prediction and count as misses (metrics.json lists them)")
     print_written(written)
-    return 1 if failed or view.unreadable else 0
+    return 1 if failed or found.view.unreadable else 0
+
+
+def estimates(found: Measured, resamples: int, seed: int) -> dict[str, list[Estimate]]:
+    """The figures of each row; the sets of random heads as one row, whose interval needs none of each set's own."""
+    rows = {}
+    for name, columns in found.rows.items():
+        drawn = 0 if is_draw(name) else resamples
+        rows[name] = summarize(found.chosen, others=columns, resamples=drawn, seed=seed)
+    return merge_draws(rows)
 
 
 def samples_with_truth(data: DataConfig) -> list[Sample]:
@@ -97,21 +98,17 @@ def _cells(estimates: Sequence[Estimate], *, group: str = "all", interval: bool 
 
 
 def _write(
-    folder: Path,
-    config: Config,
-    view: Overview,
-    rows: dict[str, list[Estimate]],
-    scores: Sequence[Score],
-    predictions: Sequence[Prediction],
+    folder: Path, config: Config, found: Measured, rows: dict[str, list[Estimate]], lines: IO[bytes]
 ) -> list[Path]:
     """metrics.json, metrics.md, predictions.coco.json and, unless save_fig=false, the map of each head's own boxes."""
+    view = found.view
     rho, selected_heads = rank_correlation(view)
     mean_iou = view.head_iou / view.samples
     content = {
         "data_file": config.data.data_file,
         "model": config.model.name,
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
-        "misses": dict(misses(scores)),
+        "misses": dict(misses(found.chosen)),
         "ties_at_cut": view.tied / view.samples,
         "unreadable": by_name(view.unreadable),
         "head_mean_iou": None if np.isnan(mean_iou).any() else mean_iou.round(4).tolist(),
@@ -121,7 +118,7 @@ def _write(
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_atomic(folder / "metrics.md", report(rows, view, config.logic))
-    write_atomic(folder / "predictions.coco.json", json.dumps(coco_predictions(predictions)))
+    write_parts(folder / "predictions.coco.json", _json_list(lines))
     written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
     if config.save_fig and not np.isnan(mean_iou).any():
         import viz
@@ -129,6 +126,15 @@ def _write(
         written.append(folder / f"head_iou.{config.save_format}")
         viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), written[-1])
     return written
+
+
+def _json_list(lines: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file as json.dumps writes a list of them."""
+    lines.seek(0)
+    yield b"["
+    for i, line in enumerate(lines):
+        yield (b", " if i else b"") + line.rstrip(b"\n")
+    yield b"]"
 
 
 def report(rows: dict[str, list[Estimate]], view: Overview, logic: LogicConfig) -> str:

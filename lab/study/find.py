@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyze import Head, HeadScore, HeadTable, most_selected, passes_threshold, rank_table, score_all, tied_at
+from analyze import Head, most_selected
 from conf.schema import LogicConfig, ThresholdOver
 from lab.base.console import progress
 from lab.base.errors import UserError
@@ -21,13 +20,12 @@ from lab.base.paths import find
 from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
-from lab.measure.controls import allowed, check_contrast, head_ious, record_files
+from lab.measure.glance import Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
+from lab.measure.overview import record_files
 from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
 from lab.study.settings import Settings
-
-CRITERIA = ("both", "sum only", "entropy only")
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,6 @@ class Job:
 
     path: Path
     sample: Sample | None
-
-
-@dataclass(frozen=True, eq=False)
-class Glance:
-    """What one record tells."""
-
-    model: Any
-    shape: tuple[int, int]
-    sums: Float[np.ndarray, "layers heads"]
-    best: dict[str, Int[np.ndarray, "top_n 2"]]  # by criterion: (layer, head), best first, -1 where there are fewer
-    tied: bool  # whether entropy does not decide which heads are the best `top_k`
-    iou: Float[np.ndarray, "layers heads"] | None  # of each head's own box
-    generic: bool  # whether it holds the generic prompt's attention
-    picture: str  # the image file
 
 
 @dataclass(eq=False)
@@ -117,8 +101,7 @@ class Found:
 
     def greedy(self, path: Path, k: int) -> dict[str, tuple[Head, ...]]:
         """The `k` best heads of one record by each criterion."""
-        rows = {criterion: picks[self.row_of[path], :k].tolist() for criterion, picks in self.picks.items()}
-        return {criterion: tuple((layer, head) for layer, head in row if layer >= 0) for criterion, row in rows.items()}
+        return {criterion: heads_of(picks[self.row_of[path], :k]) for criterion, picks in self.picks.items()}
 
     def votes(self, criterion: str, logic: LogicConfig) -> Float[np.ndarray, "records layers heads"]:
         """What each record gives to each head: its attention sum, or 1 to the best `top_n` by the criterion."""
@@ -218,7 +201,7 @@ def find_heads(parts: Split, settings: Settings) -> Found:
     logic, common = settings.logic, None
     if logic.select.threshold == ThresholdOver.dataset:
         common = passes_on_average(parts.finding, logic, settings.workers)
-    read = partial(glance, logic=logic, common=common, top_n=max(logic.select.top_n, logic.top_k))
+    read = partial(look, logic=logic, common=common)
     model, pictures = ModelOfRecords(), []
     found: Found | None = None
     jobs = _jobs(parts, settings)
@@ -231,7 +214,7 @@ def find_heads(parts: Split, settings: Settings) -> Found:
         if seen.iou is not None:
             found.iou[row] = seen.iou
         found.generic &= seen.generic
-        pictures.append(seen.picture)
+        pictures.append(seen.picture or str(job.path))
     assert found is not None  # record_files found at least one
     found.model = model.name
     scored = [str(sample.image_file) for sample in parts.scored]
@@ -249,55 +232,11 @@ def _jobs(parts: Split, settings: Settings) -> list[Job]:
     return [Job(path, measured.get(path)) for path in parts.paths]
 
 
-def glance(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None, top_n: int) -> Glance:
+def look(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None) -> Glance:
     """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
     record = load_record(job.path, logic.grids)
-    check_contrast(record, logic.contrast, job.path)
-    table = score_all(record, logic)
-    rankings = _rankings(table, common, logic)
-    best = {criterion: _filled(heads_of(ranking), top_n) for criterion, ranking in rankings.items()}
-    best["sum only"] = _filled(_by_sum(table, logic), top_n)
-    iou = None if job.sample is None else head_ious(record, read_truth(job.sample, record.image_size).box_xyxy, logic)
-    return Glance(
-        record.meta.get("model_name"),
-        table.passes.shape,
-        table.attn_sum,
-        best,
-        tied_at(rankings["both"], logic.top_k),
-        iou,
-        record.generic is not None,
-        str(record.meta.get("image_file") or job.path),
-    )
-
-
-def _rankings(
-    table: HeadTable, common: Bool[np.ndarray, "layers heads"] | None, logic: LogicConfig
-) -> dict[str, list[HeadScore]]:
-    """One record's heads, best first, by the criteria that rank by entropy.
-
-    The layers that may hold a selected head are the same for all.
-    """
-    passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
-    return {
-        "both": rank_table(table.only(passes), logic),
-        "entropy only": rank_table(table.only(np.ones_like(passes)), logic),
-    }
-
-
-def _by_sum(table: HeadTable, logic: LogicConfig) -> list[Head]:
-    order = np.argsort(-allowed(table.attn_sum, logic), axis=None, kind="stable").tolist()
-    return [divmod(index, table.passes.shape[1]) for index in order]
-
-
-def heads_of(ranking: Sequence[HeadScore]) -> list[Head]:
-    """The (layer, head) pairs of a ranking."""
-    return [(score.layer, score.head) for score in ranking]
-
-
-def _filled(heads: Sequence[Head], top_n: int) -> Int[np.ndarray, "top_n 2"]:
-    filled = np.full((top_n, 2), -1, np.int16)
-    filled[: len(heads)] = np.reshape(heads[:top_n], (-1, 2))
-    return filled
+    true_xyxy = None if job.sample is None else read_truth(job.sample, record.image_size).box_xyxy
+    return glance(record, job.path, logic, true_xyxy, common=common)
 
 
 def first_heads(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:

@@ -9,15 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analyze import Head
-from bbox import head_maps, heat_box, heat_map, localize
 from lab.base.console import progress
 from lab.base.workers import in_workers
-from lab.datasets import Sample, Truth, read_truth
+from lab.datasets import Sample, read_truth
 from lab.measure.intervals import bootstrap, columns, metric_names, ratios
-from lab.measure.metrics import Prediction, score
-from lab.measure.predictions import highest_point, metric_box, prediction
+from lab.measure.metrics import MEASURES, score
+from lab.measure.sets import HeadSet, Sight
 from lab.records.files import load_record
-from lab.records.record import Record
 from lab.study.find import Found, Split
 from lab.study.plan import Case, Plan
 from lab.study.settings import Settings
@@ -81,41 +79,24 @@ def _estimates(
 def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.ndarray, "4 cases"]:
     """One sample in every setting: IoU of the boxes, intersection and union of the masks, whether the point is right.
 
-    NaN: not measured.
-
-    Settings that give the same heads and rules are measured once.
+    NaN: not measured. Settings with the same rules are measured together.
     """
     record = load_record(shot.path, cases[0].logic.grids) if shot.path else None
     truth = read_truth(shot.sample, record.image_size if record else None)
-    known: dict[tuple[object, ...], int] = {}
-    scores: list[Float[np.ndarray, " 4"]] = []
+    if record is None:
+        measures = {True: MEASURES, False: ("box", "point")}
+        missed = {whole: score(truth, None, measures=some, inclusive=inclusive) for whole, some in measures.items()}
+        return columns([missed[case.whole] for case in cases])
+    sight, scores = Sight(record), np.empty((4, len(cases)))
+    alike: dict[tuple[str, bool], list[int]] = {}
     for i, case in enumerate(cases):
-        heads = shot.greedy.get(case.greedy, ()) if case.greedy else case.heads or ()
-        same = [known[key] for whole in (True, case.whole) if (key := (heads, case.rules, whole)) in known]
-        known[(heads, case.rules, case.whole)] = i
-        scores.append(
-            scores[same[0]] * _kept(case) if same else _score(shot.sample.id, record, truth, heads, case, inclusive)
-        )
-    return np.stack(scores, axis=1)
+        alike.setdefault((case.rules, case.whole), []).append(i)
+    for (_, whole), places in alike.items():
+        sets = [_heads(cases[i], shot) for i in places]
+        logic = cases[places[0]].logic
+        scores[:, places] = sight.scores(sets, logic, truth, masks=whole, inclusive=inclusive)
+    return scores
 
 
-def _kept(case: Case) -> Float[np.ndarray, " 4"]:
-    return np.array([1.0, 1.0, 1.0, 1.0] if case.whole else [1.0, np.nan, np.nan, 1.0])
-
-
-def _score(
-    name: str, record: Record | None, truth: Truth, heads: Sequence[Head], case: Case, inclusive: bool
-) -> Float[np.ndarray, " 4"]:
-    measures = ("box", "mask", "point") if case.whole else ("box", "point")
-    found = None if record is None else _predict(name, record, heads, case, inclusive)
-    return columns([score(truth, found, measures=measures, inclusive=inclusive)])[:, 0]
-
-
-def _predict(name: str, record: Record, heads: Sequence[Head], case: Case, inclusive: bool) -> Prediction:
-    if case.whole:
-        return prediction(name, localize(record, heads, case.logic), record.grid, inclusive=inclusive)
-    heat = heat_map(head_maps(record, heads, case.logic.contrast), case.logic.smoothing)
-    box = heat_box(heat, record.grid, record.image_size or (1, 1), case.logic)
-    return Prediction(
-        name, metric_box(box, inclusive=inclusive), None, highest_point(heat, record.grid) if heads else None
-    )
+def _heads(case: Case, shot: Shot) -> HeadSet:
+    return shot.greedy.get(case.greedy, ()) if case.greedy else case.heads or ()

@@ -23,8 +23,9 @@ from conf.schema import (
     Ties,
 )
 from lab.measure.controls import sets_of_same_layers
+from lab.measure.glance import CRITERIA
 from lab.study.chance import Chance, found_again, oracle_again
-from lab.study.find import CRITERIA, Found, first_heads
+from lab.study.find import Found, first_heads
 from lab.study.settings import Settings
 
 MASKS, REGIONS, CONTRASTS = tuple(MaskMethod), tuple(Region), tuple(Contrast)

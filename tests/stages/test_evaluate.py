@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.measure.controls import Overview, rank_correlation, sets_of_same_layers
+from lab.measure.controls import merge_draws, sets_of_same_layers
 from lab.measure.intervals import Estimate
-from lab.measure.predictions import merge_draws
+from lab.measure.overview import Overview, rank_correlation
 from lab.records.folder import list_samples
 from pipeline import run
 from tests.conftest import configuration

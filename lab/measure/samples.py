@@ -1,0 +1,190 @@
+"""Every sample of a run measured in every row of stage=evaluate, in worker processes.
+
+Of a sample only numbers stay, and the chosen heads' prediction as a line of text in a file that nobody sees. A record
+is read once; once more if a control waits for what all records tell.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import Float
+
+from bbox import localize
+from conf.schema import LogicConfig
+from lab.base.console import progress
+from lab.base.workers import in_workers
+from lab.datasets import Sample, Truth, read_truth
+from lab.heads.reading import ModelOfRecords, tell_unreadable
+from lab.measure.coco import coco_prediction
+from lab.measure.controls import AFTER_ALL, KNOWN, PerSample, Rows, Setting, chosen
+from lab.measure.glance import Glance, glance
+from lab.measure.intervals import columns
+from lab.measure.metrics import MEASURES, Score, score
+from lab.measure.overview import Overview
+from lab.measure.predictions import middle, prediction
+from lab.measure.sets import HeadSet, Sight
+from lab.records.files import load_or_why, load_record
+
+Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a sample is measured. It can be sent to worker processes."""
+
+    logic: LogicConfig
+    inclusive: bool  # the older convention of boxes
+    oracle: bool = False  # the box of every single head must be known
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sample, and its record if it has one."""
+
+    sample: Sample
+    path: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One sample after the first reading."""
+
+    unreadable: str | None  # why its record cannot be read
+    glance: Glance | None
+    chosen: Score
+    predicted: str | None  # by the chosen heads, a row of COCO's results as JSON
+    columns: Columns
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a run gives."""
+
+    view: Overview
+    chosen: list[Score]
+    rows: dict[str, Float[np.ndarray, "4 samples"]]
+
+
+def measure(
+    samples: Sequence[Sample],
+    files: Mapping[str, Path],
+    controls: Sequence[str],
+    on: Setting,
+    rules: Rules,
+    predictions: IO[bytes],
+    workers: int | None = None,
+) -> Measured:
+    """Every sample's score in every row, a sample without a record being a miss.
+
+    `predictions` is a file that gets a line for each prediction of the chosen heads that encloses an area.
+
+    Raises UserError naming the files if records are of different models, and if none can be read.
+    """
+    rows = {name: KNOWN[name](on) for name in controls if name in KNOWN}
+    later = [name for name in controls if name in AFTER_ALL]
+    jobs = [Job(sample, files.get(sample.id)) for sample in samples]
+    first = _First(on, predictions)
+    early = chosen(on) | _joined(rows.values())
+    read = in_workers(partial(see, rows=early, rules=rules), jobs, workers)
+    for job, seen in progress(read, "evaluate 1/2" if later else "evaluate", total=len(jobs)):
+        first.add(job, seen)
+    tell_unreadable(first.view.unreadable, len(files))
+    columns_of = dict(zip(early, _rows_of(first.columns), strict=True))
+    if later:
+        rows |= {name: AFTER_ALL[name](on, first.view) for name in later}
+        late = _joined(rows[name] for name in later)
+        again = in_workers(partial(see_again, rows=late, rules=rules), first.again, workers)
+        found = [row for _, row in progress(again, "evaluate 2/2", total=len(jobs))]
+        columns_of |= zip(late, _rows_of(found), strict=True)
+    order = chosen(on) | _joined(rows[name] for name in controls)
+    return Measured(first.view, first.chosen, {name: columns_of[name] for name in order})
+
+
+class _First:
+    """What the first reading leaves of the samples."""
+
+    def __init__(self, on: Setting, predictions: IO[bytes]) -> None:
+        self.view, self.chosen = Overview.empty(on.shape), list[Score]()
+        self.columns: list[Columns] = []
+        self.again: list[Job] = []  # for a second reading
+        self._model, self._logic, self._predictions = ModelOfRecords(), on.logic, predictions
+
+    def add(self, job: Job, seen: Seen) -> None:
+        self.columns.append(seen.columns)
+        self.chosen.append(seen.chosen)
+        if seen.predicted is not None:
+            self._predictions.write(seen.predicted.encode() + b"\n")
+        if job.path is not None and seen.unreadable is not None:
+            self.view.unreadable[job.path] = seen.unreadable
+        if job.path is None or seen.glance is None:
+            self.again.append(Job(job.sample, None))
+            return
+        self._model.compare(job.path, seen.glance.model, seen.glance.shape)
+        self.view.add(seen.glance, self._logic.select.top_n)
+        self.again.append(job)
+
+
+def _joined(parts: Iterable[Rows]) -> Rows:
+    return {name: heads for part in parts for name, heads in part.items()}
+
+
+def _rows_of(found: Sequence[Columns]) -> Float[np.ndarray, "rows 4 samples"]:
+    return np.stack(found, axis=-1).swapaxes(0, 1)
+
+
+# one sample
+
+
+def see(job: Job, rows: Rows, rules: Rules) -> Seen:
+    """The first reading of one sample."""
+    record = load_or_why(job.path, rules.logic.grids) if job.path else None
+    if job.path is None or record is None or isinstance(record, str):
+        truth = read_truth(job.sample)
+        missed = _missed(truth, rows, rules)
+        why = record if isinstance(record, str) else None
+        return Seen(why, None, score(truth, None, inclusive=rules.inclusive), None, missed)
+    sight, truth = Sight(record), read_truth(job.sample, record.image_size)
+    measured = record.subset.holds_all or rules.oracle
+    seen = glance(record, job.path, rules.logic, truth.box_xyxy if measured else None, sight=sight)
+    ranked = seen.picked("both", rules.logic.top_k)
+    heads = rows["chosen"]
+    located = localize(record, ranked if isinstance(heads, PerSample) else heads, rules.logic)
+    found = prediction(truth.id, located, record.grid, inclusive=rules.inclusive)
+    row = coco_prediction(found)
+    return Seen(
+        None,
+        seen,
+        score(truth, found, inclusive=rules.inclusive),
+        None if row is None else json.dumps(row),
+        _scores(sight, truth, rows, ranked, rules),
+    )
+
+
+def see_again(job: Job, rows: Rows, rules: Rules) -> Columns:
+    """The second reading, for rows whose heads are fixed."""
+    if job.path is None:
+        return _missed(read_truth(job.sample), rows, rules)
+    record = load_record(job.path, rules.logic.grids)
+    return _scores(Sight(record), read_truth(job.sample, record.image_size), rows, (), rules)
+
+
+def _scores(sight: Sight, truth: Truth, rows: Rows, ranked: HeadSet, rules: Rules) -> Columns:
+    sets = [
+        ranked if heads == PerSample.RANKED else () if isinstance(heads, PerSample) else heads
+        for heads in rows.values()
+    ]
+    scores = sight.scores(sets, rules.logic, truth, inclusive=rules.inclusive)
+    in_middle = [heads == PerSample.MIDDLE for heads in rows.values()]
+    box = middle(truth.id, sight.image_size)
+    scores[:, in_middle] = columns([score(truth, box, measures=("box",), inclusive=rules.inclusive)])
+    return scores
+
+
+def _missed(truth: Truth, rows: Rows, rules: Rules) -> Columns:
+    measures = [("box",) if heads == PerSample.MIDDLE else MEASURES for heads in rows.values()]
+    return columns([score(truth, None, measures=some, inclusive=rules.inclusive) for some in measures])

@@ -1,0 +1,107 @@
+"""What many sets of heads find in one record, beside the truth. What they share is computed once.
+
+    sight = Sight(record)
+    scores = sight.scores(sets, logic, truth)       # [4, sets], as lab.measure.intervals.columns has them
+
+Each head is smoothed once; thresholds, regions and boxes of all sets are taken in one go; masks are compared with the
+truth without being drawn (lab.records.pixels). The numbers are those of `localize` and `metrics.score`, set by set.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from analyze import Head
+from bbox import binarise_each, boxes_on_image, filled, head_maps, heat_box, heat_map, localize, regions, smooth
+from conf.schema import LogicConfig, Resolution
+from lab.base.errors import UserError
+from lab.datasets.sample import Truth
+from lab.measure.intervals import columns
+from lab.measure.metrics import MEASURES, Prediction, box_iou, on_object, score
+from lab.measure.predictions import highest_point, highest_points, metric_box, prediction
+from lab.records.pixels import Pixels
+from lab.records.record import Record
+
+HeadSet = tuple[Head, ...]
+Heats = Float32[np.ndarray, "sets rows cols"]
+
+
+class Sight:
+    """One record, and each head's smoothed map once it has been asked for."""
+
+    def __init__(self, record: Record) -> None:
+        """Raises UserError if the record does not know its image's size."""
+        if record.image_size is None:
+            raise UserError("a record does not know its image's size (meta has no image_size): collect it again")
+        self.record, self.image_size = record, record.image_size
+        self._smoothed: dict[str, dict[Head, Float32[np.ndarray, "rows cols"]]] = {}
+
+    def scores(
+        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, *, masks: bool = True, inclusive: bool = False
+    ) -> Float[np.ndarray, "4 sets"]:
+        """IoU of the boxes, intersection and union of the masks, and whether the point is right; NaN: not measured.
+
+        Without `masks`, only boxes and points are. `inclusive` as for `box_iou`.
+        """
+        distinct = {heads: i for i, heads in enumerate(dict.fromkeys(sets))}
+        on_image = logic.mask.resolution == Resolution.image
+        found = (self._one_by_one if on_image else self._together)(list(distinct), logic, truth, masks, inclusive)
+        return found[:, [distinct[heads] for heads in sets]]
+
+    def _together(
+        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, masks: bool, inclusive: bool
+    ) -> Float[np.ndarray, "4 sets"]:
+        heats = self._heats(sets, logic)
+        cells = regions(binarise_each(heats, logic.mask), logic.box)
+        scores = np.full((4, len(sets)), np.nan)
+        scores[0] = self._box_ious(cells, truth.box_xyxy, inclusive)
+        if masks and truth.mask is not None:
+            pixels = Pixels.of(self.record.grid, self.image_size)
+            scores[1:3] = pixels.overlaps(filled(cells, logic.box), truth.mask, truth.ignore)
+        scores[3] = on_object(highest_points(heats, self.record.grid), truth) & np.array([bool(s) for s in sets], bool)
+        return scores
+
+    def head_ious(self, true_xyxy: Sequence[float], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
+        """IoU of the true box (edges exclusive) with the box that each head gives by itself, cut on the grid."""
+        shape = self.record.num_layers, self.record.num_heads
+        heats = self._heats([(head,) for head in np.ndindex(shape)], logic)
+        return self._box_ious(regions(binarise_each(heats, logic.mask), logic.box), true_xyxy).reshape(shape)
+
+    def _heats(self, sets: Sequence[HeadSet], logic: LogicConfig) -> Heats:
+        """The sums of the smoothed maps of each set, in the order of its heads: float32 sums depend on it."""
+        known = self._smoothed.setdefault(repr((logic.contrast, logic.smoothing)), {})
+        if lacking := [head for head in dict.fromkeys(head for heads in sets for head in heads) if head not in known]:
+            maps = head_maps(self.record, lacking, logic.contrast)
+            known.update(zip(lacking, smooth(maps, logic.smoothing), strict=True))
+        heats = np.zeros((len(sets), self.record.grid.rows, self.record.grid.cols), np.float32)
+        for number, same in groupby(sorted(range(len(sets)), key=lambda i: len(sets[i])), lambda i: len(sets[i])):
+            members = list(same)
+            if number:
+                maps = np.stack([known[head] for i in members for head in sets[i]])
+                heats[members] = maps.reshape(len(members), number, *maps.shape[1:]).sum(1)
+        return heats
+
+    def _box_ious(
+        self, cells: Bool[np.ndarray, "sets rows cols"], true_xyxy: Sequence[float], inclusive: bool = False
+    ) -> Float[np.ndarray, " sets"]:
+        boxes, found = boxes_on_image(cells, self.record.grid, self.image_size)
+        edges = boxes + np.array([0.0, 0.0, not inclusive, not inclusive])
+        edges[~found] = np.nan
+        return box_iou(edges, np.array(true_xyxy), inclusive=inclusive)
+
+    def _one_by_one(
+        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, masks: bool, inclusive: bool
+    ) -> Float[np.ndarray, "4 sets"]:
+        """Where the threshold is taken on the image."""
+        record, measures, found = self.record, MEASURES if masks else ("box", "point"), []
+        for heads in sets:
+            if masks:
+                one = prediction(truth.id, localize(record, heads, logic), record.grid, inclusive=inclusive)
+            else:
+                heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
+                box = metric_box(heat_box(heat, record.grid, self.image_size, logic), inclusive=inclusive)
+                one = Prediction(truth.id, box, None, highest_point(heat, record.grid) if heads else None)
+            found.append(score(truth, one, measures=measures, inclusive=inclusive))
+        return columns(found)

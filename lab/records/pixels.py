@@ -1,0 +1,168 @@
+"""A mask of cells on the pixels of its picture: bilinear, above one half, and how it overlaps with a true mask.
+
+    pixels = Pixels.of(grid, (width, height))
+    pixels.mask(cells)                      # [rows, cols] -> [height, width], False where the grid does not reach
+    pixels.overlaps(many, true)             # [n, rows, cols] -> pixels in each intersection and in each union
+
+A pixel between the centres of four cells depends on these four alone. Between the same centres lies a tile of pixels,
+so that a mask is made of tiles that are full, empty, or one of fourteen more. Of many masks of one picture, each
+different tile is looked at once, and nothing of the picture's size is made but the mask itself.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from llava.grid import Grid
+
+LONGEST = 256  # pixels of a tile's side: larger ones are cut, so that their numbers stay in the cache
+FULL = 15  # the corners of a tile as bits: top left, top right, bottom left, bottom right
+ABOVE_HALF = 0.5 + 2.0**-25  # what exceeds it still exceeds one half when it is rounded to float32
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The pixels of a picture along one axis, in pieces between the centres of the same two cells."""
+
+    start: Int[np.ndarray, " pieces"]  # the first pixel of each piece
+    length: Int[np.ndarray, " pieces"]
+    cell: Int[np.ndarray, " pieces"]  # the nearer cell, counted with one more in front of the first
+    near: Float32[np.ndarray, "pieces longest"]  # weight of that cell at each pixel, 0 behind the piece's end
+    far: Float32[np.ndarray, "pieces longest"]  # of the next one
+
+    @classmethod
+    def of(cls, cells: int, low: float, high: float, limit: int) -> "Axis":
+        """`cells` from pixel `low` to `high`, as far as they lie among the `limit` pixels of the picture."""
+        first, last = round(low), round(high)
+        pixel = np.arange(max(first, 0), max(min(last, limit), max(first, 0)))
+        # torch's align_corners=False: in float32, product and difference rounded together
+        scale = float(np.float32(cells) / np.float32(max(last - first, 1)))
+        where = np.maximum((np.float32(pixel - first) + np.float32(0.5)).astype(float) * scale - 0.5, 0)
+        where = where.astype(np.float32)
+        below = np.minimum(where.astype(int), cells - 1)
+        far = np.clip(where - below.astype(np.float32), 0, 1)
+        cell = np.where((below == 0) & (far == 0), 0, below + 1)
+        piece = _pieces(cell)
+        start, length = np.unique(piece, return_index=True, return_counts=True)[1:]
+        weights = np.zeros((2, len(start), int(length.max(initial=0))), np.float32)
+        weights[:, piece, np.arange(len(pixel)) - start[piece]] = np.float32(1) - far, far
+        return cls(pixel[start], length, cell[start], *weights)
+
+
+def _pieces(cell: Int[np.ndarray, " pixels"]) -> Int[np.ndarray, " pixels"]:
+    """A number for the piece of each pixel: those of a cell, cut after LONGEST."""
+    new = np.diff(cell, prepend=-1) > 0
+    since = np.arange(len(cell)) - np.maximum.accumulate(np.where(new, np.arange(len(cell)), 0))
+    return np.cumsum(since % LONGEST == 0) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The pixels of a picture in tiles: those between the same four centres of cells."""
+
+    size: tuple[int, int]  # (width, height) of the picture
+    down: Axis
+    across: Axis
+
+    @classmethod
+    def of(cls, grid: Grid, image_size: tuple[int, int]) -> "Pixels":
+        """The grid's extent counts to the nearest whole pixel."""
+        return _pixels(grid.rows, grid.cols, grid.extent_xyxy, image_size)
+
+    def mask(self, cells: Bool[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "height width"]:
+        """The mask on the picture; False where the grid does not reach."""
+        found = np.zeros(self.size[::-1], bool)
+        corners = self._corners(cells[None])[0]
+        left, stop = _span(self.across)
+        for i, row in enumerate(corners):
+            top = self.down.start[i]
+            rows = found[top : top + self.down.length[i]]
+            rows[:, left:stop] = np.repeat(row == FULL, self.across.length)
+            mixed = np.flatnonzero(_is_mixed(row))
+            for j, tile in zip(mixed.tolist(), self._tiles(i, mixed, row[mixed]), strict=True):
+                x, width = self.across.start[j], self.across.length[j]
+                rows[:, x : x + width] = tile[:, :width]
+        return found
+
+    def overlaps(
+        self,
+        masks: Bool[np.ndarray, "n rows cols"],
+        true: Bool[np.ndarray, "height width"],
+        ignore: Bool[np.ndarray, "height width"] | None = None,
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Pixels in the intersection and in the union of each mask with the true one, those of `ignore` left out."""
+        wanted = true if ignore is None else true & ~ignore
+        area, inside = self._counts(masks, (None if ignore is None else ~ignore, wanted))
+        return inside, area + np.count_nonzero(wanted) - inside
+
+    def _counts(
+        self, masks: Bool[np.ndarray, "n rows cols"], planes: tuple[Bool[np.ndarray, "height width"] | None, ...]
+    ) -> Int[np.ndarray, "planes n"]:
+        """How many pixels each mask has in common with each plane; None stands for all pixels."""
+        corners = self._corners(masks)  # [n, pieces down, pieces across]
+        totals = np.zeros((len(planes), len(masks)), np.int64)
+        across = np.arange(len(self.across.start))
+        for i in range(len(self.down.start)):
+            there = np.zeros((len(across), FULL + 1), bool)
+            there[across, corners[:, i]] = True
+            j, kind = np.nonzero(there & _is_mixed(np.arange(FULL + 1)))
+            tiles = self._tiles(i, j, kind)  # [tiles, pixels down, pixels across]
+            for plane, total in zip(planes, totals, strict=True):
+                known = np.zeros(there.shape, np.int64)
+                known[:, FULL], known[j, kind] = self._in_plane(i, j, tiles, plane)
+                total += known[across, corners[:, i]].sum(1)
+        return totals
+
+    def _in_plane(
+        self, i: int, j: Int[np.ndarray, " tiles"], tiles: Bool[np.ndarray, "tiles h w"], plane: np.ndarray | None
+    ) -> tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " tiles"]]:
+        """How many pixels of the plane lie in each whole tile of row i, and in each of the given ones of column j."""
+        if plane is None:
+            return self.down.length[i] * self.across.length, np.count_nonzero(tiles, axis=(1, 2))
+        top, (left, stop), longest = self.down.start[i], _span(self.across), self.across.near.shape[1]
+        rows = plane[top : top + self.down.length[i], left:stop]
+        whole = np.add.reduceat(np.count_nonzero(rows, axis=0), self.across.start - left)
+        padded = np.pad(rows, ((0, 0), (0, longest)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, longest, axis=1)  # [h, first pixel, w]
+        own = windows.transpose(1, 0, 2)[self.across.start[j] - left]  # [tiles, h, w]
+        return whole, np.count_nonzero(tiles & own, axis=(1, 2))
+
+    def _corners(self, masks: Bool[np.ndarray, "n rows cols"]) -> Int[np.ndarray, "n down across"]:
+        """The four cells around each tile as bits; at the edges the outermost cells stand for those that lack."""
+        cells = np.pad(masks, ((0, 0), (1, 1), (1, 1)), mode="edge").astype(np.uint8)
+        top, bottom = cells[:, self.down.cell], cells[:, self.down.cell + 1]
+        left, right = self.across.cell, self.across.cell + 1
+        return top[..., left] | top[..., right] << 1 | bottom[..., left] << 2 | bottom[..., right] << 3
+
+    def _tiles(
+        self, i: int, j: Int[np.ndarray, " tiles"], corners: Int[np.ndarray, " tiles"]
+    ) -> Bool[np.ndarray, "tiles h w"]:
+        """What lies above one half in tiles of row i, columns j, as torch rounds on processors that fuse a product into
+        a sum: horizontally in float32, then the product with the lower row, then the rest in one.
+        """
+        height = self.down.length[i]
+        top_left, top_right, low_left, low_right = (
+            (corners >> bit & 1).astype(np.float32)[:, None] for bit in range(4)
+        )
+        near, far = self.across.near[j], self.across.far[j]
+        top, low = near * top_left + far * top_right, near * low_left + far * low_right  # [tiles, w]
+        rest = self.down.far[i, :height, None] * low[:, None]  # [tiles, h, w]
+        return self.down.near[i, :height, None].astype(float) * top[:, None] + rest > ABOVE_HALF
+
+
+def _is_mixed(corners: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    return (corners > 0) & (corners < FULL)
+
+
+def _span(axis: Axis) -> tuple[int, int]:
+    """The first pixel and the one behind the last that the grid covers."""
+    return (int(axis.start[0]), int(axis.start[-1] + axis.length[-1])) if len(axis.start) else (0, 0)
+
+
+@lru_cache(maxsize=64)
+def _pixels(rows: int, cols: int, extent_xyxy: tuple[float, ...], image_size: tuple[int, int]) -> Pixels:
+    x0, y0, x1, y1 = extent_xyxy
+    width, height = image_size
+    return Pixels(image_size, Axis.of(rows, y0, y1, height), Axis.of(cols, x0, x1, width))
