@@ -272,7 +272,7 @@ def test_two_equal_runs_have_no_winner(scenes, tmp_path):
     shutil.copytree(a, b)
     run(configuration("stage=report", f"data.runs=[{a},{b}]", f"data.output_dir={tmp_path}/out"))
     text = visible((tmp_path / "out" / "compare.html").read_text())
-    assert text.count("<td>the same</td>") == 7  # figures
+    assert text.count('<td class="reading">the same</td>') == 7  # figures
     assert "is higher" not in text
 
 

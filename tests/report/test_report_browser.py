@@ -266,6 +266,28 @@ def test_a_click_on_a_head_lists_its_samples(visit, report):
     )
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_more_often_a_head_is_selected_the_more_it_stands_out_from_the_ground(visit, report, theme):
+    page = visit(report, theme=theme)
+    rows = page.evaluate(CELLS)
+    ground = rows.pop()
+    rows.sort()
+    assert rows[0][0] == 0  # a head that was never selected
+    distances = [abs(light - ground) for _, light in rows]
+    assert distances[-1] == max(distances)
+    selected = [distance for (count, _), distance in zip(rows, distances, strict=True) if count]
+    assert selected == sorted(selected)
+
+
+def test_axes_have_names(visit, report):
+    page = visit(report)
+    assert page.locator(".headmap .across").inner_text() == "head"
+    assert page.locator(".headmap .down").inner_text() == "layer"
+    assert page.locator(".grid th").first.bounding_box()["y"] >= page.locator(".across").bounding_box()["y"]
+    named = page.locator(".histogram text").all_text_contents()
+    assert {"IoU of the box with the true box", "samples"} <= set(named)
+
+
 def test_what_is_missing_is_shown_and_says_why(visit, report):
     page = visit(report)
     text = page.locator(CARDS).nth(6).inner_text()
@@ -317,6 +339,17 @@ def test_a_map_lies_where_its_grid_does(visit, report, gathered):
     x0, y0, x1, y1 = sample.findings[0].box_xyxy
     assert box["left"] - frame["x"] == pytest.approx(x0 * scale, abs=2.5)
     assert box["bottom"] - frame["y"] == pytest.approx(y1 * scale, abs=2.5)
+
+
+@pytest.mark.parametrize(("highest", "told"), [(0.2, "20 %"), (1.0, "100 %"), (0.0123, "1.2 %"), (0.42, "42 %")])
+def test_the_heat_scale_ends_at_the_highest_attention_of_a_cell(visit, gathered, tmp_path, highest, told):
+    finding = gathered.samples[8].findings[0]
+    sample = replace(gathered.samples[8], findings=(replace(finding, maps=replace(finding.maps, highest=highest)),))
+    path = tmp_path / "report.html"
+    path.write_text(render(replace(gathered, samples=(sample,), total=1), resamples=100, seed=0))
+    page = visit(path, "#sample=s0008")
+    ends = page.locator(".heatscale .ends span").all_text_contents()
+    assert (ends[0], ends[2]) == ("0", told)
 
 
 def test_deep_links(visit, report):
@@ -378,9 +411,58 @@ def test_users_text_is_shown_as_text_in_its_own_direction(visit, report):
     assert page.locator("script:not([type])").count() == 1
 
 
+# on paper
+
+PAPER = 688  # CSS pixels across: A4 within the page's own margins of 14 mm
+CUT = """() => [...document.querySelectorAll('main *')].filter((e) => {
+    if (!e.checkVisibility() || e.closest('.lines')) return false;
+    const { left, right } = e.getBoundingClientRect();
+    return right > innerWidth + 0.5 || left < -0.5 || (e.matches('.scroll, pre') && e.scrollWidth > e.clientWidth + 1);
+}).map((e) => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("which", "place"), [("report", ""), ("report", "#sample=s0008"), ("compared", "")])
+def test_a_printed_page_cuts_nothing_and_keeps_its_colours(visit, request, which, place, theme):
+    page = visit(request.getfixturevalue(which), place, width=PAPER, theme=theme)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    page.emulate_media(media="print", color_scheme=theme)
+    assert page.evaluate(CUT) == []
+    coloured = ".key, .meter, .ramp, .grid button, .bar, body"
+    assert page.evaluate(
+        "(all) => [...new Set([...document.querySelectorAll(all)].map((e) => getComputedStyle(e).printColorAdjust))]",
+        coloured,
+    ) == ["exact"]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".toolbar").is_hidden()
+
+
+def test_a_printed_page_tells_how_many_samples_it_leaves_out(visit, report):
+    page = visit(report)
+    assert page.locator("#printed").is_hidden()
+    page.emulate_media(media="print")
+    made = page.locator(CARDS).count()
+    assert page.inner_text("#printed") == f"The first {made} of 300 samples; filter for others."
+    page.emulate_media(media="screen")
+    page.fill("#search", "number 12")
+    page.emulate_media(media="print")
+    assert page.inner_text("#printed") == ""
+
+
 # for everyone
 
 
+CELLS = """() => {
+    const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const grey = (colour) => {
+        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b] = canvas.getImageData(0, 0, 1, 1).data;
+        return Math.round(0.299 * r + 0.587 * g + 0.114 * b);
+    };
+    const cells = [...document.querySelectorAll('.grid button')];
+    const ground = grey(getComputedStyle(document.body).backgroundColor);
+    return [...cells.map((c) => [parseInt(c.title.split(': ')[1]), grey(getComputedStyle(c).backgroundColor)]), ground];
+}"""
 CONTRASTS = """() => {
     const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
     const rgba = (colour) => {
@@ -465,6 +547,15 @@ def test_every_control_has_a_name_and_is_reached_by_tab(visit, report, place):
     assert clickable == 0
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("which", "place"), [("report", ""), ("report", "#sample=s0008"), ("compared", "")])
+def test_axe_finds_nothing_to_complain_of(visit, request, which, place, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = visit(request.getfixturevalue(which), place, theme=theme)
+    found = axe.Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+
+
 def test_arrow_keys_move_within_the_head_map(visit, report):
     page = visit(report)
     page.locator(".grid button").first.focus()
@@ -538,3 +629,27 @@ def test_two_runs_are_for_everyone_too(visit, compared, theme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate(UNNAMED) == []
     assert {text: ratio for text, ratio in page.evaluate(CONTRASTS).items() if ratio < 4.5} == {}
+
+
+def test_on_a_phone_every_value_keeps_its_run_and_no_interval_is_cut(visit, compared):
+    page = visit(compared, width=390)
+    assert page.evaluate(CUT) == []
+    marks = page.evaluate("""() => [...document.querySelectorAll('.ofrun')].map(
+        (e) => getComputedStyle(e, '::before').content)""")
+    assert len(marks) > 10
+    assert marks == ['"A"', '"B"'] * (len(marks) // 2)
+    rows = page.locator("table.metrics").first.locator("tbody tr")
+    assert re.fullmatch(r"Acc@0.25\s+\S+\s+\S+\s+\S+\s+\S+\d to \S+\d\s+\S.*", rows.first.inner_text())
+    tall = rows.first.locator("th, td.number, td.reading").evaluate_all("all => all.map((e) => e.checkVisibility())")
+    assert all(tall)
+
+
+def test_the_spread_of_random_heads_looks_unlike_an_interval(visit, scenes, tmp_path):
+    data, folder = write_run(tmp_path, scenes, 12)
+    options = (f"data.data_file={data}", f"data.attention_dir={folder}", "save_fig=false")
+    run(configuration("stage=evaluate", *options, "evaluate.controls=[random]", "evaluate.resamples=100"))
+    run(configuration("stage=report", *options))
+    page = visit(folder / "report.html")
+    rows = page.locator("#figures table").first.locator("tbody tr")
+    assert [[rows.nth(i).locator(kind).count() for kind in (".bar", ".spread")] for i in (0, 1)] == [[1, 0], [0, 1]]
+    assert "drawn as a band" in page.inner_text("#figures")

@@ -48,14 +48,18 @@ function heat(sample, maps, slot) {
   return canvas;
 }
 
-/** All heat colours, the lowest first. */
-function ramp() {
-  const canvas = make("canvas", { width: 256, height: 1, class: "ramp", "aria-hidden": "true" });
-  const context = canvas.getContext("2d");
-  const cells = context.createImageData(256, 1);
-  for (let level = 0; level < 256; level++) cells.data.set([...colours.subarray(3 * level, 3 * level + 3), 255], 4 * level);
-  context.putImageData(cells, 0, 0);
-  return canvas;
+/** The heat colour of a level, 0 to 255. */
+const heatColour = (level) => `rgb(${colours.subarray(3 * level, 3 * level + 3).join(" ")})`;
+
+/** The same on the page's own ground, from which the strongest stands out most: the darkest on light, the lightest on dark. */
+const groundColour = (level) => `light-dark(${heatColour(level)}, ${heatColour(255 - level)})`;
+
+/** All colours, the lowest first. */
+function ramp(colourOf) {
+  const bar = make("div", { class: "ramp", "aria-hidden": "true" });
+  const steps = Array.from({ length: 18 }, (_, i) => colourOf(15 * i));
+  bar.style.backgroundImage = `linear-gradient(to right, ${steps.join(", ")})`;
+  return bar;
 }
 
 /** A picture in a frame of its own shape, with layers for heat and lines. */

@@ -76,6 +76,7 @@ function showMore() {
   the("gallery").append(...next.map((place) => card(samples[place])));
   made += next.length;
   the("more").hidden = made >= listed.length;
+  the("printed").textContent = made < listed.length ? `The first ${made} of ${listed.length.toLocaleString("en")} samples; filter for others.` : "";
 }
 
 /** One sample, as a link to its page. */

@@ -10,11 +10,15 @@ function drawHeadMap(place) {
   const grid = gridOf(run, number);
   const paint = (kind) => {
     paintGrid(grid, run, kind);
-    legend.replaceChildren(make("span", {}, "0"), ramp(), make("span", {}, percent(Math.max(...kind.values, 0))));
+    legend.replaceChildren(make("span", {}, "0"), ramp(groundColour), make("span", {}, percent(Math.max(...kind.values, 0))));
   };
-  place.append(make("div", { class: "mapside" }, choice(kinds, number, paint), legend, mostSelected(run, number)), make("div", { class: "scroll mapscroll" }, grid));
+  place.append(make("div", { class: "mapside" }, choice(kinds, number, paint), legend, mostSelected(run, number)), make("div", { class: "scroll mapscroll" }, named(grid)));
   paint(kinds[0]);
 }
+
+/** The map between the names of its two axes, which each cell's own name tells as well. */
+const named = (grid) =>
+  make("div", { class: "axes" }, make("span", { class: "across", "aria-hidden": "true" }, "head"), make("span", { class: "down", "aria-hidden": "true" }, "layer"), grid);
 
 /** Radio buttons for what the map shows; nothing if there is no choice. */
 function choice(kinds, run, paint) {
@@ -57,7 +61,7 @@ function paintGrid(table, run, kind) {
     const i = Number(cell.dataset.number);
     const level = Math.round((255 * kind.values[i]) / highest);
     cell.classList.toggle("never", kind.values[i] === 0);
-    cell.style.backgroundColor = kind.values[i] === 0 ? "" : `rgb(${colours.subarray(3 * level, 3 * level + 3).join(" ")})`;
+    cell.style.backgroundColor = kind.values[i] === 0 ? "" : groundColour(level);
     const chosen = run.fixed.includes(i) ? ", one of the chosen heads" : "";
     const text = `${nameOfHead(Math.floor(i / run.heads), i % run.heads)}: ${kind.told(i)}${chosen}`;
     cell.classList.toggle("chosen", Boolean(chosen));

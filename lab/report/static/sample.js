@@ -72,7 +72,7 @@ function headList(sample, run, maps, large) {
     return headRow(sample, run, slot, name, told, maps, large);
   });
   layOver(sample, run, maps, large);
-  return make("div", {}, make("h3", {}, names.length === 1 ? "The chosen head" : "The chosen heads"), make("ol", { class: "headlist" }, ...rows), heatScale(maps));
+  return make("div", {}, make(comparing ? "h3" : "h2", {}, names.length === 1 ? "The chosen head" : "The chosen heads"), make("ol", { class: "headlist" }, ...rows), heatScale(maps));
 }
 
 const scoresOf = ([, , sum, entropy, places]) => [`attention sum ${fixed(sum)}`, `entropy ${fixed(entropy)}`, places === 1 ? "1 place" : `${places} places`];
@@ -111,9 +111,9 @@ function layOver(sample, run, maps, large) {
 
 /** One scale for all maps of the sample; the colours follow the square root. */
 function heatScale(maps) {
-  const share = (part) => `${(100 * maps.highest * part).toPrecision(2).replace(/\.?0+$/, "")} %`;
+  const share = (part) => `${Number((100 * maps.highest * part).toPrecision(2))} %`;
   const ends = make("div", { class: "ends" }, ...[0, 0.25, 1].map((part) => make("span", {}, part ? share(part) : "0")));
-  return make("div", { class: "heatscale" }, ramp(), ends, make("p", { class: "note" }, "attention per cell, the same for all maps of this sample"));
+  return make("div", { class: "heatscale" }, ramp(heatColour), ends, make("p", { class: "note" }, "attention per cell, the same for all maps of this sample"));
 }
 
 function bestOf(found, run) {
