@@ -8,6 +8,7 @@ Wrong files end in a UserError that names them. Reading does not import torch; w
 import gzip
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,25 @@ FREE_BYTES = 2**24  # that any file may unpack to
 _MAGIC_PICKLE = pickle.dumps(MAGIC, 2)  # how files begin that torch.save wrote before it used zip
 
 
-class _SteadyPickler(pickle.Pickler):
-    """Writes equal tensors as equal bytes; pickle's own way names each storage by its address."""
-
-    def reducer_override(self, value: Any) -> Any:
-        import torch
-
-        if not isinstance(value, torch.UntypedStorage | torch.storage.TypedStorage):
-            return NotImplemented
-        buffer = io.BytesIO()
-        torch.save(value, buffer)
-        return torch.storage._load_from_bytes, (buffer.getvalue(),)
-
-
-def dump_plain(content: Any) -> bytes:
-    """A pickle of tensors, arrays and plain containers, which pickle.load reads with torch at hand.
+def dump_tensors(content: Any) -> bytes:
+    """A file of torch.save with tensors and plain containers, which torch.load opens with weights_only=True.
 
     Equal content gives equal bytes.
     """
+    import torch
+
     buffer = io.BytesIO()
-    _SteadyPickler(buffer, protocol=4).dump(content)
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def dump_plain(content: Any) -> bytes:
+    """The same of plain containers alone, written without torch."""
+    buffer = io.BytesIO()
+    parts = {"data.pkl": pickle.dumps(content, 2), "byteorder": b"little", "version": b"3\n"}
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
     return buffer.getvalue()
 
 

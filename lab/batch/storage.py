@@ -36,10 +36,10 @@ BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 BYTES_OF_SCORES = 16  # per head: the four scores of a HeadSubset, two bytes more or less
 
 
-BYTES_BESIDE = 2500  # of a file: meta and how things are spelled
+BYTES_BESIDE = 2700  # of a file: meta and how things are spelled
 
 
-BYTES_OF_TENSOR = 1600  # of each tensor in it, beside its values
+BYTES_OF_TENSOR = 300  # of each tensor in it, beside its values
 
 
 BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
@@ -179,7 +179,7 @@ def disk_use(
     every = shape[0] * shape[1]
     kept = {SaveAttention.all: every, SaveAttention.selected: choice.number, SaveAttention.none: 0}[data.save_attention]
     weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, data)]) * (2 if generic else 1)
-    scores = 0 if data.save_attention == SaveAttention.all else every * BYTES_OF_SCORES
+    scores = 0 if data.save_attention == SaveAttention.all else every * BYTES_OF_SCORES + 4 * BYTES_OF_TENSOR
     return DiskUse(
         samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, data.record_format == RecordFormat("pkl.gz")
     )

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 from safetensors import deserialize
 
 from lab.base.arrays import Spend, Storage, StoredTensor, tensor_of
@@ -113,12 +112,11 @@ def dump_exchange(content: Mapping[str, Any], where: str) -> bytes:
 
     Raises UserError, beginning with `where`, if meta holds what JSON does not.
     """
-    import torch
     from safetensors.torch import save
 
     meta, partial = dict(content["meta"]), dict(content.get(PARTIAL, {}))
-    tensors = {name: content[name] for name in TENSORS if name in content}
-    tensors |= {name: torch.from_numpy(np.array(partial.pop(name))) for name in SCORES if name in partial}
+    tensors = {name: content[name].clone() for name in TENSORS if name in content}  # they may share their memory
+    tensors |= {name: partial.pop(name) for name in SCORES if name in partial}
     try:
         text = json.dumps({**meta, PARTIAL: partial} if partial else meta, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.numbers import whole
-from lab.base.pickles import damaged, dump_plain, read_packed, rebuild
+from lab.base.pickles import damaged, dump_tensors, read_packed, rebuild
 from lab.records.canvas import Canvas
 from lab.records.exchange import dump_exchange, is_exchange, load_exchange
 from lab.records.record import Record
@@ -185,6 +185,7 @@ def _spread(kept: Record, subset: HeadSubset) -> Record:
 def save_record(path: str | Path, record: Record) -> None:
     """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as .pkl, .pkl.gz or .safetensors.
 
+    A .pkl is a file of torch.save that `torch.load(path, weights_only=True)` opens.
     A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is
     written as it is: lab.batch.storage.as_stored makes it what `data.save_dtype` and `data.save_attention` ask for.
 
@@ -192,13 +193,22 @@ def save_record(path: str | Path, record: Record) -> None:
     file could not be read back), or if the file cannot be written.
     """
     check_record(record, str(path))
-    content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": dict(record.meta)}
+    content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": _plain(record.meta)}
     if record.generic is not None:
         content["generic"] = _file_tensor(record, record.generic)
     content |= record.subset.in_file()
-    data = dump_exchange(content, str(path)) if str(path).endswith(EXCHANGE) else dump_plain(content)
+    data = dump_exchange(content, str(path)) if str(path).endswith(EXCHANGE) else dump_tensors(content)
     _content(data, str(path))
     write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, which torch does not load from a file, as Python has them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return {key: _plain(inner) for key, inner in value.items()} if type(value) is dict else value
 
 
 def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":

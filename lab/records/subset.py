@@ -147,8 +147,10 @@ class HeadSubset:
         return {"partial": self.to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Arrays and plain containers, for a file; a tensor would take 1.3 kB more than its values."""
-        scores = {name: np.ascontiguousarray(getattr(self, name)) for name in SCORES}
+        """Tensors and plain containers, for a file."""
+        import torch
+
+        scores = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in SCORES}
         return {"schema": SCHEMA, "heads": [list(head) for head in self.heads], "entropy": dict(self.entropy), **scores}
 
     @classmethod

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
+from lab.base.pickles import dump_plain
 from lab.records.folder import sibling
 from lab.records.record import Record
 
@@ -57,7 +57,7 @@ def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
     """
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
     rows = [score.to_dict() for score in ranking]
-    write_atomic(written[0], pickle.dumps(rows))
+    write_atomic(written[0], dump_plain(rows))
     lines = (json.dumps(row | {"spatial_entropy": None} if row["spatial_entropy"] == math.inf else row) for row in rows)
     write_atomic(written[1], "[\n" + ",\n".join(lines) + "\n]")
     return written

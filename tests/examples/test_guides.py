@@ -23,6 +23,14 @@ def here(tmp_path, monkeypatch, picturebook):
     return tmp_path
 
 
+def test_records_are_opened_by_torch(here):
+    run(configuration("stage=collect"))
+    names: dict = {}
+    exec(shown("README.md", "torch.load"), names)
+    assert names["record"]["attn"].shape == (8, 8, 1, 256)
+    assert names["record"]["meta"]["query"] == "birds."
+
+
 def test_records_are_opened_as_safetensors(here):
     run(configuration("stage=collect", "data.record_format=safetensors"))
     names: dict = {}

@@ -85,12 +85,26 @@ def test_a_generic_prompts_attention_that_cannot_be_is_refused(tmp_path, generic
         load_record(write(tmp_path / "r.pkl", {"attn": weights(), "generic": generic}))
 
 
-def test_a_saved_record_is_what_pickle_itself_would_expect(tmp_path):
+def test_a_saved_record_is_what_torch_itself_would_expect(tmp_path):
     save_record(tmp_path / "a.pkl", Record.from_tensor(weights(torch.float16), META))
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    content = torch.load(tmp_path / "a.pkl", weights_only=True)
     assert sorted(content) == ["attn", "meta"]
     assert content["meta"] == META
     assert torch.equal(content["attn"], weights(torch.float16))
+
+
+def test_numbers_of_numpy_in_meta_are_written_as_pythons(tmp_path):
+    meta = {"image_size": np.array([640, 480]), "grids": [GRID | {"rows": np.int64(4)}], "score": np.float32(0.5)}
+    for name in ("a.pkl", "a.safetensors"):
+        save_record(tmp_path / name, Record.from_tensor(weights(), meta))
+        assert load_record(tmp_path / name).meta == {"image_size": [640, 480], "grids": [GRID], "score": 0.5}
+    torch.load(tmp_path / "a.pkl", weights_only=True)
+
+
+def test_equal_records_are_equal_files(tmp_path):
+    for name in ("a.pkl", "b.pkl"):
+        save_record(tmp_path / name, Record.from_tensor(weights(torch.float16), META))
+    assert (tmp_path / "a.pkl").read_bytes() == (tmp_path / "b.pkl").read_bytes()
 
 
 def test_gzip_is_used_where_the_name_says_so_and_recognised_whatever_the_name_says(tmp_path):

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -101,8 +101,7 @@ def test_pipeline_writes_record_ranking_mask_box_and_figures(tmp_path, picturebo
         {"layer", "head", "attn_sum", "spatial_entropy", "bottom_row_focus", "num_components"}
     ]
     assert box["selected_heads"] == [[1, 5], [1, 6], [2, 4]]
-    with (folder / "bird_analysis.pkl").open("rb") as file:
-        assert len(pickle.load(file)) == len(ranking)
+    assert len(torch.load(folder / "bird_analysis.pkl", weights_only=True)) == len(ranking)
     printed = capsys.readouterr().out
     assert "birds." in printed
     assert "bird_top3.png" in printed
