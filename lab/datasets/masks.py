@@ -84,6 +84,16 @@ def mask_box(mask: Mask | None) -> Box:
 # image files
 
 
+def _brightest(image: Image.Image) -> np.ndarray:
+    """The highest of red, green and blue, uint8 [H, W]."""
+    if image.mode == "L":
+        return np.asarray(image)
+    red, green, blue = np.moveaxis(
+        np.asarray(image.convert("RGB")), 2, 0
+    )  # one by one: max(axis=2) takes ten times as long
+    return np.maximum(np.maximum(red, green), blue)
+
+
 def _read_image(path: Path) -> Mask:
     add_plug_ins()
     try:
@@ -106,7 +116,7 @@ def object_of(image: Image.Image, *, lossy: bool) -> Mask:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]  # [H, W]
         if (alpha <= HALF).any():
             return alpha > HALF
-    bright = np.asarray(image.convert("RGB")).max(axis=2)  # [H, W, 3] -> [H, W]
+    bright = _brightest(image)
     found: Mask = bright > (HALF if lossy else 0)
     if image.mode == "P" and not np.array_equal(found, np.asarray(image) != 0):
         raise UserError("has a palette whose index 0 is not its one black; save it as greyscale, 0 being no object")

@@ -8,6 +8,7 @@ truth without being drawn (lab.records.pixels). The numbers are those of `locali
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -28,6 +29,15 @@ HeadSet = tuple[Head, ...]
 Heats = Float32[np.ndarray, "sets rows cols"]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Sets of heads, and the rules that make their boxes and, with `masks`, their masks."""
+
+    sets: Sequence[HeadSet]
+    logic: LogicConfig
+    masks: bool = True
+
+
 class Sight:
     """One record, and each head's smoothed map once it has been asked for."""
 
@@ -45,23 +55,41 @@ class Sight:
 
         Without `masks`, only boxes and points are. `inclusive` as for `box_iou`.
         """
-        distinct = {heads: i for i, heads in enumerate(dict.fromkeys(sets))}
-        on_image = logic.mask.resolution == Resolution.image
-        found = (self._one_by_one if on_image else self._together)(list(distinct), logic, truth, masks, inclusive)
-        return found[:, [distinct[heads] for heads in sets]]
+        return self.scores_of([Asked(sets, logic, masks)], truth, inclusive=inclusive)[0]
+
+    def scores_of(
+        self, asked: Sequence[Asked], truth: Truth, *, inclusive: bool = False
+    ) -> list[Float[np.ndarray, "4 sets"]]:
+        """The same for sets by several rules, whose masks are compared all together."""
+        scores, drawn = [], list[Bool[np.ndarray, "sets rows cols"]]()
+        for one in asked:
+            distinct = {heads: i for i, heads in enumerate(dict.fromkeys(one.sets))}
+            again = np.array([distinct[heads] for heads in one.sets], int)
+            if one.logic.mask.resolution == Resolution.image:
+                scores.append(self._one_by_one(list(distinct), one, truth, inclusive)[:, again])
+                continue
+            found, cells = self._together(list(distinct), one.logic, truth, inclusive)
+            scores.append(found[:, again])
+            if one.masks and truth.mask is not None:
+                drawn.append(filled(cells, one.logic.box)[again])
+        if drawn and truth.mask is not None:
+            masks = np.concatenate(drawn)
+            overlaps = np.stack(Pixels.of(self.record.grid, self.image_size).overlaps(masks, truth.mask, truth.ignore))
+            for found, one in zip(scores, asked, strict=True):
+                if one.masks and one.logic.mask.resolution == Resolution.grid:
+                    found[1:3], overlaps = overlaps[:, : found.shape[1]], overlaps[:, found.shape[1] :]
+        return scores
 
     def _together(
-        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, masks: bool, inclusive: bool
-    ) -> Float[np.ndarray, "4 sets"]:
+        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, inclusive: bool
+    ) -> tuple[Float[np.ndarray, "4 sets"], Bool[np.ndarray, "sets rows cols"]]:
+        """Boxes and points measured, and the cells of each set's region."""
         heats = self._heats(sets, logic)
         cells = regions(binarise_each(heats, logic.mask), logic.box)
         scores = np.full((4, len(sets)), np.nan)
         scores[0] = self._box_ious(cells, truth.box_xyxy, inclusive)
-        if masks and truth.mask is not None:
-            pixels = Pixels.of(self.record.grid, self.image_size)
-            scores[1:3] = pixels.overlaps(filled(cells, logic.box), truth.mask, truth.ignore)
         scores[3] = on_object(highest_points(heats, self.record.grid), truth) & np.array([bool(s) for s in sets], bool)
-        return scores
+        return scores, cells
 
     def head_ious(self, true_xyxy: Sequence[float], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
         """IoU of the true box (edges exclusive) with the box that each head gives by itself, cut on the grid."""
@@ -92,12 +120,13 @@ class Sight:
         return box_iou(edges, np.array(true_xyxy), inclusive=inclusive)
 
     def _one_by_one(
-        self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, masks: bool, inclusive: bool
+        self, sets: Sequence[HeadSet], asked: Asked, truth: Truth, inclusive: bool
     ) -> Float[np.ndarray, "4 sets"]:
         """Where the threshold is taken on the image."""
-        record, measures, found = self.record, MEASURES if masks else ("box", "point"), []
+        record, logic, found = self.record, asked.logic, []
+        measures = MEASURES if asked.masks else ("box", "point")
         for heads in sets:
-            if masks:
+            if asked.masks:
                 one = prediction(truth.id, localize(record, heads, logic), record.grid, inclusive=inclusive)
             else:
                 heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)

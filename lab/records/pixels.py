@@ -9,6 +9,7 @@ so that a mask is made of tiles that are full, empty, or one of fourteen more. O
 different tile is looked at once, and nothing of the picture's size is made but the mask itself.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from llava.grid import Grid
 
 LONGEST = 256  # pixels of a tile's side: larger ones are cut, so that their numbers stay in the cache
 FULL = 15  # the corners of a tile as bits: top left, top right, bottom left, bottom right
+BITS_OF = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # of each byte
 ABOVE_HALF = 0.5 + 2.0**-25  # what exceeds it still exceeds one half when it is rounded to float32
 
 
@@ -120,14 +122,15 @@ class Pixels:
     ) -> tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " tiles"]]:
         """How many pixels of the plane lie in each whole tile of row i, and in each of the given ones of column j."""
         if plane is None:
-            return self.down.length[i] * self.across.length, np.count_nonzero(tiles, axis=(1, 2))
+            return self.down.length[i] * self.across.length, _number(tiles)
         top, (left, stop), longest = self.down.start[i], _span(self.across), self.across.near.shape[1]
         rows = plane[top : top + self.down.length[i], left:stop]
         whole = np.add.reduceat(np.count_nonzero(rows, axis=0), self.across.start - left)
-        padded = np.pad(rows, ((0, 0), (0, longest)))
+        padded = np.zeros((len(rows), rows.shape[1] + longest), bool)
+        padded[:, :-longest] = rows
         windows = np.lib.stride_tricks.sliding_window_view(padded, longest, axis=1)  # [h, first pixel, w]
         own = windows.transpose(1, 0, 2)[self.across.start[j] - left]  # [tiles, h, w]
-        return whole, np.count_nonzero(tiles & own, axis=(1, 2))
+        return whole, _number(tiles & own)
 
     def _corners(self, masks: Bool[np.ndarray, "n rows cols"]) -> Int[np.ndarray, "n down across"]:
         """The four cells around each tile as bits; at the edges the outermost cells stand for those that lack."""
@@ -150,6 +153,12 @@ class Pixels:
         top, low = near * top_left + far * top_right, near * low_left + far * low_right  # [tiles, w]
         rest = self.down.far[i, :height, None] * low[:, None]  # [tiles, h, w]
         return self.down.near[i, :height, None].astype(float) * top[:, None] + rest > ABOVE_HALF
+
+
+def _number(tiles: Bool[np.ndarray, "tiles h w"]) -> Int[np.ndarray, " tiles"]:
+    """How many pixels each tile has, counted as bits of bytes: several times faster than a sum over booleans."""
+    packed = np.packbits(tiles.reshape(len(tiles), math.prod(tiles.shape[1:])), axis=1)
+    return BITS_OF[packed].sum(1, dtype=np.int64)
 
 
 def _is_mixed(corners: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:

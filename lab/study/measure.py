@@ -14,7 +14,7 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.measure.intervals import bootstrap, columns, metric_names, ratios
 from lab.measure.metrics import MEASURES, score
-from lab.measure.sets import HeadSet, Sight
+from lab.measure.sets import Asked, HeadSet, Sight
 from lab.records.files import load_record
 from lab.study.find import Found, Split
 from lab.study.plan import Case, Plan
@@ -91,10 +91,12 @@ def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.
     alike: dict[tuple[str, bool], list[int]] = {}
     for i, case in enumerate(cases):
         alike.setdefault((case.rules, case.whole), []).append(i)
-    for (_, whole), places in alike.items():
-        sets = [_heads(cases[i], shot) for i in places]
-        logic = cases[places[0]].logic
-        scores[:, places] = sight.scores(sets, logic, truth, masks=whole, inclusive=inclusive)
+    asked = [
+        Asked([_heads(cases[i], shot) for i in places], cases[places[0]].logic, whole)
+        for (_, whole), places in alike.items()
+    ]
+    for places, found in zip(alike.values(), sight.scores_of(asked, truth, inclusive=inclusive), strict=True):
+        scores[:, places] = found
     return scores
 
 
