@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from conf.schema import Config
 from lab.datasets import Sample, Truth
 from lab.report.folder import RunFolder
+from lab.report.pictures import Outline
 from lab.report.samples import Finding, Rules
 
 
@@ -26,7 +27,8 @@ class Shown:
     id: str
     picture: int | None  # its place among the page's pictures
     image_size: tuple[int, int] | None
-    truth: Truth | None
+    truth: Truth | None  # without masks
+    outline: Outline | None  # of the true mask
     notes: tuple[str, ...]  # why there is no picture or no truth
     findings: tuple[Finding, ...]
 

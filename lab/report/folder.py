@@ -22,6 +22,15 @@ from lab.records.folder import list_samples
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class SampleFiles:
+    """What a folder holds of one sample."""
+
+    record: Path | None
+    ranking: Path | None
+    error: str | None  # what went wrong as it was collected
+
+
 @dataclass(frozen=True, eq=False)
 class RunFolder:
     """The files of one run. What a stage has not written is None or empty."""
@@ -34,6 +43,10 @@ class RunFolder:
     summary: Mapping[str, Any] | None  # of stage=batch
     metrics: Mapping[str, Any] | None  # of stage=evaluate
     selection: Mapping[str, Any] | None  # of stage=select
+
+    def of(self, name: str) -> SampleFiles:
+        """The files of a sample."""
+        return SampleFiles(self.records.get(name), self.rankings.get(name), self.errors.get(name))
 
     @property
     def ids(self) -> list[str]:

@@ -2,6 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +12,14 @@ import numpy as np
 from conf.schema import Config, ReportConfig
 from lab.base.console import progress
 from lab.base.errors import UserError
+from lab.base.images import header_size
 from lab.base.paths import exists, find, resolved
-from lab.datasets import Sample, read_jsonl
+from lab.base.workers import in_workers
+from lab.datasets import Sample, Truth, read_jsonl
 from lab.heads.reading import ModelOfRecords
 from lab.report.contents import Gathered, Run, Shown
-from lab.report.folder import RunFolder, read_folder, saved_config
+from lab.report.folder import RunFolder, SampleFiles, read_folder, saved_config
+from lab.report.pictures import Outline, outline
 from lab.report.samples import Finding, Pictures, Rules, find_sample, scored, truth_of
 
 log = logging.getLogger(__name__)
@@ -63,12 +69,43 @@ def known_samples(folder: RunFolder, data_file: str | None) -> dict[str, Sample]
 # samples
 
 
-def gather(runs: Sequence[Run], config: ReportConfig, seed: int) -> Gathered:
-    """Reads every sample that is shown, one at a time, in order of their names."""
+@dataclass(frozen=True)
+class Asked:
+    """One sample, to be read in a worker process."""
+
+    name: str
+    known: Sample | None
+    files: tuple[SampleFiles, ...]  # by run
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What was read of it. The truth is without its masks, which are as large as the picture."""
+
+    findings: tuple[Finding, ...]
+    truth: Truth | None
+    outline: Outline | None
+    no_truth: str
+
+
+def gather(runs: Sequence[Run], config: ReportConfig, seed: int, workers: int | None = None) -> Gathered:
+    """Reads every sample that is shown, in worker processes, in order of their names.
+
+    Raises UserError if records of a run are of different models, if its rules choose heads that the model does not
+    have, or if the runs are about different pictures.
+    """
     names, total = shown_ids(runs, config.max_samples, seed)
-    pictures, models = Pictures(config.max_side), [ModelOfRecords() for _ in runs]
-    samples = tuple(_shown(name, runs, models, pictures) for name in progress(names, "report"))
-    return Gathered(tuple(runs), samples, tuple(pictures.texts), total)
+    models = [ModelOfRecords() for _ in runs]
+    jobs = [Asked(name, _known(name, runs), tuple(run.folder.of(name) for run in runs)) for name in names]
+    read = in_workers(partial(read_sample, rules=[run.rules for run in runs]), jobs, workers)
+    found = []
+    for job, sample in progress(read, "report", total=len(jobs)):
+        _check(job, sample, models)
+        found.append((job, sample, _named(sample.findings)))
+    pictures = Pictures(config.max_side)
+    pictures.read([named.image_file for _, _, named in found if named.image_file is not None], workers)
+    shown = tuple(_shown(job, sample, named, pictures) for job, sample, named in found)
+    return Gathered(tuple(runs), shown, tuple(pictures.texts), total)
 
 
 def shown_ids(runs: Sequence[Run], most: int | None, seed: int) -> tuple[list[str], int]:
@@ -86,21 +123,49 @@ def shown_ids(runs: Sequence[Run], most: int | None, seed: int) -> tuple[list[st
     return sorted(order[:most]), total
 
 
-def _shown(name: str, runs: Sequence[Run], models: Sequence[ModelOfRecords], pictures: Pictures) -> Shown:
-    known = next((run.known[name] for run in runs if name in run.known), None)
-    findings = [find_sample(name, run.folder, known, model, run.rules) for run, model in zip(runs, models, strict=True)]
-    _check_same_picture(name, findings)
-    named = next((finding for finding in findings if finding.status == "done"), findings[0])
-    picture, size, no_picture = pictures.add(named.image_file, named.image_size)
-    truth, no_truth = truth_of(known, size)
-    found = tuple(
-        scored(finding, truth, inclusive=run.rules.inclusive) for finding, run in zip(findings, runs, strict=True)
+def _known(name: str, runs: Sequence[Run]) -> Sample | None:
+    return next((run.known[name] for run in runs if name in run.known), None)
+
+
+def _named(findings: Sequence[Finding]) -> Finding:
+    """The finding that tells the picture."""
+    return next((finding for finding in findings if finding.status == "done"), findings[0])
+
+
+def read_sample(job: Asked, rules: Sequence[Rules]) -> Read:
+    """One sample in every run, beside its truth."""
+    found = [find_sample(job.name, files, job.known, of_run) for files, of_run in zip(job.files, rules, strict=True)]
+    truth, no_truth = truth_of(job.known, _size(_named(found)))
+    findings = tuple(
+        scored(finding, truth, inclusive=of_run.inclusive) for finding, of_run in zip(found, rules, strict=True)
     )
-    return Shown(name, picture, size, truth, tuple(filter(None, (no_picture, no_truth))), found)
+    if truth is None:
+        return Read(findings, None, None, no_truth)
+    drawn = None if truth.mask is None else outline(truth.mask)
+    return Read(findings, replace(truth, mask=None, ignore=None), drawn, no_truth)
 
 
-def _check_same_picture(name: str, findings: Sequence[Finding]) -> None:
-    names = {Path(finding.image_file).name for finding in findings if finding.image_file and finding.status == "done"}
+def _size(named: Finding) -> tuple[int, int] | None:
+    """The picture's (width, height) as the record or, failing that, the picture says."""
+    if named.image_size is None and named.image_file is not None:
+        with suppress(UserError):
+            return header_size(resolved(named.image_file))
+    return named.image_size
+
+
+def _check(job: Asked, sample: Read, models: Sequence[ModelOfRecords]) -> None:
+    for finding, files, model in zip(sample.findings, job.files, models, strict=True):
+        if files.record is not None and finding.shape is not None:
+            model.compare(files.record, (finding.meta or {}).get("model_name"), finding.shape)
+        if finding.wrong is not None:
+            raise UserError(finding.wrong)
+    names = {Path(one.image_file).name for one in sample.findings if one.image_file and one.status == "done"}
     if len(names) > 1:
         pictures = " in one run and ".join(sorted(names))
-        raise UserError(f"data.runs: sample {name} is about {pictures} in the other; compare the same data")
+        raise UserError(f"data.runs: sample {job.name} is about {pictures} in the other; compare the same data")
+
+
+def _shown(job: Asked, sample: Read, named: Finding, pictures: Pictures) -> Shown:
+    picture, size, no_picture = pictures.add(named.image_file, named.image_size)
+    notes = tuple(filter(None, (no_picture, sample.no_truth)))
+    return Shown(job.name, picture, size, sample.truth, sample.outline, notes, sample.findings)

@@ -25,7 +25,7 @@ from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
 from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
 from lab.report.contents import Gathered, Shown
-from lab.report.pictures import outline, text_of
+from lab.report.pictures import text_of
 from lab.report.samples import Finding, Maps, disagreement
 
 HERE = Path(__file__).parent
@@ -223,7 +223,7 @@ def _sample_data(sample: Shown, shapes: Sequence[tuple[int, int]]) -> dict[str, 
         "picture": sample.picture,
         "size": sample.image_size,
         "truth": truth and [round(edge, 1) for edge in truth.box_xyxy],
-        "outline": outline(truth.mask) if truth and truth.mask is not None else None,
+        "outline": sample.outline,
         "split": truth.split if truth else None,
         "notes": sample.notes,
         "gap": round(disagreement(first, sample.findings[1]), 5) if len(sample.findings) == 2 else None,

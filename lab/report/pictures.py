@@ -8,7 +8,10 @@ from contourpy import LineType, contour_generator
 from jaxtyping import Bool, Float
 from PIL import Image
 
+Outline = tuple[float, str]  # pixels of the mask in one unit of the path, and the path
+
 OUTLINE_SIDE = 96  # longest side of the mask that is followed, in cells
+METHOD = 2  # of WebP, from 0 (fast) to 6 (small): 4, the usual one, takes half as long again for 4 % fewer bytes
 QUALITIES = (70, 55, 40, 25)  # of WebP, tried in turn
 LARGEST = (
     11_500  # bytes of a picture: 1,000 of them, with the maps of 10 heads of 24 x 24 cells, stay under 25 MB in base64
@@ -24,14 +27,14 @@ def thumbnail(image: Image.Image, max_side: int) -> bytes:
     data = b""
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        small.save(buffer, format="webp", quality=quality, method=4)
+        small.save(buffer, format="webp", quality=quality, method=METHOD)
         data = buffer.getvalue()
         if len(data) <= LARGEST:
             break
     return data
 
 
-def outline(mask: Bool[np.ndarray, "height width"]) -> tuple[float, str]:
+def outline(mask: Bool[np.ndarray, "height width"]) -> Outline:
     """The mask's outlines as an SVG path, and the pixels of the mask in one unit of the path.
 
     An empty mask has the path "".
@@ -39,10 +42,8 @@ def outline(mask: Bool[np.ndarray, "height width"]) -> tuple[float, str]:
     The mask is first reduced to OUTLINE_SIDE cells on its longer side; its corners come out slanted by half a cell.
     """
     step = max(1, -(-max(mask.shape) // OUTLINE_SIDE))
-    height, width = (-(-side // step) for side in mask.shape)
-    whole = np.zeros((height * step, width * step), np.float32)
-    whole[: mask.shape[0], : mask.shape[1]] = mask
-    cells = whole.reshape(height, step, width, step).mean(axis=(1, 3)) > 0.5
+    across = np.add.reduceat(mask, np.arange(0, mask.shape[1], step), axis=1, dtype=np.int32)  # [mask's height, width]
+    cells = np.add.reduceat(across, np.arange(0, mask.shape[0], step), axis=0) > step * step / 2
     closed = np.pad(cells.astype(np.float32), 1)  # so that the outline of a mask at the edge closes
     lines = contour_generator(z=closed, line_type=LineType.Separate).lines(0.5)
     # Centre of cell i is at i - 1 + 0.5 after the padding; in half cells every corner is a whole number.

@@ -1,7 +1,8 @@
 """Each sample of a run anew, from its record: the chosen heads and their maps, mask and box, and how good they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,21 @@ import numpy as np
 from analyze import Head, HeadScore, rank_heads, scores_of
 from bbox import Localization, head_maps, localize_record
 from conf.schema import BoxConvention, Config, Contrast, LogicConfig
+from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import find, resolved
 from lab.base.pickles import load_plain
+from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.boxes import Box
 from lab.heads.choice import HeadChoice, head_choice
-from lab.heads.reading import ModelOfRecords
 from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
 from lab.measure.predictions import prediction
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.records.subset import NotKept
-from lab.report.folder import RunFolder
+from lab.report.folder import SampleFiles
 from lab.report.pictures import levels, outline, text_of, thumbnail
 
 
@@ -68,25 +70,23 @@ class Finding:
     maps: Maps | None = None
     score: Score | None = None  # if the truth is known
     meta: Mapping[str, Any] | None = None
+    wrong: str | None = None  # what ends the work: the rules choose heads that the model does not have
     answer: Prediction | None = None  # dropped once it is scored: a mask is as large as its image
 
 
-def find_sample(name: str, folder: RunFolder, known: Sample | None, model: ModelOfRecords, rules: Rules) -> Finding:
+def find_sample(name: str, files: SampleFiles, known: Sample | None, rules: Rules) -> Finding:
     """Reads and localizes one sample. Damaged and absent records make a finding that says so.
 
-    Raises UserError if the record is of another model than those that `model` has seen, or if `rules` choose heads that
-    the model does not have.
+    So do heads that the record's model does not have: whoever knows the other records may tell better what is wrong.
     """
     told = Finding("missing", query=known.query if known else "", image_file=str(known.image_file) if known else None)
-    if name not in folder.records:
-        return _without_record(name, folder, told, rules.logic.select.top_n)
-    path = folder.records[name]
+    if files.record is None:
+        return _without_record(files, told, rules.logic.select.top_n)
     try:
-        record = load_record(path, rules.logic.grids)
+        record = load_record(files.record, rules.logic.grids)
     except UserError as error:
         return replace(told, why=str(error))
     meta = record.meta
-    model.compare(path, meta.get("model_name"), (record.num_layers, record.num_heads))
     told = replace(
         told,
         query=str(meta.get("query") or told.query),
@@ -98,17 +98,20 @@ def find_sample(name: str, folder: RunFolder, known: Sample | None, model: Model
         sized = _with_size(record, told.image_file)
     except UserError as error:
         return replace(told, why=f"its image's size is unknown: {error}")
-    return _localized(name, sized, told, rules)
-
-
-def _without_record(name: str, folder: RunFolder, told: Finding, top_n: int) -> Finding:
-    if name not in folder.rankings:
-        return replace(told, why=folder.errors.get(name, "not collected yet"))
     try:
-        rows = load_plain(folder.rankings[name])
+        return _localized(name, sized, told, rules)
+    except UserError as error:
+        return replace(told, wrong=str(error))
+
+
+def _without_record(files: SampleFiles, told: Finding, top_n: int) -> Finding:
+    if files.ranking is None:
+        return replace(told, why=files.error or "not collected yet")
+    try:
+        rows = load_plain(files.ranking)
         best = tuple((int(row["layer"]), int(row["head"])) for row in rows[:top_n])
     except (UserError, LookupError, TypeError, ValueError) as error:
-        return replace(told, why=f"{folder.rankings[name].name} is no ranking ({error})")
+        return replace(told, why=f"{files.ranking.name} is no ranking ({error})")
     return replace(told, status="ranked", why="no attention stored, only a ranking", best=best)
 
 
@@ -192,6 +195,9 @@ def disagreement(first: Finding, second: Finding) -> float:
 # pictures
 
 
+Shrunk = tuple[bytes | None, tuple[int, int] | None, str]  # as WebP, its size, why it cannot be shown
+
+
 class Pictures:
     """The pictures of a page, each once, however many expressions are about it."""
 
@@ -199,6 +205,13 @@ class Pictures:
         self.max_side = max_side
         self.texts: list[str] = []  # WebP in base64
         self._found: dict[Path, tuple[int | None, tuple[int, int] | None, str]] = {}
+
+    def read(self, image_files: Iterable[str], workers: int | None = None) -> None:
+        """Reads pictures in worker processes, before they are added."""
+        paths = list(dict.fromkeys(map(resolved, image_files)))
+        shrunk = in_workers(partial(shrink, max_side=self.max_side), paths, workers)
+        for path, found in progress(shrunk, "report, pictures", total=len(paths)):
+            self._keep(path, found)
 
     def add(
         self, image_file: str | None, size: tuple[int, int] | None
@@ -210,7 +223,7 @@ class Pictures:
             return None, size, "the record names no picture"
         path = resolved(image_file)
         if path not in self._found:
-            self._found[path] = self._read(path)
+            self._keep(path, shrink(path, self.max_side))
         place, found, why = self._found[path]
         if found is not None and size is not None and found != size:
             return (
@@ -220,10 +233,17 @@ class Pictures:
             )
         return place, found or size, why
 
-    def _read(self, path: Path) -> tuple[int | None, tuple[int, int] | None, str]:
-        try:
-            image = open_image(path)
-        except UserError as error:
-            return None, None, str(error)
-        self.texts.append(text_of(thumbnail(image, self.max_side)))
-        return len(self.texts) - 1, image.size, ""
+    def _keep(self, path: Path, shrunk: Shrunk) -> None:
+        data, size, why = shrunk
+        if data is not None:
+            self.texts.append(text_of(data))
+        self._found[path] = None if data is None else len(self.texts) - 1, size, why
+
+
+def shrink(path: Path, max_side: int) -> Shrunk:
+    """A picture in few bytes and its (width, height), or why it cannot be shown."""
+    try:
+        image = open_image(path)
+    except UserError as error:
+        return None, None, str(error)
+    return thumbnail(image, max_side), image.size, ""

@@ -17,7 +17,7 @@ def run(config: Config) -> int:
     check_writable(target.parent, target.name)
     from lab.report.page import render  # jinja2, only when a page is made
 
-    gathered = gather(runs, config.report, config.seed)
+    gathered = gather(runs, config.report, config.seed, config.data.workers)
     page = render(gathered, resamples=config.evaluate.resamples, seed=config.seed)
     if config.data.runs is None:
         make_results_folder(config)
