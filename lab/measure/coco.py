@@ -1,11 +1,40 @@
-"""Predictions in COCO's file format of results."""
+"""Predictions in COCO's file format of results, and the truth in that of its data sets.
+
+Boxes are [x, y, width, height] in pixels; every sample counts as an image of its own, named by its id.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab.datasets import rle
-from lab.datasets.sample import mask_box
+from lab.datasets.sample import Sample, Truth, mask_box
 from lab.measure.metrics import Prediction, encloses
+
+CATEGORY = {"id": 1, "name": "what the expression describes"}
+
+
+def coco_image(sample: Sample, image_size: tuple[int, int]) -> dict[str, Any]:
+    """{id, file_name, width, height, expression}; the last is no key of COCO's."""
+    width, height = image_size
+    named = {"file_name": str(sample.image_file), "width": width, "height": height}
+    return {"id": sample.id, **named, "expression": sample.query}
+
+
+def coco_annotation(truth: Truth, number: int) -> dict[str, Any]:
+    """{id, image_id, category_id, iscrowd, area, bbox} and, if the truth has a mask, segmentation (RLE).
+
+    `number` is the annotation's id, from 1 on: to COCO's tools 0 is none.
+    """
+    x0, y0, x1, y1 = truth.box_xyxy
+    row = {
+        "id": number,
+        "image_id": truth.id,
+        "category_id": CATEGORY["id"],
+        "iscrowd": 0,
+        "area": truth.area,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+    }
+    return row if truth.mask is None else {**row, "segmentation": rle.encode(truth.mask)}
 
 
 def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -21,7 +50,7 @@ def coco_predictions(found: Iterable[Prediction], image_ids: Mapping[str, Any] |
 def coco_prediction(one: Prediction, image_ids: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """{id, image_id, category_id, bbox [x, y, width, height], segmentation (RLE), score}.
 
-    A prediction without a box gets the one around its mask; None if nothing encloses an area.
+    The box has exclusive edges. Without one it is that around the mask; None if nothing encloses an area.
     """
     box = one.box_xyxy if one.box_xyxy or one.mask is None or not one.mask.any() else mask_box(one.mask)
     if box is None or not encloses(box):
@@ -30,7 +59,7 @@ def coco_prediction(one: Prediction, image_ids: Mapping[str, Any] | None = None)
     row = {
         "id": one.id,
         "image_id": one.id if image_ids is None else image_ids[one.id],
-        "category_id": 1,
+        "category_id": CATEGORY["id"],
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "score": float(one.score),
     }

@@ -1,7 +1,7 @@
 """Every sample of a run measured in every row of stage=evaluate, in worker processes.
 
-Of a sample only numbers stay, and the chosen heads' prediction as a line of text in a file that nobody sees. A record
-is read once; once more if a control waits for what all records tell.
+Of a sample only numbers stay, and what the files of results tell of it, as lines of text in files that nobody sees. A
+record is read once; once more if a control waits for what all records tell.
 """
 
 import json
@@ -9,18 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from bbox import localize
+from bbox import Localization, localize
 from conf.schema import LogicConfig
 from lab.base.console import progress
 from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
+from lab.datasets.sample import sample_size
 from lab.heads.reading import ModelOfRecords, tell_unreadable
-from lab.measure.coco import coco_prediction
+from lab.measure.coco import coco_annotation, coco_image, coco_prediction
 from lab.measure.controls import AFTER_ALL, KNOWN, PerSample, Rows, Setting, chosen
 from lab.measure.glance import Glance, glance
 from lab.measure.intervals import columns
@@ -28,9 +29,11 @@ from lab.measure.metrics import MEASURES, Score, score
 from lab.measure.overview import Overview
 from lab.measure.predictions import middle, prediction
 from lab.measure.sets import HeadSet, Sight
+from lab.measure.spreadsheet import csv_line
 from lab.records.files import load_or_why, load_record
 
 Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
+LINES = ("predictions", "images", "annotations", "table")  # what is told of a sample, a line each
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Job:
 
     sample: Sample
     path: Path | None
+    number: int = 0  # among all, from 1 on
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ class Seen:
     unreadable: str | None  # why its record cannot be read
     glance: Glance | None
     chosen: Score
-    predicted: str | None  # by the chosen heads, a row of COCO's results as JSON
+    lines: Mapping[str, bytes]  # of LINES, those that there are
     columns: Columns
 
 
@@ -76,19 +80,20 @@ def measure(
     controls: Sequence[str],
     on: Setting,
     rules: Rules,
-    predictions: IO[bytes],
+    lines: Mapping[str, IO[bytes]],
     workers: int | None = None,
 ) -> Measured:
     """Every sample's score in every row, a sample without a record being a miss.
 
-    `predictions` is a file that gets a line for each prediction of the chosen heads that encloses an area.
+    `lines` are files, by LINES, that get a line for each sample: of the predictions and the table those of the chosen
+    heads; a prediction that encloses no area has none.
 
     Raises UserError naming the files if records are of different models, and if none can be read.
     """
     rows = {name: KNOWN[name](on) for name in controls if name in KNOWN}
     later = [name for name in controls if name in AFTER_ALL]
-    jobs = [Job(sample, files.get(sample.id)) for sample in samples]
-    first = _First(on, predictions)
+    jobs = [Job(sample, files.get(sample.id), number) for number, sample in enumerate(samples, start=1)]
+    first = _First(on, lines)
     early = chosen(on) | _joined(rows.values())
     read = in_workers(partial(see, rows=early, rules=rules), jobs, workers)
     for job, seen in progress(read, "evaluate 1/2" if later else "evaluate", total=len(jobs)):
@@ -108,17 +113,17 @@ def measure(
 class _First:
     """What the first reading leaves of the samples."""
 
-    def __init__(self, on: Setting, predictions: IO[bytes]) -> None:
+    def __init__(self, on: Setting, lines: Mapping[str, IO[bytes]]) -> None:
         self.view, self.chosen = Overview.empty(on.shape), list[Score]()
         self.columns: list[Columns] = []
         self.again: list[Job] = []  # for a second reading
-        self._model, self._logic, self._predictions = ModelOfRecords(), on.logic, predictions
+        self._model, self._logic, self._lines = ModelOfRecords(), on.logic, lines
 
     def add(self, job: Job, seen: Seen) -> None:
         self.columns.append(seen.columns)
         self.chosen.append(seen.chosen)
-        if seen.predicted is not None:
-            self._predictions.write(seen.predicted.encode() + b"\n")
+        for name, line in seen.lines.items():
+            self._lines[name].write(line)
         if job.path is not None and seen.unreadable is not None:
             self.view.unreadable[job.path] = seen.unreadable
         if job.path is None or seen.glance is None:
@@ -144,25 +149,39 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     """The first reading of one sample."""
     record = load_or_why(job.path, rules.logic.grids) if job.path else None
     if job.path is None or record is None or isinstance(record, str):
-        truth = read_truth(job.sample)
-        missed = _missed(truth, rows, rules)
+        size = sample_size(job.sample)
+        truth = read_truth(job.sample, size)
+        missed, scored = _missed(truth, rows, rules), score(truth, None, inclusive=rules.inclusive)
         why = record if isinstance(record, str) else None
-        return Seen(why, None, score(truth, None, inclusive=rules.inclusive), None, missed)
-    sight, truth = Sight(record), read_truth(job.sample, record.image_size)
+        return Seen(why, None, scored, _lines(job, truth, size, None, scored), missed)
+    size = record.image_size or sample_size(job.sample)
+    sight, truth = Sight(record), read_truth(job.sample, size)
     measured = record.subset.holds_all or rules.oracle
     seen = glance(record, job.path, rules.logic, truth.box_xyxy if measured else None, sight=sight)
     ranked = seen.picked("both", rules.logic.top_k)
     heads = rows["chosen"]
     located = localize(record, ranked if isinstance(heads, PerSample) else heads, rules.logic)
     found = prediction(truth.id, located, record.grid, inclusive=rules.inclusive)
-    row = coco_prediction(found)
-    return Seen(
-        None,
-        seen,
-        score(truth, found, inclusive=rules.inclusive),
-        None if row is None else json.dumps(row),
-        _scores(sight, truth, rows, ranked, rules),
-    )
+    scored = score(truth, found, inclusive=rules.inclusive)
+    lines = _lines(job, truth, size, located, scored)
+    if (row := coco_prediction(prediction(truth.id, located, record.grid))) is not None:
+        lines["predictions"] = _json_line(row)
+    return Seen(None, seen, scored, lines, _scores(sight, truth, rows, ranked, rules))
+
+
+def _lines(
+    job: Job, truth: Truth, size: tuple[int, int], located: Localization | None, scored: Score
+) -> dict[str, bytes]:
+    """All but the prediction."""
+    return {
+        "images": _json_line(coco_image(job.sample, size)),
+        "annotations": _json_line(coco_annotation(truth, job.number)),
+        "table": csv_line(job.sample, located, scored),
+    }
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def see_again(job: Job, rows: Rows, rules: Rules) -> Columns:

@@ -5,8 +5,10 @@ Records are read in worker processes, of which only numbers come back: memory do
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,14 +21,17 @@ from lab.base.files import check_writable, write_atomic, write_parts
 from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
 from lab.heads.reading import by_name
+from lab.measure.coco import CATEGORY
 from lab.measure.controls import Setting, check_controls, is_draw, merge_draws
 from lab.measure.intervals import Estimate, metric_names, summarize
 from lab.measure.metrics import misses
 from lab.measure.overview import Overview, rank_correlation, record_files, shape_of
-from lab.measure.samples import Measured, Rules, measure
+from lab.measure.samples import LINES, Measured, Rules, measure
+from lab.measure.spreadsheet import HEADER
 from lab.stages.batch import collect_first
 from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
 
+FILES = ("metrics.json", "metrics.md", "samples.csv", "predictions.coco.json", "truth.coco.json")
 COLUMNS = metric_names()
 SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
 
@@ -41,12 +46,13 @@ def run(config: Config) -> int:
     failed = collect_first(config)
     folder, choice = records_folder(config), choice_of(config)
     files = record_files(folder, samples)
-    check_writable(results_folder(config), "metrics.json", "metrics.md", "predictions.coco.json")
+    check_writable(results_folder(config), *FILES)
     shape = shape_of(files.values())
     rng = np.random.default_rng(config.seed)
     setting = Setting(shape, config.logic, choice.fixed(shape), config.evaluate.draws, rng)
     rules = Rules(config.logic, config.metrics.box == BoxConvention.inclusive, "oracle" in config.evaluate.controls)
-    with tempfile.TemporaryFile() as lines:
+    with ExitStack() as stack:
+        lines = {name: stack.enter_context(tempfile.TemporaryFile()) for name in LINES}
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
         written = _write(make_results_folder(config), config, found, rows, lines)
@@ -98,9 +104,9 @@ def _cells(estimates: Sequence[Estimate], *, group: str = "all", interval: bool 
 
 
 def _write(
-    folder: Path, config: Config, found: Measured, rows: dict[str, list[Estimate]], lines: IO[bytes]
+    folder: Path, config: Config, found: Measured, rows: dict[str, list[Estimate]], lines: Mapping[str, IO[bytes]]
 ) -> list[Path]:
-    """metrics.json, metrics.md, predictions.coco.json and, unless save_fig=false, the map of each head's own boxes."""
+    """FILES and, unless save_fig=false, the map of each head's own boxes."""
     view = found.view
     rho, selected_heads = rank_correlation(view)
     mean_iou = view.head_iou / view.samples
@@ -118,8 +124,10 @@ def _write(
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_atomic(folder / "metrics.md", report(rows, view, config.logic))
-    write_parts(folder / "predictions.coco.json", _json_list(lines))
-    written = [folder / name for name in ("metrics.json", "metrics.md", "predictions.coco.json")]
+    write_parts(folder / "samples.csv", chain([HEADER], _lines(lines["table"])))
+    write_parts(folder / "predictions.coco.json", _json_list(lines["predictions"]))
+    write_parts(folder / "truth.coco.json", _data_set(lines["images"], lines["annotations"]))
+    written = [folder / name for name in FILES]
     if config.save_fig and not np.isnan(mean_iou).any():
         import viz
 
@@ -128,11 +136,25 @@ def _write(
     return written
 
 
+def _data_set(images: IO[bytes], annotations: IO[bytes]) -> Iterator[bytes]:
+    """A data set of COCO."""
+    yield b'{"info": {}, "categories": ' + json.dumps([CATEGORY]).encode() + b', "images": '
+    yield from _json_list(images)
+    yield b', "annotations": '
+    yield from _json_list(annotations)
+    yield b"}"
+
+
+def _lines(file: IO[bytes]) -> IO[bytes]:
+    """The file, to be read from its beginning."""
+    file.seek(0)
+    return file
+
+
 def _json_list(lines: IO[bytes]) -> Iterator[bytes]:
     """The lines of a file as json.dumps writes a list of them."""
-    lines.seek(0)
     yield b"["
-    for i, line in enumerate(lines):
+    for i, line in enumerate(_lines(lines)):
         yield (b", " if i else b"") + line.rstrip(b"\n")
     yield b"]"
 
