@@ -1,5 +1,6 @@
 # make demo   what the tool does, on the shipped model (no GPU, no download)
 # make test   linters, types and the whole test suite
+# make fuzz   2,000 made-up inputs, each in a process of its own
 # make bench  the speeds that README.md tells, on this machine
 # make figures  the pictures in README.md
 # make notebook  runs examples/notebooks anew and keeps what it shows
@@ -7,13 +8,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench figures notebook clean
+.PHONY: demo test fuzz lint bench figures notebook clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python pipeline.py stage=pipeline
 
 test: lint
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/dev
+	FUZZ_CASES=2000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
