@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ from lab.figures.heads import heads_figure
 from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
 from lab.figures.selection import head_quality_figure, selection_figure
 from lab.figures.sheet import sheet
-from lab.figures.style import any_glyphs
+from lab.figures.style import SMALL, any_glyphs
 from lab.records.record import Record
 from llava.grid import Grid
 
@@ -46,7 +47,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-TITLE_POINTS = 11
 MAX_HEADS_SHOWN = 20  # in one figure; more could not be seen
 WINDOWLESS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # matplotlib's backends that only write files
 
@@ -78,19 +78,23 @@ def top_heads_figure(
     figure, (large, *panels, bar) = sheet(query, shown + 1, picture.shape)
     picture.draw(large)
     draw_result(large, result)
-    together = "together, smoothed" if shown == len(scores) else f"all {len(scores)} together, smoothed"
+    together = "together\nsmoothed, mean" if shown == len(scores) else f"all {len(scores)} together\nsmoothed, mean"
     titles = [*map(score_title, scores[:shown]), together]
     for axis, attention, title in zip(panels, [*maps[:shown], combined], titles, strict=True):
         overlay(axis, picture, attention, grid, norm)
-        axis.set_title(title, fontsize=TITLE_POINTS, color=INK, pad=4)
+        _write_title(axis, title)
     colour_bar(bar, norm, unit)
     return figure
 
 
 def score_title(score: HeadScore) -> str:
-    """`L14 H24 · S 0.61 · H 0.42`: layer and head from zero, attention sum, spatial entropy."""
+    """Two lines, `L14 H24` and `sum 0.61, entropy 0.42`: layer and head from zero, attention sum, spatial entropy."""
     entropy = f"{abs(score.spatial_entropy):.2f}" if np.isfinite(score.spatial_entropy) else "∞"
-    return f"L{score.layer} H{score.head} · S {score.attn_sum:.2f} · H {entropy}"
+    return f"L{score.layer} H{score.head}\nsum {score.attn_sum:.2f}, entropy {entropy}"
+
+
+def _write_title(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize=SMALL, color=INK, pad=3, linespacing=1.1)
 
 
 def components_figure(
@@ -109,7 +113,7 @@ def components_figure(
     figure, panels = sheet(query, shown, picture.shape, large=False)
     for axis, attention, score in zip(panels, maps, scores, strict=False):
         draw_components(axis, picture, *components(attention, config), grid)
-        axis.set_title(score_title(score), fontsize=TITLE_POINTS, color=INK, pad=4)
+        _write_title(axis, score_title(score))
     if not scores:
         picture.draw(panels[0], pale=True)
     return figure
@@ -135,7 +139,7 @@ def sample_figures(
     return figures
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 300) -> None:
     """Writes the figure, whole or not at all, the same bytes for the same figure.
 
     The format is the suffix (.png, .pdf, .svg).

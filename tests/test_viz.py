@@ -2,6 +2,7 @@
 are any.
 """
 
+import itertools
 import warnings
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from PIL import Image
 
 import viz
@@ -101,11 +103,11 @@ def test_titles_name_head_attention_sum_and_entropy():
     score = scores_of(record, [(1, 2)], CFG.logic)[0]
     assert (
         viz.score_title(replace(score, layer=14, head=24, attn_sum=0.612, spatial_entropy=0.416))
-        == "L14 H24 · S 0.61 · H 0.42"
+        == "L14 H24\nsum 0.61, entropy 0.42"  # no letter but those of the head's name
     )
-    assert viz.score_title(replace(score, spatial_entropy=np.inf)).endswith("H ∞")
+    assert viz.score_title(replace(score, spatial_entropy=np.inf)).endswith("entropy ∞")
     titles = [axis.get_title() for axis in make_figures()["top3"].axes]
-    assert {title.split(" · ")[0] for title in titles} >= {"L1 H0", "L1 H1", "L1 H2", "together, smoothed"}
+    assert {title.split("\n")[0] for title in titles} >= {"L1 H0", "L1 H1", "L1 H2", "together"}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -114,7 +116,7 @@ def test_panels_and_titles_never_touch_and_stay_on_the_sheet(shape, k):
     figure = make_figures(SHAPES[shape], k)[f"top{k}"]
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
-    assert figure.get_figwidth() <= 13.5
+    assert figure.get_figwidth() <= style.PAGE
     boxes = [axis.get_window_extent(renderer) for axis in figure.axes]
     boxes += [axis.title.get_window_extent(renderer) for axis in figure.axes if axis.get_title()]
     boxes += [text.get_window_extent(renderer) for text in figure.texts]
@@ -128,7 +130,7 @@ def test_panels_and_titles_never_touch_and_stay_on_the_sheet(shape, k):
 def test_of_very_many_heads_the_first_are_shown_and_said_to_be():
     figure = make_figures(k=24)["top24"]
     assert len(overlays(figure)) == viz.MAX_HEADS_SHOWN + 1
-    assert "all 24 together, smoothed" in [axis.get_title() for axis in figure.axes]
+    assert "all 24 together\nsmoothed, mean" in [axis.get_title() for axis in figure.axes]
 
 
 def test_the_outline_of_a_mask_at_the_edge_runs_along_the_edge():
@@ -227,8 +229,13 @@ def test_the_map_of_all_heads_marks_the_chosen_and_the_elbow():
     assert f"threshold {elbow:.3f}" in lines
     assert sorted(lines["chosen heads"].get_ydata()) == pytest.approx(sorted(record.attn[1, :3].sum((1, 2))))
     passing = int(passes_threshold(attention_sums(record), CFG.logic.threshold).sum())
-    assert curve.get_title(loc="left") == f"S, sorted: {passing} of 32 heads pass"
-    assert (np.asarray(entropy.images[0].get_alpha()) == 1).sum() == passing  # the others fade
+    assert curve.get_title(loc="left") == f"{passing} of 32 heads pass"
+    assert entropy.images[0].get_alpha() is None  # every colour is one of the bar's
+    (struck,) = entropy.collections
+    centres = {tuple(line.mean(0).round().astype(int).tolist()) for line in struck.get_segments()}
+    below = np.argwhere(attention_sums(record) < elbow)
+    assert centres == {(head, layer) for layer, head in below.tolist()}
+    assert "below threshold" in [text.get_text() for text in entropy.get_legend().get_texts()]
 
 
 def test_without_a_threshold_every_head_passes_and_no_chord_is_drawn():
@@ -267,7 +274,69 @@ def test_components_are_drawn_with_their_shares_on_request_only():
     assert set(make_figures(cfg=configuration("model=llava15_7b", "viz.heads=false"))) == {"top3"}
 
 
+@pytest.mark.parametrize("size", [*SHAPES.values(), (60, 1000), (1000, 40)])
+def test_shares_lie_on_the_picture_and_never_on_each_other(size):
+    record = make_record(size, replace(Grid.padded_square(12, size), extent_xyxy=(0, 0, *size)))
+    rng = np.random.default_rng(3)
+    record.attn[1] = rng.random(record.attn[1].shape) ** 12 / 40  # many places, close together
+    figure = make_figures(size, 8, record=record)["components"]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    for axis in figure.axes:
+        frame = axis.get_window_extent(renderer)
+        boxes = [patch.get_window_extent(renderer) for patch in axis.patches if patch.get_facecolor()[:3] == (1, 1, 1)]
+        assert len(boxes) == len(axis.texts) == 6
+        for i, box in enumerate(boxes):
+            assert frame.x0 - 1 <= box.x0 < box.x1 <= frame.x1 + 1
+            assert frame.y0 - 1 <= box.y0 < box.y1 <= frame.y1 + 1
+            assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        for text in axis.texts:
+            inner = text.get_window_extent(renderer)
+            assert any(box.x0 <= inner.x0 and inner.x1 <= box.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize("name", ["top", "heads", "components"])
+def test_no_figure_is_wider_than_a_page_and_no_text_smaller_than_seven_points(k, name):
+    figures = make_figures(k=k, query="the very long expression " * 30)
+    figure = figures[f"top{k}" if name == "top" else name]
+    assert figure.get_figwidth() <= style.PAGE == 7.1
+    told = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert len(told) > 2
+    assert min(text.get_fontsize() for text in told) >= 7
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (32, 32), (2, 40)])
+def test_figures_over_many_samples_are_as_wide_as_a_page_and_mark_the_chosen_heads(shape):
+    rng = np.random.default_rng(0)
+    values = rng.random(shape)
+    chosen = [(0, 1), (1, 3)]
+    quality = viz.head_quality_figure(values, values, 0.5, chosen)
+    assert {(p.get_x() + 0.5, p.get_y() + 0.5) for p in quality.axes[0].patches} == {(1, 0), (3, 1)}
+    points = {one.get_label(): one.get_offsets() for one in quality.axes[2].collections}
+    assert points["chosen heads"][:, 0].tolist() == pytest.approx([100 * values[head] for head in chosen])
+    assert len(points["other heads"]) == values.size - 2
+    for figure in (quality, viz.selection_figure(values, values / 9, chosen, 2, "a model " * 30)):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        assert figure.get_figwidth() == 7.1
+        told = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+        assert min(text.get_fontsize() for text in told) >= 7
+        boxes = [axis.get_tightbbox(renderer) for axis in figure.axes]
+        low, high = np.min([box.min for box in boxes], axis=0), np.max([box.max for box in boxes], axis=0)
+        assert (low >= 0).all()
+        assert (high <= figure.bbox.max).all()
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 # files and windows
+
+
+def test_the_text_of_a_pdf_is_text(tmp_path):
+    viz.save_figure(make_figures()["heads"], tmp_path / "figure.pdf")
+    written = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/Subtype /Type3" not in written  # shapes of letters, which no reader can search or copy
+    assert b"/CIDFontType2" in written or b"/TrueType" in written
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -3,6 +3,7 @@
 Coordinates are pixels of the picture, edges exclusive.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,8 @@ from PIL import Image, ImageOps
 
 from bbox import Localization
 from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR
-from lab.figures.style import HEAT
+from lab.figures.labels import Box, place_labels
+from lab.figures.style import HEAT, LABEL, SMALL, text_size
 from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
@@ -33,7 +35,8 @@ PLACE_COLOURS = (
     "#e69f00",
 )  # Okabe and Ito's, for colour-blind readers
 MOST_SHARES = 6  # numbers on one map; the rest of the places are small
-CASED: dict[str, Any] = {"path_effects": [withStroke(linewidth=3.8, foreground="black")]}
+LABEL_PAD = 0.02  # inches around a number
+CASED: dict[str, Any] = {"path_effects": [withStroke(linewidth=2.2, foreground="black")]}
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Picture:
         for spine in axis.spines.values():
             spine.set_edgecolor(EDGE)
         if self.is_stretched and not pale:
-            axis.set_title("stretched to be seen", loc="right", fontsize=11, color=INK, pad=4)
+            axis.set_title("stretched to be seen", loc="right", fontsize=SMALL, color=INK, pad=3)
 
 
 def overlay(
@@ -124,37 +127,69 @@ def draw_components(
         alpha=0.75,
         extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2,
     )  # fmt: skip
-    for component in order[:MOST_SHARES].tolist():
-        _label_place(axis, picture, labels == component + 1, f"{100 * shares[component]:.0f} %", grid)
     if not len(shares):
-        axis.text(0.5, 0.03, "no place stands out", fontsize=10, color=INK, ha="center", transform=axis.transAxes)
+        axis.text(0.5, 0.03, "no place stands out", fontsize=SMALL, color=INK, ha="center", transform=axis.transAxes)
     keep_frame(axis, picture, grid)
+    _write_shares(axis, picture, labels, shares, order[:MOST_SHARES].tolist(), grid)
 
 
-def _label_place(axis: Axes, picture: Picture, place: Bool[np.ndarray, "rows cols"], text: str, grid: Grid) -> None:
-    """Text beside a place of the grid, on the side with more room; none if the picture does not show the place."""
-    (width, height), (x0, y0, x1, y1) = picture.size, grid.extent_xyxy
+def _write_shares(
+    axis: Axes,
+    picture: Picture,
+    labels: Int[np.ndarray, "rows cols"],
+    shares: Float[np.ndarray, " components"],
+    largest: Sequence[int],
+    grid: Grid,
+) -> None:
+    """The share of each of the `largest` places in %, framed in its colour, beside it; none overlaps another.
+
+    None for a place that the picture does not show.
+    """
+    panel = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
+    across = min(panel.width, panel.height * picture.shape)  # inches that the picture takes of it
+    per_inch = np.array([picture.size[0] / across, picture.size[1] / across * picture.shape] * 2)
+    places, texts, colours, masks = [], [], [], []
+    for rank, component in enumerate(largest):
+        box = _extent(labels == component + 1, grid, picture.size)
+        if box is not None:
+            share = 100 * shares[component]
+            places.append(tuple(box / per_inch))
+            masks.append(labels == component + 1)
+            texts.append("<1 %" if 0 < share < 0.5 else f"{share:.0f} %")
+            colours.append(PLACE_COLOURS[rank % len(PLACE_COLOURS)])
+    sizes = [(width + 2 * LABEL_PAD, height + 2 * LABEL_PAD) for width, height in map(_size, texts)]
+    found = place_labels(places, sizes, (0, 0, across, across / picture.shape), gap=LABEL_PAD)
+    for text, colour, mask, label in zip(texts, colours, masks, found, strict=True):
+        if label is None:
+            continue
+        x0, y0, x1, y1 = label * per_inch
+        at = np.array([x0 + x1, y0 + y1]) / 2
+        cells = _centres(mask, grid)
+        nearest = cells[np.linalg.norm((cells - at) / per_inch[:2], axis=1).argmin()]
+        axis.plot(*zip(at, nearest, strict=True), color=colour, linewidth=0.8, zorder=3.5)
+        axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor="white", edgecolor=colour, lw=0.8, zorder=4))
+        axis.text(at[0], at[1], text, fontsize=SMALL, fontweight="bold", color=INK, ha="center", va="center", zorder=5)
+
+
+def _size(text: str) -> tuple[float, float]:
+    return text_size(text, SMALL, bold=True)
+
+
+def _centres(place: Bool[np.ndarray, "rows cols"], grid: Grid) -> Float[np.ndarray, "cells 2"]:
+    """x and y of the place's cells on the picture."""
+    x0, y0, x1, y1 = grid.extent_xyxy
     rows, cols = np.nonzero(place)
+    return np.stack([x0 + (cols + 0.5) * (x1 - x0) / grid.cols, y0 + (rows + 0.5) * (y1 - y0) / grid.rows], axis=1)
+
+
+def _extent(place: Bool[np.ndarray, "rows cols"], grid: Grid, size: tuple[int, int]) -> Box | None:
+    """The place on the picture, as far as it is shown; None if it is not."""
+    x0, y0, x1, y1 = grid.extent_xyxy
+    (rows, cols), (width, height) = np.nonzero(place), size
     left, right = (x0 + edge * (x1 - x0) / grid.cols for edge in (cols.min(), cols.max() + 1))
-    y = y0 + (rows.mean() + 0.5) * (y1 - y0) / grid.rows
-    if right <= 0 or left >= width or not 0 <= y < height:
-        return
-    rightward = width - right > left
-    share = axis.annotate(
-        text,
-        (right if rightward else left, y),
-        (3 if rightward else -3, 0),
-        textcoords="offset points",
-        fontsize=10,
-        fontweight="bold",
-    )
-    share.set(
-        ha="left" if rightward else "right",
-        va="center",
-        color=INK,
-        zorder=4,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-    )
+    top, bottom = (y0 + edge * (y1 - y0) / grid.rows for edge in (rows.min(), rows.max() + 1))
+    box = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
+    return box if box[0] < box[2] and box[1] < box[3] else None
 
 
 def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
@@ -163,7 +198,7 @@ def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
     x0, y0, x1, y1 = grid.extent_xyxy
     if x0 > 0 or y0 > 0 or x1 < width or y1 < height:
         axis.add_patch(
-            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=1, linestyle="--", zorder=3)
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=0.6, linestyle="--", zorder=3)
         )
     axis.set(xlim=(0, width), ylim=(height, 0), aspect=width / height / picture.shape)
 
@@ -182,13 +217,13 @@ def draw_result(axis: Axes, result: Localization) -> None:
             handles=[Line2D([], [], linestyle="", label="no mask, no box")],
             handlelength=0,
             handletextpad=0,
-            fontsize=11,
+            fontsize=SMALL,
             **anchor,
         )
         return
     _outline(axis, result.mask)
     x0, y0, x1, y1 = result.box_xyxy
-    for colour, line in (("white", 4.4), (BOX_COLOUR, 2.6)):
+    for colour, line in (("white", 2.6), (BOX_COLOUR, 1.6)):
         axis.add_patch(
             Rectangle(
                 (x0, y0),
@@ -202,8 +237,8 @@ def draw_result(axis: Axes, result: Localization) -> None:
             )
         )
     key = [
-        Line2D([], [], color=MASK_COLOUR, lw=1.9, label="mask", **CASED),
-        Line2D([], [], color=BOX_COLOUR, lw=2.6, label="box"),
+        Line2D([], [], color=MASK_COLOUR, lw=1.1, label="mask", **CASED),
+        Line2D([], [], color=BOX_COLOUR, lw=1.6, label="box"),
     ]
     axis.legend(
         handles=key,
@@ -211,7 +246,7 @@ def draw_result(axis: Axes, result: Localization) -> None:
         handlelength=1.4,
         columnspacing=1.2,
         handletextpad=0.5,
-        fontsize=11,
+        fontsize=SMALL,
         labelcolor=INK,
         **anchor,
     )
@@ -223,7 +258,7 @@ def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"]) -> None:
         np.float32
     )  # background all round: the outline of a mask at the edge closes
     x, y = ((np.arange(count) - 0.5) * step for count in padded.shape[::-1])
-    contour = axis.contour(x, y, padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.9, zorder=3)
+    contour = axis.contour(x, y, padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.1, zorder=3)
     contour.set(**CASED)
 
 
@@ -238,8 +273,8 @@ def colour_bar(axis: Axes, norm: Normalize, unit: str) -> None:
     axis.set(xticks=[], yticks=norm(ticks), yticklabels=[f"{100 * tick:g}" for tick in ticks])
     axis.yaxis.tick_right()
     axis.yaxis.set_label_position("right")
-    axis.set_ylabel(unit, fontsize=11, color=INK)
-    axis.tick_params(labelsize=10, colors=INK)
+    axis.set_ylabel(unit, fontsize=LABEL, color=INK)
+    axis.tick_params(labelsize=SMALL, colors=INK, length=2, pad=2)
 
 
 def _opacity(level: np.ndarray) -> np.ndarray:

@@ -8,16 +8,13 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.figures.style import canvas, caption, caption_height, place, write_caption
+from lab.figures.style import PAGE, canvas, caption, caption_height, place, write_caption
 
-WIDEST, NARROWEST, TYPICAL = (
-    12.3,
-    2.1,
-    2.65,
-)  # inches: all cells together, on a slide of 13.3; one cell, for its title; a square cell
+TITLE, GAP, MARGIN, BAR = 0.3, 0.09, 0.08, 0.55  # inches; a title has two lines
+WIDEST = PAGE - 2 * MARGIN - BAR  # inches: all cells together
+NARROWEST, TYPICAL = 1.17, 1.7  # inches: one cell, for its title; a square cell
 SLIDE = 16 / 9
-MOST_COLUMNS = 6
-TITLE, GAP, MARGIN, BAR = 0.3, 0.12, 0.15, 0.95  # inches
+MOST_COLUMNS = 5
 
 
 def sheet(query: str, panels: int, shape: float, *, large: bool = True) -> tuple[Figure, list[Axes]]:
@@ -27,7 +24,7 @@ def sheet(query: str, panels: int, shape: float, *, large: bool = True) -> tuple
     """
     corner = 2 if large else 0
     rows, columns = _rows_and_columns(panels + corner**2, shape, corner)
-    width = max(NARROWEST, min(TYPICAL * math.sqrt(shape), WIDEST / columns - GAP))
+    width = max(NARROWEST, min(TYPICAL * math.sqrt(shape), (WIDEST + GAP) / columns - GAP))
     height = width / shape
     across, down = width + GAP, height + TITLE
     whole_width = 2 * MARGIN + columns * across - GAP + (BAR if large else 0)
@@ -46,7 +43,7 @@ def sheet(query: str, panels: int, shape: float, *, large: bool = True) -> tuple
     axes = [*([cell(0, 0, 2)] if large else []), *(cell(*at) for at in free[:panels])]
     if not large:
         return figure, axes
-    bar = place(figure, whole_width - MARGIN - BAR + 0.15, top + TITLE, 0.16, rows * down - TITLE)
+    bar = place(figure, whole_width - MARGIN - BAR + 0.08, top + TITLE, 0.1, rows * down - TITLE)
     return figure, [*axes, bar]
 
 

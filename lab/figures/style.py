@@ -26,13 +26,16 @@ log = logging.getLogger(__name__)
 HEAT = ListedColormap(
     colormaps["inferno_r"](np.linspace(0.03, 0.92, 256))
 )  # more is darker, so that grey print keeps the order
-CAPTION_POINTS, CAPTION_LINES = 15, 3
+PAGE = 7.1  # inches: the width of a printed page's text, which no figure exceeds, so that no text shrinks in print
+SMALL, LABEL, TITLE = 7, 7.5, 8.5  # points: ticks, keys and panels; axes; headings. Less than 7 is hard to read
+CAPTION_POINTS, CAPTION_LINES = 10, 3
+PIXELS = 200  # per inch on a screen
 JOINERS = "\u200c\u200d"  # invisible, but they shape Persian and Indic words
 
 
 def canvas(width: float, height: float) -> Figure:
     """An empty white figure of so many inches, outside pyplot's registry."""
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor="white", dpi=PIXELS)
     FigureCanvasAgg(figure)
     return figure
 
@@ -45,12 +48,28 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
     )
 
 
+def cell_points(axis: Axes) -> float:
+    """Height of a cell of a layer x head map, whose limits are set."""
+    inches = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted()).height
+    return 72 * inches / abs(float(np.diff(axis.get_ylim())[0]))
+
+
 def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
     """A frame around each head on a layer x head map."""
+    thin = min(1.0, cell_points(axis) / 10)
     for layer, head in heads:
-        for colour, line in (("white", 3.8), (BOX_COLOUR, 2.2)):
+        for colour, line in (("white", 1.2 + 1.2 * thin), (BOX_COLOUR, 0.8 + 0.6 * thin)):
             axis.add_patch(
-                Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False)
+                Rectangle(
+                    (head - 0.5, layer - 0.5),
+                    1,
+                    1,
+                    fill=False,
+                    edgecolor=colour,
+                    linewidth=line,
+                    clip_on=False,
+                    zorder=4,
+                )
             )
 
 
@@ -64,7 +83,7 @@ def caption(text: str, inches: float) -> list[str]:
     """
     quoted = f"“{printable(text).strip()}”"
     start = quoted[:400]  # long enough to tell how wide its characters are
-    per_line = max(8, math.floor(0.95 * inches * len(start) / max(0.01, _width(start))))
+    per_line = max(8, math.floor(0.95 * inches * len(start) / max(0.01, text_size(start, CAPTION_POINTS)[0])))
     return textwrap.wrap(quoted, per_line, max_lines=CAPTION_LINES, placeholder=" …") or [quoted]
 
 
@@ -74,7 +93,7 @@ def write_caption(figure: Figure, lines: Sequence[str], margin: float) -> None:
     right = _runs_leftward(text)
     x = 1 - margin / width if right else margin / width
     figure.text(
-        x, 1 - 0.14 / height, text, ha="right" if right else "left", va="top", fontsize=CAPTION_POINTS,
+        x, 1 - 0.08 / height, text, ha="right" if right else "left", va="top", fontsize=CAPTION_POINTS,
         linespacing=1.15, color=INK,
         parse_math=False, fontfamily=font_families(text),
     )  # fmt: skip
@@ -82,7 +101,7 @@ def write_caption(figure: Figure, lines: Sequence[str], margin: float) -> None:
 
 def caption_height(lines: Sequence[str]) -> float:
     """Inches that the lines take, with the margin above."""
-    return 0.2 + len(lines) * CAPTION_POINTS * 1.2 / 72
+    return 0.12 + len(lines) * CAPTION_POINTS * 1.2 / 72
 
 
 def printable(text: str) -> str:
@@ -98,11 +117,12 @@ def _runs_leftward(text: str) -> bool:
     return next((direction for direction in strong if direction in ("L", "R", "AL")), "L") != "L"
 
 
-def _width(text: str) -> float:
-    """Of one line of a caption, in inches."""
-    font = FontProperties(family=font_families(text), size=CAPTION_POINTS)
+def text_size(text: str, points: float, *, bold: bool = False) -> tuple[float, float]:
+    """Width and height of one line of text, in inches."""
+    font = FontProperties(family=font_families(text), size=points, weight="bold" if bold else "normal")
     with any_glyphs():
-        return RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)[0] / 72
+        width, height, _ = RendererAgg(1, 1, 288).get_text_width_height_descent(text, font, ismath=False)
+    return width / 288, height / 288
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def draw_figures(out: Path) -> list[Path]:
         record = collect(loaded, image, query, config.model)
         located = localize(record, heads, config.logic)
         figures = viz.sample_figures(record, located, image, config.logic, config.viz)
-        viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=90)
+        viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=140)
         written.append(out / name)
     return written
 

@@ -132,7 +132,8 @@ def _write(
         import viz
 
         written.append(folder / f"head_iou.{config.save_format}")
-        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho), written[-1])
+        chosen = choice_of(config).fixed(view.shape) or ()
+        viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho, chosen), written[-1])
     return written
 
 

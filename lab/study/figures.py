@@ -2,22 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 import viz
+from analyze import Head
 from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.selection import head_quality_figure
-from lab.figures.style import canvas, place
+from lab.figures.style import LABEL, PAGE, SMALL, TITLE, canvas, place
 from lab.study.plan import REGIONS, Row, Table
 from lab.study.report import Study
 
 GREY, ORANGE = "#b5b5b5", "#e69f00"  # beside blue, apart for colour-blind readers and in grey print
+# Where several settings lie, unlike an interval.
+RANGE: dict[str, Any] = {
+    "color": "#cc79a7",
+    "linewidth": 4,
+    "path_effects": [withStroke(linewidth=5.5, foreground="white")],
+}
 METRIC = "Acc@0.5"
 TITLES = ("Which heads", "Which criteria", "How many heads", "Smoothing", "Mask and box", "How many samples find them")
-WIDTH, HEIGHT, LEFT, GAP = 3.45, 2.5, 0.75, 1.0  # of a panel, and around it, inches
+COLUMNS, HEIGHT, LEFT, GAP, TOP, FOOT = 2, 1.5, 0.5, 0.78, 0.5, 0.68  # of panels; the rest in inches, around them
+WIDTH = PAGE / COLUMNS - LEFT - 0.1
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
@@ -26,21 +37,27 @@ def draw(study: Study, folder: Path) -> list[Path]:
     frequency = study.found.counts("both", study.settings.logic) / len(study.found.finding)
     figures = {
         "study_settings": settings_figure(study),
-        "study_heads": head_quality_figure(mean_iou, frequency, study.rhos[0].value),
+        "study_heads": head_quality_figure(mean_iou, frequency, study.rhos[0].value, _found_heads(study)),
     }
     written = []
     for name, figure in figures.items():
         written.append(folder / f"{name}.png")
-        viz.save_figure(figure, written[-1], dpi=110)
+        viz.save_figure(figure, written[-1], dpi=200)
     return written
 
 
+def _found_heads(study: Study) -> Sequence[Head]:
+    """The heads that the study found, which all its tables are about."""
+    return study.plan.tables["heads"].rows[0].cases[0].heads or ()
+
+
 def settings_figure(study: Study) -> Figure:
-    """Acc@0.5 of every setting with its interval.
+    """Acc@0.5 of every setting with its interval or, of several settings, their mean and how far they spread.
 
     Heads, criteria, number of heads, smoothing, mask and box, samples to find heads with.
     """
-    figure = canvas(3 * (WIDTH + LEFT) + 0.3, 2 * (HEIGHT + GAP) + 0.3)
+    rows = -(-len(TITLES) // COLUMNS)
+    figure = canvas(PAGE, TOP + rows * HEIGHT + (rows - 1) * GAP + FOOT)
     tables = study.plan.tables
     panels = [_panel(figure, i, title) for i, title in enumerate(TITLES)]
     _bars(panels[0], study, {"": tables["heads"].rows}, _head_names(tables["heads"]))
@@ -58,23 +75,34 @@ def settings_figure(study: Study) -> Figure:
         [row.labels[0].replace("_relu", "") for row in masks["all"]],
     )
     _line(panels[5], study, tables["discovery"], "samples that find the heads", log=True)
+    figure.legend(
+        handles=[_interval_key(), _spread_key()], loc="lower center", ncols=2, frameon=False, fontsize=SMALL,
+        labelcolor=INK,
+    )  # fmt: skip
     return figure
 
 
+def _interval_key() -> Line2D:
+    return Line2D([], [], color=INK, marker="|", markersize=5, linewidth=0.9, label="95 % bootstrap interval")
+
+
+def _spread_key() -> Line2D:
+    return Line2D([], [], label="range of 95 % of several draws", **RANGE)
+
+
 def _panel(figure: Figure, index: int, title: str) -> Axes:
-    row, column = divmod(index, 3)
-    axis = place(figure, LEFT + column * (WIDTH + LEFT), 0.45 + row * (HEIGHT + GAP), WIDTH, HEIGHT)
-    axis.set_title(title, fontsize=13, color=INK, loc="left")
+    row, column = divmod(index, COLUMNS)
+    axis = place(figure, LEFT + column * (WIDTH + LEFT + 0.1), TOP + row * (HEIGHT + GAP), WIDTH, HEIGHT)
+    axis.set_title(title, fontsize=TITLE, color=INK, loc="left", pad=14)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=10, colors=INK)
+    axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=2)
     axis.set_ylim(0, 100)
-    if column == 0:
-        axis.set_ylabel("Acc@0.5, %", fontsize=11, color=INK)
+    axis.set_ylabel("Acc@0.5, %", fontsize=LABEL, color=INK, labelpad=2)
     return axis
 
 
 def _head_names(table: Table) -> list[str]:
-    short = {"found here": "found", "of logic.heads": "logic.heads", "picked anew for each sample": "per\nsample"}
+    short = {"found here": "found", "of logic.heads": "logic.\nheads", "picked anew for each sample": "per\nsample"}
     names = [row.labels[0].split(":")[0] for row in table.rows]
     return [
         short.get(name, name.replace("random heads of the same layers", "random").replace("oracle, ", "oracle,\n"))
@@ -92,33 +120,33 @@ def _bars(axis: Axes, study: Study, groups: dict[str, list[Row]], names: Sequenc
     """One group of bars for each name, the groups' colours told in a legend."""
     width = 0.8 / len(groups)
     for i, ((label, rows), colour) in enumerate(zip(groups.items(), (BOX_COLOUR, ORANGE, GREY), strict=False)):
-        values, reach = _values(study, rows)
         places = np.arange(len(rows)) + (i - (len(groups) - 1) / 2) * width
-        axis.bar(
-            places,
-            values,
-            width * 0.92,
-            yerr=reach,
-            color=colour,
-            ecolor=INK,
-            capsize=2,
-            error_kw={"elinewidth": 1},
-            label=label,
-        )
+        axis.bar(places, _values(study, rows)[0], width * 0.92, color=colour, label=label)
+        _draw_uncertainty(axis, study, rows, places)
     axis.set_xticks(range(len(names)), names)
     if len(groups) > 1:
         axis.legend(
-            fontsize=9.5, frameon=False, ncols=len(groups), loc="lower right", bbox_to_anchor=(1.04, 0.975),
-            handlelength=0.9, handletextpad=0.4, columnspacing=0.9,
+            fontsize=SMALL, frameon=False, ncols=len(groups), loc="lower left", bbox_to_anchor=(0, 1),
+            handlelength=0.9, handletextpad=0.4, columnspacing=0.9, borderpad=0, borderaxespad=0.2,
         )  # fmt: skip
 
 
+def _draw_uncertainty(axis: Axes, study: Study, rows: Sequence[Row], places: Sequence[float] | np.ndarray) -> None:
+    """A thin line with ends for an interval, a broad pale one for the range of several settings."""
+    values, reach = _values(study, rows)
+    for x, value, (below, above), row in zip(places, values, reach.T, rows, strict=True):
+        if len(row.cases) > 1:
+            axis.plot([x, x], [value - below, value + above], solid_capstyle="butt", zorder=1.5, **RANGE)
+        else:
+            axis.errorbar(x, value, [[below], [above]], color=INK, capsize=2, linestyle="", elinewidth=0.9, zorder=4)
+
+
 def _line(axis: Axes, study: Study, table: Table, label: str, *, log: bool = False) -> None:
-    values, reach = _values(study, table.rows)
     x = [float(row.labels[0].split()[0]) for row in table.rows]
-    axis.errorbar(x, values, yerr=reach, color=BOX_COLOUR, marker="o", markersize=5, capsize=2.5, elinewidth=1.2)
+    axis.plot(x, _values(study, table.rows)[0], color=BOX_COLOUR, marker="o", markersize=3.5, linewidth=1.1)
+    _draw_uncertainty(axis, study, table.rows, x)
     if log:
         axis.set_xscale("log")
         axis.minorticks_off()
     axis.set_xticks(x, [f"{value:g}" for value in x])
-    axis.set_xlabel(label, fontsize=11, color=INK)
+    axis.set_xlabel(label, fontsize=LABEL, color=INK, labelpad=2)

@@ -1,0 +1,53 @@
+"""The study's figures: an interval and a range of draws look different, and nothing overlaps or is too small."""
+
+import itertools
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import same_color
+from matplotlib.text import Text
+
+from lab.stages.evaluate import samples_with_truth
+from lab.stages.study import make_study, settings_of
+from lab.study.figures import METRIC, RANGE, settings_figure
+from tests.conftest import configuration
+
+
+@pytest.fixture(scope="module")
+def study(collect_scenes):
+    data, out = collect_scenes(12, 5)
+    quick = ("study.discovery=[4,8]", "study.draws=3", "evaluate.draws=3", "evaluate.resamples=100")
+    options = (f"data.data_file={data}", f"data.output_dir={out}", "logic.select.trials=4", "logic.heads=[[3,0],[4,5]]")
+    config = configuration("stage=study", *quick, *options)
+    return make_study(samples_with_truth(config.data), out / "examples-models-picturebook", settings_of(config))
+
+
+def test_a_range_of_several_settings_looks_unlike_an_interval(study):
+    figure = settings_figure(study)
+    axis, rows = figure.axes[0], study.plan.tables["heads"].rows
+    several = [i for i, row in enumerate(rows) if len(row.cases) > 1]
+    assert several
+    drawn = [line for line in axis.lines if same_color(line.get_color(), RANGE["color"])]
+    assert [line.get_xdata()[0] for line in drawn] == several
+    for line, i in zip(drawn, several, strict=True):
+        assert line.get_ydata().tolist() == pytest.approx([100 * end for end in study.estimate(rows[i], METRIC)[1:]])
+    assert len(axis.containers) == 1 + len(rows) - len(several)  # the bars, and an interval for each of the others
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [
+        "95 % bootstrap interval",
+        "range of 95 % of several draws",
+    ]
+
+
+def test_all_of_it_is_on_a_page_in_letters_that_can_be_read(study):
+    figure = settings_figure(study)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    assert figure.get_figwidth() == 7.1
+    told = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert min(text.get_fontsize() for text in told) >= 7
+    boxes = [axis.get_tightbbox(renderer) for axis in figure.axes] + [figure.legends[0].get_window_extent(renderer)]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    for axis in figure.axes:
+        names = [label.get_window_extent(renderer) for label in axis.get_xticklabels()]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(names, 2))
