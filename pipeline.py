@@ -16,6 +16,11 @@
 """
 
 if __name__ == "__main__":
+    import _signal  # `signal` takes a while to import
+    import os
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # not ignored
+        _signal.signal(_signal.SIGINT, lambda *_: os.write(2, b"interrupted\n") and os._exit(130))
     from lab.base.signals import end_at_once
 
     end_at_once()  # of Ctrl-C while the other libraries are imported
@@ -72,12 +77,12 @@ def main(cfg: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        from conf.help import help_text
-
-        print(help_text({name: stage.text for name, stage in STAGES.items()}))
-        sys.exit()
     with exit_in_one_line():  # around, for what cannot even be composed
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            from conf.help import help_text
+
+            print(help_text({name: stage.text for name, stage in STAGES.items()}))
+            sys.exit()
         sys.argv[1:] = hydra_arguments(sys.argv[1:], free_text())
         main()
         sys.exit(max(codes, default=0))

@@ -8,8 +8,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from io import TextIOWrapper
-from typing import TypeVar
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import TYPE_CHECKING, TypeVar
 
 from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -18,6 +18,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lab.base import signals
 from lab.base.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,7 @@ def exit_in_one_line() -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
     _quiet_libraries()
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    _speak_on()
     with signals.raised() as came:
         try:
             yield
@@ -63,6 +65,35 @@ def exit_in_one_line() -> Iterator[None]:
             # whatever became of it: a library that is interrupted while it is imported raises an error of its own
             print(f"{signals.WORDS[came[0]]}; the same command continues where it stopped", file=sys.stderr)
             raise SystemExit(128 + came[0]) from None
+
+
+class _Output(FileIO):
+    """Where what nobody reads any more, as behind `| head -1`, is dropped."""
+
+    def write(self, data: "ReadableBuffer") -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _speak_on() -> None:
+    """Whoever reads what is printed may leave: the work goes on. What the console cannot show is replaced."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, TextIOWrapper) and stream.fileno() == number:
+            stream.flush()
+            buffer = BufferedWriter(_Output(number, "w", closefd=False))
+            new = TextIOWrapper(
+                buffer,
+                stream.encoding,
+                stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, new)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _quiet_libraries() -> None:

@@ -21,7 +21,8 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 MOST_BYTES = 2**30  # of a file that is read whole
 
-POINTER = 32  # bytes that tell a pointer of git-lfs
+POINTER = "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"
+POINTER_BYTES = 32  # tell one
 
 TRIAL = 2**16  # bytes that show that there is some space
 PART = re.compile(r"\.(?P<node>.*)-(?P<pid>\d+)-[0-9a-f]{32}\.part")
@@ -55,11 +56,11 @@ def check_pointer(path: Path) -> None:
     """Raises UserError if a file is only a git-lfs pointer. One that cannot be read is left to who will read it."""
     try:
         with open(path, "rb", opener=_without_waiting) as stream:
-            head = stream.read(POINTER)
+            head = stream.read(POINTER_BYTES)
     except (OSError, ValueError):
         return
     if is_pointer(head):
-        raise UserError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+        raise UserError(f"{path} is {POINTER}")
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.base.arrays import Spend, array_names
 from lab.base.errors import UserError
-from lab.base.files import MOST_BYTES, is_pointer, read_regular
+from lab.base.files import MOST_BYTES, POINTER, is_pointer, read_regular
 from lab.base.opcodes import MAGIC, Forbidden, PlainReader
 from lab.base.torch_files import read_torch, tensor_names
 
@@ -79,7 +79,7 @@ CONVERT = (
     "lab.records.files.save_record(path, Record.from_tensor(attention, meta))"
 )
 OTHER_KINDS: dict[str, Callable[[bytes], bool]] = {
-    "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder": is_pointer,
+    POINTER: is_pointer,
     f"a NumPy array (.npy), {CONVERT}": lambda data: data.startswith(b"\x93NUMPY"),
     f"NumPy arrays (.npz), {CONVERT}": lambda data: _first_member(data).endswith(b".npy"),
 }  # what a record may be taken for, and how it shows

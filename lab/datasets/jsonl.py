@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lab.base.errors import UserError, quoted
-from lab.base.files import check_id, write_atomic
+from lab.base.files import POINTER, check_id, is_pointer, write_atomic
 from lab.base.paths import exists, find
 from lab.base.places import named
 from lab.base.remote import is_url, kept_at
@@ -88,7 +88,10 @@ def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = decode(path.read_bytes())
+        data = path.read_bytes()
+        if is_pointer(data):
+            raise UserError(f"is {POINTER}")
+        text = decode(data)
     except FileNotFoundError:
         raise UserError(f"no data file {named(path)}: a JSONL file is expected") from None
     except UserError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from conf.schema import PRESET, Config
 from lab.base.errors import UserError
+from lab.base.files import check_pointer
 from lab.base.numbers import whole
 from lab.base.paths import find, same_model
 from lab.heads.choice import HeadChoice
@@ -34,6 +35,7 @@ def read_heads(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"logic.heads={path}: cannot be read ({error.strerror or error}); {EXPECTED}") from None
     except ValueError as error:  # not UTF-8, not JSON, or empty
+        check_pointer(path)
         raise UserError(f"logic.heads={path}: not JSON ({error}); {EXPECTED}") from None
     try:
         shape = (

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from conf.schema import Config, Contrast, as_yaml
-from lab.base.errors import UserError
+from lab.base.errors import UserError, shown
 from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
 from lab.base.paths import find, home
 from lab.base.processes import processes
@@ -166,9 +166,9 @@ def new_record_name(config: Config) -> str:
 
     If a record with the picture's name holds another picture or expression, a number is put behind the name.
     """
+    stem = _record_stem(config)
     if config.data.save_id is not None:
-        return check_id(config.data.save_id)
-    stem = check_id(image_path(config).stem)
+        return stem
     for name, path in _records_named(model_folder(config), stem):
         if path is None or _about(path) in (None, (image_path(config).resolve(), asked(config))):
             if name != stem:
@@ -177,12 +177,22 @@ def new_record_name(config: Config) -> str:
     raise AssertionError("the names never end")
 
 
+def _record_stem(config: Config) -> str:
+    """`data.save_id` or the picture's name without its ending. Raises UserError if it cannot name a file."""
+    named = config.data.save_id
+    try:
+        return check_id(image_path(config).stem if named is None else named)
+    except UserError as error:
+        whose = "data.save_id" if named is not None else f"made from {shown(image_path(config).name)}"
+        raise UserError(f"{error} ({whose}); set data.save_id to a name for the record") from None
+
+
 def record_path(config: Config) -> Path:
     """The saved record that a configuration names. Raises UserError if there is none, or several that it may mean."""
     if config.data.attention_file is not None:
         return find(config.data.attention_file)
     folder = model_folder(config)
-    stem = check_id(config.data.save_id if config.data.save_id is not None else image_path(config).stem)
+    stem = _record_stem(config)
     paths = [path for _, path in takewhile(lambda found: found[1] is not None, _records_named(folder, stem))]
     there = [path for path in paths[: 1 if config.data.save_id is not None else None] if path is not None]
     if not there:

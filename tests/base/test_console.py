@@ -93,6 +93,7 @@ with exit_in_one_line():
 """
     process = python(code)
     assert process.stdout.readline() == b"waiting\n"
+    time.sleep(0.3)  # until it waits
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (143, b"terminated\n")
@@ -188,3 +189,36 @@ with exit_in_one_line():
 """
     _, error = python(code, PYTHONWARNINGS="").communicate(timeout=30)
     assert [line.rpartition(":")[2] for line in error.decode().splitlines()] == ["three", "four"]
+
+
+def test_a_signal_before_the_first_import_is_one_line(tmp_path):
+    (tmp_path / "signal.py").write_text("import os\nos.kill(os.getpid(), 2)\n")  # what pipeline.py imports first
+    found = subprocess.run(
+        [sys.executable, "pipeline.py"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        cwd=PROJECT,
+        preexec_fn=heard,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, b"", b"interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "stage=pipeline save_fig=false data.output_dir={}", "stage=none"])
+def test_whoever_reads_what_is_printed_may_leave(tmp_path, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", "pipeline.py", *arguments.format(tmp_path).split()]
+    found = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    os.close(writing)
+    assert "Traceback" not in found.stderr
+    assert "Broken" not in found.stderr
+    assert found.returncode == (2 if "none" in arguments else 0)
+    assert len(list(tmp_path.rglob("*_bbox.json"))) == ("pipeline" in arguments)  # the work is done
+
+
+def test_errors_are_quiet_too_when_nobody_reads_them():
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = subprocess.run([sys.executable, "pipeline.py", "stage=none"], stdout=writing, stderr=writing, cwd=PROJECT)
+    os.close(writing)
+    assert found.returncode == 2

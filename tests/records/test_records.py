@@ -24,7 +24,9 @@ from lab.base.files import check_id, check_writable, write_atomic
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
 from lab.base.pickles import load_plain
+from lab.datasets import read_jsonl
 from lab.datasets.sample import read_mask
+from lab.heads.files import read_heads
 from lab.records.files import load_record, save_record
 from lab.records.record import Record
 from llava.grid import Grid
@@ -516,8 +518,18 @@ def test_other_kinds_of_files_are_named_with_the_way_to_a_record(tmp_path, kind)
     assert_array_equal(load_record(path).attn, attn)
 
 
-def test_a_pointer_of_git_lfs_in_place_of_a_record_or_a_picture_is_named(tmp_path):
-    for name, read in (("a.pkl", load_record), ("a.png", open_image), ("m.png", lambda path: read_mask(path, (4, 4)))):
+READERS = {
+    "a.pkl": load_record,
+    "a.safetensors": load_record,
+    "a.png": open_image,
+    "m.png": lambda path: read_mask(path, (4, 4)),
+    "a.jsonl": read_jsonl,
+    "heads.json": read_heads,
+}
+
+
+def test_a_pointer_of_git_lfs_in_place_of_any_input_is_named(tmp_path):
+    for name, read in READERS.items():
         (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\nsize 1\n")
         with pytest.raises(UserError, match=rf"{name}:? is a git-lfs pointer, not the file itself: run `git lfs pull`"):
             read(tmp_path / name)

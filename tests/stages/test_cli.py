@@ -455,7 +455,7 @@ def test_another_checkpoint_ranks_for_each_sample_and_says_so_once(tmp_path, pic
         (["data.image_file=missing.png"], "missing.png"),
         (["data.query=''"], "query"),
         (["data.query='<image> and <image>'"], "<image>"),
-        (["data.save_id=../x"], r"\.\./x"),
+        (["data.save_id=../x"], r"id '\.\./x' cannot be a file name.*\(data.save_id\)"),
         (["device=cuda:7"], "cuda"),
         (["device=tpu"], "tpu"),
         (["model.name=nowhere/nothing"], "nowhere/nothing"),
@@ -477,6 +477,16 @@ def test_wrong_input_is_one_line_and_writes_nothing(overrides, message, tmp_path
         stage("pipeline", out, *overrides)
     assert "\n" not in str(caught.value)
     assert not list(out.rglob("*.pkl"))
+
+
+def test_a_picture_whose_name_no_record_can_have_asks_for_save_id(tmp_path, picturebook):
+    shutil.copy(PROJECT / "examples/images/bird.png", tmp_path / "a..b.png")
+    picture = f"data.image_file={tmp_path}/a..b.png", "data.query=bird"
+    for name in ("collect", "analyze"):
+        with pytest.raises(UserError, match=r"id 'a\.\.b' cannot be .*\(made from a\.\.b\.png\); set data\.save_id to"):
+            stage(name, tmp_path, *picture)
+    assert stage("collect", tmp_path, *picture, "data.save_id=ab") == 0
+    assert stage("analyze", tmp_path, *picture, "data.save_id=ab") == 0
 
 
 WORK = {
