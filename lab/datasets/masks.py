@@ -47,11 +47,13 @@ def check_source(source: Any) -> Mapping[str, Any] | Sequence[Sequence[float]]:
 
 def check_mask_size(source: MaskSource, image_size: tuple[int, int]) -> None:
     """Raises UserError unless the mask is of the size of its image, (width, height). Polygons fit every image."""
-    size: tuple[int, int] = image_size
     if isinstance(source, Path):
-        size = header_size(source)
+        _check_size(header_size(source), image_size)
     elif isinstance(source, Mapping):
-        size = rle.rle_size(source)[::-1]
+        _check_size(rle.rle_size(source)[::-1], image_size)
+
+
+def _check_size(size: tuple[int, ...], image_size: tuple[int, int]) -> None:
     if size != image_size:
         raise UserError(
             f"mask is {size[0]} x {size[1]}, its image {image_size[0]} x {image_size[1]}; expected the same size"
@@ -60,9 +62,11 @@ def check_mask_size(source: MaskSource, image_size: tuple[int, int]) -> None:
 
 def read_mask(source: MaskSource, image_size: tuple[int, int]) -> Mask:
     """The mask for an image of (width, height). Raises UserError if it is damaged or of another size."""
+    if isinstance(source, Path):  # whose header is not read first: of a PNG, that takes as long as the whole
+        mask = _read_image(source)
+        _check_size(mask.shape[::-1], image_size)
+        return mask
     check_mask_size(source, image_size)
-    if isinstance(source, Path):
-        return _read_image(source)
     return rle.decode(source) if isinstance(source, Mapping) else rle.from_polygons(source, image_size[::-1])
 
 
@@ -103,6 +107,7 @@ def _read_image(path: Path) -> Mask:
     except UserError as error:
         raise UserError(f"the mask {named(path)} {error}") from None
     except Exception as error:
+        header_size(path)  # says what is wrong if it is no picture at all
         check_pointer(path)
         raise UserError(f"the mask {named(path)} cannot be read: {' '.join(str(error).split())}") from None
 

@@ -61,7 +61,7 @@ def read_truth(sample: Sample, image_size: tuple[int, int] | None = None) -> Tru
 
 def decode_truth(sample: Sample, image_size: tuple[int, int]) -> Truth:
     """The same for an image of (width, height). Its errors do not name the sample."""
-    check_truth(sample, image_size)
+    check_truth(sample, image_size, masks=False)  # reading them checks them
     mask, ignore = (
         None if source is None else read_mask(source, image_size)
         for source in (sample.mask_source, sample.ignore_source)
@@ -102,8 +102,8 @@ def check_query(text: Any) -> str:
     return text
 
 
-def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
-    """Raises UserError unless box and masks fit an image of (width, height).
+def check_truth(sample: Sample, image_size: tuple[int, int] | None, *, masks: bool = True) -> None:
+    """Raises UserError unless box and, if `masks`, masks fit an image of (width, height).
 
     Without a size, what can be seen without it.
 
@@ -113,7 +113,7 @@ def check_truth(sample: Sample, image_size: tuple[int, int] | None) -> None:
         check_size(sample, image_size)
     if sample.box_xyxy is not None:
         check_inside(sample.box_xyxy, image_size, sample.box_form)
-    if image_size is not None:
+    if image_size is not None and masks:
         for source in (sample.mask_source, sample.ignore_source):
             if source is not None:
                 check_mask_size(source, image_size)

@@ -71,7 +71,8 @@ def write_localization(
     figures = _draw(record, result, logic, options) if options.save or options.show else {}
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     buffer = io.BytesIO()
-    Image.fromarray(result.mask.astype(np.uint8) * 255).save(buffer, format="png")
+    white = np.multiply(result.mask, 255, dtype=np.uint8)  # the one copy: Pillow reads the array itself
+    Image.fromarray(white).save(buffer, format="png")
     write_atomic(written[0], buffer.getvalue())
     write_atomic(written[1], box_json(record, result))
     if not figures:
