@@ -10,17 +10,18 @@ import json
 import logging
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, lanes, ranking
+from lab.bench import ceiling, collecting, folders, lanes, ranking
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
-RANKING, PICTUREBOOK = "ranking", "picturebook"
+RANKING, PICTUREBOOK, FOLDERS = "ranking", "picturebook", "folders"
 
 
 def main() -> None:
@@ -32,7 +33,8 @@ def main() -> None:
             print(table(("what", "median"), [(name, _seconds(s)) for name, s in report[size].items()]), end="\n\n")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            report[size] = bench(size, Path(folder), options)
+            measure = bench_folders if size == FOLDERS else partial(bench, size)
+            report[size] = measure(Path(folder), options)
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
@@ -43,11 +45,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, PICTUREBOOK, *SIZES)
     parser.add_argument(
-        "--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING], help="what is measured"
+        "--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING, FOLDERS], help="what is measured"
     )
     parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
+    parser.add_argument("--samples", type=int, default=200, help="samples of the folders (default: 200)")
     batches = "images in one forward, or auto (default: 1 auto)"
     parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
@@ -88,6 +91,19 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     if limit:
         print(", ".join(f"{name}: {value:.3g}" for name, value in limit.items()), end="\n\n")
     return {**about, **{case.name: asdict(measured) for case, measured in found.items()}, "limit": limit}
+
+
+def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The stages over many samples, and one sample of a large model, printed and returned."""
+    found, large = dict(folders.stages(folder, options.samples)), folders.large(folder)
+    header = ("what", "seconds", "of processors", "main, MB", "all, MB")
+    rows = [
+        (name, f"{one.wall:.1f}", f"{one.cpu:.1f}", f"{one.own / 1e6:.0f}", f"{one.tree / 1e6:.0f}")
+        for name, one in found.items()
+    ]
+    print(table(header, rows), end="\n\n")
+    print(table(("what", "of one processor"), [(name, _seconds(s)) for name, s in large.items()]), end="\n\n")
+    return {name: asdict(one) for name, one in found.items()} | large
 
 
 PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "write")

@@ -1,6 +1,7 @@
 """What a command takes together with the processes that it starts: seconds, processor time, memory."""
 
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +27,10 @@ class Usage:
 def usage(command: Sequence[str], cwd: str | None = None) -> Usage:
     """Runs a command to its end. Raises UserError with its last line if it fails."""
     began, cpu, own, tree = time.monotonic(), dict[int, float](), 0, 0
-    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         main = psutil.Process(process.pid)
         while process.poll() is None:
             held = 0
@@ -39,7 +43,8 @@ def usage(command: Sequence[str], cwd: str | None = None) -> Usage:
                         own = max(own, memory.rss if one.pid == main.pid else 0)
             tree = max(tree, held)
             time.sleep(EVERY)
-        said = process.stdout.read().decode(errors="replace").splitlines() if process.stdout else []
+        output.seek(0)
+        said = output.read().decode(errors="replace").splitlines()
     if process.returncode:
         raise UserError(f"{' '.join(command)} ended with {process.returncode}: {said[-1] if said else ''}")
     return Usage(time.monotonic() - began, sum(cpu.values()), own, tree)
