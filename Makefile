@@ -2,6 +2,7 @@
 # make test   linters, types and the whole test suite
 # make fuzz   2,000 made-up inputs, each in a process of its own
 # make bench  the speeds that README.md tells, on this machine
+# make bench-gpu   the same on one GPU, for a model of a real size, in under eight minutes
 # make figures  the pictures in README.md
 # make notebook  runs examples/notebooks anew and keeps what it shows
 PYTHON ?= python3
@@ -36,6 +37,9 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/runtime
 
 bench: $(VENV)/runtime
 	$(BIN)/python -m lab.bench
+
+bench-gpu: $(VENV)/runtime
+	$(BIN)/python -m lab.bench.gpu
 
 figures: $(VENV)/runtime
 	$(BIN)/python -m lab.picturebook.figures out=examples/images

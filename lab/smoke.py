@@ -62,27 +62,30 @@ SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {  # language model, v
 }
 
 
-def write_checkpoint(folder: Path, size: str) -> None:
-    """A transformers-layout checkpoint of LLaVA-1.5's geometry (336 pixels, patches of 14) in float16."""
-    if size not in SIZES:
-        raise UserError(f"size={size}: choose from {', '.join(SIZES)}")
+def llava_config(size: str) -> LlavaConfig:
+    """LLaVA-1.5's geometry: 336 pixels, patches of 14."""
     text, vision = SIZES[size]
-    tokenizer = make_tokenizer()
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=CLIPVisionConfig(image_size=336, patch_size=14, projection_dim=768, **vision),
         text_config=LlamaConfig(max_position_embeddings=4096, rms_norm_eps=1e-5, **text),
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_id=make_tokenizer().convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=-2,
         image_seq_length=576,
     )
+
+
+def write_checkpoint(folder: Path, size: str) -> None:
+    """A transformers-layout checkpoint of LLaVA-1.5's geometry in float16."""
+    if size not in SIZES:
+        raise UserError(f"size={size}: choose from {', '.join(SIZES)}")
     torch.manual_seed(0)
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
     try:
-        LlavaForConditionalGeneration(config).save_pretrained(folder)
+        LlavaForConditionalGeneration(llava_config(size)).save_pretrained(folder)
     finally:
         torch.set_default_dtype(dtype)
-    make_processor(tokenizer, image_size=336, patch_size=14).save_pretrained(folder)
+    make_processor(make_tokenizer(), image_size=336, patch_size=14).save_pretrained(folder)
 
 
 def smoke(config: SmokeConfig) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from analyze import rank_heads
-from collector import PendingRecords, make_prompt, prepare
+from collector import PendingRecords, Question, make_prompt, prepare
 from conf.schema import Config
 from lab.attention.capture import kept_of_map, use_attention, wanted_weights
 from lab.attention.forward import stacked, to_model
@@ -130,7 +130,13 @@ def run_case(
 
 def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
     """One sample as the published code collects it."""
-    question = prepare(loaded, open_image(sample.image_file), [sample.query])
+    attn = stock_row(loaded, prepare(loaded, open_image(sample.image_file), [sample.query]))
+    reference_rules.ranking(attn)
+    path.write_bytes(pickle.dumps({"attn": attn.to(torch.float16), "meta": {}}))
+
+
+def stock_row(loaded: LoadedModel, question: Question) -> torch.Tensor:
+    """Its attention [layers, heads, 1, image tokens]: every layer's full map is kept, and the last row cut out."""
     packed = pack([question.prompts]).to(loaded.device)
     with torch.inference_mode():
         inputs = to_model(loaded, loaded.family.inputs([question.picture]))
@@ -141,9 +147,7 @@ def stock(loaded: LoadedModel, sample: Sample, path: Path) -> None:
             output_attentions=True,
         )
         maps = torch.stack([attention[0] for attention in output.attentions])  # [layers, heads, queries, keys]
-        attn = maps[:, :, -1:, packed.columns].cpu()  # a range, for there is one row
-    reference_rules.ranking(attn)
-    path.write_bytes(pickle.dumps({"attn": attn.to(torch.float16), "meta": {}}))
+        return maps[:, :, -1:, packed.columns].cpu()  # a range, for there is one row
 
 
 def warm(loaded: LoadedModel, cfg: Config, case: Case, images: list[Path], folder: Path) -> None:

@@ -24,7 +24,7 @@ from lab.records.files import save_record
 SCENES = 40  # that are drawn and collected
 STAGES = ("evaluate", "study", "report")
 PRESETS = ("best", "paper", "selection_v1")
-LARGE = "evaluate one sample of 32 x 32 heads on 24 x 24 cells"
+LARGE = "evaluate one of 32 x 32 heads, 24 x 24 cells"
 TIMES = 10
 HEADS: tuple[tuple[int, int], ...] = ((14, 24), (14, 13), (14, 26))  # LLaVA-1.5-7B's
 
@@ -62,7 +62,7 @@ def large(folder: Path) -> dict[str, float]:
     save_record(folder / "large.pkl", record)
     width, height = record.image_size or (1, 1)
     sample = Sample("large", "", folder / "large.png", (0.3 * width, 0.2 * height, 0.7 * width, 0.6 * height))
-    return {f"{LARGE}, logic={name}": _seconds(Job(sample, folder / "large.pkl"), name) for name in PRESETS}
+    return {f"{LARGE}, {name}": _seconds(Job(sample, folder / "large.pkl"), name) for name in PRESETS}
 
 
 def _seconds(job: Job, preset: str) -> float:

@@ -1,0 +1,93 @@
+"""Prints how fast one GPU asks a model of a real shape, as a table and as JSON, in so many seconds.
+
+python -m lab.bench.gpu                                    # LLaVA-1.5-7B's shape, seven minutes
+python -m lab.bench.gpu --shape llava15-1/8 --seconds 60 --device cpu --json gpu.json
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conf.schema import configuration
+from lab.base.console import exit_in_one_line, table
+from lab.base.errors import UserError
+from lab.bench import collecting
+from lab.bench.gpu.shapes import SHAPES, build
+from lab.bench.gpu.ways import Budget, Forward, ceiling, forwards, to_files
+from lab.bench.machine import describe
+
+FOR_FILES = 0.3  # of the budget
+PICTURES = {"cuda": 128, "cpu": 2}
+
+
+def main() -> None:
+    options = _options()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU here: --device cpu tries the script, with --shape llava15-1/8")
+    with tempfile.TemporaryDirectory() as folder:
+        report = bench(options.shape, torch.device(options.device), options.seconds, Path(folder))
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.bench.gpu", description="How fast one GPU asks a model.")
+    parser.add_argument("--shape", choices=SHAPES, default="llava15-7b", help="of the model; its weights are random")
+    parser.add_argument("--seconds", type=float, default=420, help="after which nothing new is begun (default: 420)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--json", metavar="FILE", help="file for the numbers")
+    return parser.parse_args()
+
+
+def bench(shape: str, device: torch.device, seconds: float, folder: Path) -> dict[str, Any]:
+    """Everything that fits into so many seconds, printed and returned."""
+    all_of_it, part = Budget(seconds), Budget((1 - FOR_FILES) * seconds)
+    loaded = build(SHAPES[shape], device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    rate = ceiling(loaded)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    print(f"{describe(device)}\n{shape}, {dtype}, random weights; matrix products: {rate / 1e12:.3g} TFLOP/s\n")
+    images = collecting.write_images(folder, PICTURES[device.type])
+    found = list(forwards(loaded, images[0], rate, part))
+    print(table(("way", "expressions", "pictures", "samples/s", "peak, MB", "of the ceiling, %"), _rows(found)))
+    config = configuration([f"data.output_dir={folder}", "logic.heads=null"])
+    files = {case.name: speed for case, speed in to_files(loaded, config, images, folder, all_of_it)}
+    print(f"\n{table(('to records on disk, way, images x expressions', 'samples/s'), _speeds(files))}")
+    if all_of_it.over:
+        print(f"\nthe {seconds:g} seconds are over; what is not in the tables was not begun")
+    return {
+        "device": describe(device),
+        "shape": shape,
+        "matmul operations per second": rate,
+        "forwards": [asdict(one) for one in found],
+        "to files": files,
+    }
+
+
+def _rows(found: list[Forward]) -> list[tuple[object, ...]]:
+    return [
+        (
+            one.way,
+            one.expressions,
+            one.pictures,
+            f"{one.samples_per_second:.2f}",
+            "-" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}",
+            f"{100 * one.share:.1f}",
+        )
+        for one in found
+    ]
+
+
+def _speeds(files: dict[str, float]) -> list[tuple[object, ...]]:
+    return [(name, f"{speed:.2f}") for name, speed in files.items()]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    with exit_in_one_line():
+        main()
