@@ -21,8 +21,8 @@ def help_text(stages: Mapping[str, str]) -> str:
     for group, title in GROUPS.items():
         common = [(name, one) for name, one in keys() if one.metadata["common"] and _top(name) == group]
         lines += [f"{title}:", *(_line(name, one) for name, one in common)]
-    presets = "Presets: conf/model/*.yaml (picturebook if none is named), conf/logic/*.yaml."
-    return "\n".join([*lines, "", "Every key: python -m conf.keys, or conf/README.md.", presets])
+    every = "Every key: python -m conf.keys. Presets: conf/model/*.yaml, conf/logic/*.yaml."
+    return "\n".join([*lines, "", every])
 
 
 def _top(name: str) -> str:

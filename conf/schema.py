@@ -133,6 +133,11 @@ class BoxConvention(Choice):
     inclusive = "inclusive"
 
 
+class AblateTokens(Choice):
+    onward = "onward"
+    last = "last"
+
+
 class FigureFormat(Choice):
     png = "png"
     pdf = "pdf"
@@ -577,6 +582,34 @@ class StudyConfig(Group, path="study"):
 
 
 @dataclass
+class AblateConfig(Group, path="ablate"):
+    """What stage=ablate does to the heads, and to which."""
+
+    interventions: list[str] = key(
+        ["redirect", "swap", "background", "keep_uniform", "zero", "mean", "uniform", "block"],
+        "what is done to them; lab/ablate/interventions.py explains each; also keep_zero, and box",
+    )
+    sets: list[str] = key(
+        ["alone", "best", "random", "any", "matched", "others", "all"],
+        "heads beside the chosen ones; lab/ablate/sets.py explains them",
+    )
+    best: list[int] = key([1, 2, 3, 5, 10], "numbers of heads, selected most often, for the curve")
+    draws: int = key(10, "sets of each random control; all sets of the same layers if so few", least=1, most=10_000)
+    tokens: AblateTokens = key(AblateTokens.onward, "onward: from the last prompt token on; last: at that one alone")
+    box: Any = key(None, "for intervention box: [x0, y0, x1, y1], shares of the picture's width and height, 0 to 1")
+    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1, most=MOST_DRAWS)
+
+    def check(self) -> None:
+        if any(number < 1 for number in self.best):
+            raise UserError(f"ablate.best={list(self.best)}: expected numbers of heads, each 1 or above")
+        if self.box is not None:
+            box = self.box if isinstance(self.box, list) else [self.box]
+            numbers = len(box) == 4 and all(type(edge) in (int, float) and 0 <= edge <= 1 for edge in box)
+            if not numbers or box[0] >= box[2] or box[1] >= box[3]:
+                raise UserError(f"ablate.box={shown(self.box)}: expected [x0, y0, x1, y1], 0 to 1, the smaller first")
+
+
+@dataclass
 class MetricsConfig(Group, path="metrics"):
     """Conventions of the metrics."""
 
@@ -608,6 +641,7 @@ class Config(Group):
     seed: int = key(0, "of every random draw", least=0)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    ablate: AblateConfig = field(default_factory=AblateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     viz: VizConfig = field(default_factory=VizConfig)
     report: ReportConfig = field(default_factory=ReportConfig)

@@ -164,8 +164,10 @@ class RandomSets:
         return f"{len(self.sets)} of the {self.total:,} sets of other heads of the same layers, drawn at random"
 
 
-def sets_of_same_layers(heads: Sequence[Head], num_heads: int, draws: int, rng: np.random.Generator) -> RandomSets:
-    """Every set of as many other heads of the same layers if there are at most MOST_SETS, else `draws` of them.
+def sets_of_same_layers(
+    heads: Sequence[Head], num_heads: int, draws: int, rng: np.random.Generator, most: int = MOST_SETS
+) -> RandomSets:
+    """Every set of as many other heads of the same layers if there are at most `most`, else `draws` of them.
 
     No head is among `heads` unless a layer has too few others; then all of that layer's heads may be.
     """
@@ -175,7 +177,7 @@ def sets_of_same_layers(heads: Sequence[Head], num_heads: int, draws: int, rng: 
         others = [(layer, head) for head in range(num_heads) if (layer, head) not in heads]
         free[layer] = others if len(others) >= number else [(layer, head) for head in range(num_heads)]
     total = math.prod(math.comb(len(free[layer]), number) for layer, number in wanted.items())
-    if total <= MOST_SETS:
+    if total <= most:
         parts = product(*(combinations(free[layer], number) for layer, number in wanted.items()))
         return RandomSets(tuple(tuple(chain.from_iterable(part)) for part in parts), total)
     drawn: dict[tuple[Head, ...], None] = {}  # a set that is drawn twice counts once

@@ -60,6 +60,7 @@ class Expression:
     answer: tuple[str, ...]
     targets: tuple[int, ...]
     category: str
+    answers: tuple[tuple[str, ...], ...] = ()  # of every thing of the scene: the answer, were it the one that is meant
 
 
 def referents(scene: Scene, description: Description) -> tuple[int, ...] | None:
@@ -153,7 +154,9 @@ def describe(
         targets = referents(scene, description)
         if targets is None or target not in targets or (_says_too_much(scene, description) and rng.random() < 0.7):
             continue
-        return Expression(word(description, rng, asides), answer(scene, description, targets), targets, category)
+        answers = tuple(answer(scene, description, [i]) for i in range(len(scene.things)))
+        text = word(description, rng, asides)
+        return Expression(text, answer(scene, description, targets), targets, category, answers)
     return None
 
 

@@ -1,9 +1,13 @@
 """Writes picture-book samples: images, masks and a JSONL that stage=batch reads.
 
-    python -m lab.picturebook.make out=DIR n=1000 seed=1
+    python -m lab.picturebook.make out=DIR n=1000 seed=1 expressions=1
 
-`out/images/<id>.png`, `out/masks/<id>.png` (0 or 255) and `out/picturebook.jsonl`, one line a sample: `id`, `prompt`,
-`image_path`, `mask_path` (relative to the file), `bbox` [x, y, w, h] in pixels, `category` and `answer`.
+`out/images/<scene>.png`, `out/masks/<id>.png` (0 or 255) and `out/picturebook.jsonl`, one line a sample: `id`,
+`prompt`, `image_path`, `mask_path` (relative to the file), `bbox` [x, y, w, h] in pixels, `category`, `answer`, and
+`others`: the other things of the picture, each with its `bbox` and what the `answer` would be if it were meant.
+
+`n` counts scenes. With `expressions=2` a scene has a second one where it can, about another thing and of the same
+category, so that both ask for the same attributes.
 """
 
 import json
@@ -12,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -24,6 +29,7 @@ from lab.picturebook.expressions import CATEGORIES, Expression, describe
 from lab.picturebook.world import Scene, make_scene, mask_box_xyxy, render
 
 SCENES_PER_SEED = 1_000_000
+SECOND_TRIES = 8  # at an expression about other things
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,44 @@ class Drawn:
     expression: Expression
     image: Image.Image
     mask: np.ndarray  # bool [height, width]
+    owner: np.ndarray  # int8 [height, width], which thing covers a pixel
+    picture: str  # the name of the scene's image
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
         """Tight box of the mask, edges exclusive."""
         return mask_box_xyxy(self.mask)
 
+    @property
+    def others(self) -> list[dict[str, Any]]:
+        """The things that are not meant."""
+        others = [i for i in np.unique(self.owner).tolist() if i >= 0 and i not in self.expression.targets]
+        return [
+            {"bbox": _xywh(mask_box_xyxy(self.owner == i)), "answer": " ".join(self.expression.answers[i])}
+            for i in others
+        ]
 
-def samples(n: int, seed: int, *, asides: float = 0.12) -> Iterator[Drawn]:
-    """`n` samples, one expression per scene; no scene of any `seed` is among the training scenes."""
+
+def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
+    x0, y0, x1, y1 = box_xyxy
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def samples(n: int, seed: int, *, asides: float = 0.12, expressions: int = 1) -> Iterator[Drawn]:
+    """The samples of `n` scenes, of each at most so many `expressions`, 1 or 2.
+
+    No scene of any `seed` is among the training scenes.
+    """
     for index in range(n):
         scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index)
         image, owner = render(scene)
-        expression = _expression(scene, asides)
-        yield Drawn(f"{seed}_{index:06d}", scene, expression, image, np.isin(owner, expression.targets))
+        name = f"{seed}_{index:06d}"
+        asked = [_expression(scene, asides)]
+        if expressions > 1 and (second := _second(scene, asked[0], asides)) is not None:
+            asked.append(second)
+        for suffix, expression in zip(("", "b"), asked, strict=False):
+            mask = np.isin(owner, expression.targets)
+            yield Drawn(name + suffix, scene, expression, image, mask, owner, name)
 
 
 def _expression(scene: Scene, asides: float) -> Expression:
@@ -61,8 +91,17 @@ def _expression(scene: Scene, asides: float) -> Expression:
                 return expression
 
 
-def make(out: Path, n: int, seed: int) -> Path:
+def _second(scene: Scene, first: Expression, asides: float) -> Expression | None:
+    """An expression of the same category about other things, or None where the scene has none."""
+    rng = np.random.default_rng([scene.seed, 4])
+    tries = (describe(scene, rng, category=first.category, asides=asides) for _ in range(SECOND_TRIES))
+    return next((one for one in tries if one is not None and not set(one.targets) & set(first.targets)), None)
+
+
+def make(out: Path, n: int, seed: int, expressions: int = 1) -> Path:
     """Writes the samples and returns the JSONL's path."""
+    if expressions not in (1, 2):
+        raise UserError(f"expressions={expressions}: a scene has 1 or 2")
     if n < 1 or n > SCENES_PER_SEED:
         raise UserError(f"n={n}: must lie between 1 and {SCENES_PER_SEED}")
     if seed < 0:
@@ -71,19 +110,20 @@ def make(out: Path, n: int, seed: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     lines = []
     drawn: Drawn
-    for drawn in progress(samples(n, seed), "make", total=n):
-        drawn.image.save(out / "images" / f"{drawn.id}.png")
+    for drawn in progress(samples(n, seed, expressions=expressions), "make", total=n if expressions == 1 else None):
+        if drawn.id == drawn.picture:
+            drawn.image.save(out / "images" / f"{drawn.picture}.png")
         Image.fromarray(drawn.mask.astype(np.uint8) * 255).save(out / "masks" / f"{drawn.id}.png")
-        x0, y0, x1, y1 = drawn.box_xyxy
         lines.append(
             {
                 "id": drawn.id,
                 "prompt": drawn.expression.text,
-                "image_path": f"images/{drawn.id}.png",
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "image_path": f"images/{drawn.picture}.png",
+                "bbox": _xywh(drawn.box_xyxy),
                 "mask_path": f"masks/{drawn.id}.png",
                 "category": drawn.expression.category,
                 "answer": " ".join(drawn.expression.answer),
+                "others": drawn.others,
             }
         )
     target = out / "picturebook.jsonl"
@@ -94,7 +134,7 @@ def make(out: Path, n: int, seed: int) -> Path:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        schema = OmegaConf.create({"out": "???", "n": 1000, "seed": 1})
+        schema = OmegaConf.create({"out": "???", "n": 1000, "seed": 1, "expressions": 1})
         OmegaConf.set_struct(schema, True)
         options = OmegaConf.merge(schema, OmegaConf.from_cli(sys.argv[1:]))
-        print(f"wrote {make(Path(options.out), options.n, options.seed)}")
+        print(f"wrote {make(Path(options.out), options.n, options.seed, options.expressions)}")

@@ -73,6 +73,12 @@ def _study(config: Config) -> int:
     return run(config)
 
 
+def _ablate(config: Config) -> int:
+    from lab.stages.ablate import run
+
+    return run(config)
+
+
 def _report(config: Config) -> int:
     from lab.stages.report import run
 
@@ -88,5 +94,6 @@ STAGES = {
     "select": Stage(_select, "records -> the heads that are selected again and again", heads=False),
     "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
     "study": Stage(_study, "records and the truth -> the paper's tables in miniature"),
+    "ablate": Stage(_ablate, "samples -> whether the model uses the heads, or they only look"),
     "report": Stage(_report, "a folder of records, or two -> one page with everything"),
 }

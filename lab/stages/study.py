@@ -1,14 +1,13 @@
 """stage=study: reads the records twice, compares, and writes study.md, study.json and two figures beside them."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from conf.schema import BoxConvention, Config, as_dict
 from lab.base.console import table
 from lab.base.files import check_writable, write_atomic
+from lab.base.numbers import finite
 from lab.datasets import Sample
 from lab.stages.batch import collect_first
 from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
@@ -73,16 +72,7 @@ def write(study: Study, folder: Path, *, figures: bool) -> list[Path]:
         from lab.study.figures import draw  # matplotlib, only where a figure is wanted
 
         drawn = draw(study, folder)
-    content = json.dumps(_finite(to_json(study)), indent=1, allow_nan=False)
+    content = json.dumps(finite(to_json(study)), indent=1, allow_nan=False)
     write_atomic(folder / "study.json", content)
     write_atomic(folder / "study.md", to_markdown(study, [path.name for path in drawn]))
     return [folder / "study.md", folder / "study.json", *drawn]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null instead."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

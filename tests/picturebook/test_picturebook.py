@@ -1,12 +1,14 @@
 """The picture-book world: scenes are what they say, expressions mean one thing, files are what stage=batch reads."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lab.base.errors import UserError
 from lab.picturebook.drawing import MAX_TOKENS, TRAINING_SEEDS, ask, encode, patch_labels, square_pixels
 from lab.picturebook.examples import QUERIES, SCENES, draw_examples
 from lab.picturebook.expressions import CATEGORIES, Description, describe, lexicon, plural, referents, word
@@ -347,3 +349,19 @@ def _stopping(loss, at: int):
         return loss(step)
 
     return stopped
+
+
+def test_a_scene_may_have_two_expressions_about_different_things(tmp_path):
+    one, two = (make(tmp_path / str(number), 12, 1, expressions=number) for number in (1, 2))
+    first, lines = ([json.loads(line) for line in target.read_text().splitlines()] for target in (one, two))
+    assert [line for line in lines if not line["id"].endswith("b")] == first
+    pairs = [(a, b) for a, b in pairwise(lines) if b["id"] == a["id"] + "b"]
+    assert len(pairs) >= 6
+    for a, b in pairs:
+        assert (a["image_path"], a["category"]) == (b["image_path"], b["category"])
+        assert a["bbox"] != b["bbox"]
+        assert b["bbox"] in [other["bbox"] for other in a["others"]] or b["category"] == "plural"
+        assert a["bbox"] not in [other["bbox"] for other in a["others"]]
+        assert all(other["answer"] for other in a["others"])
+    with pytest.raises(UserError, match="a scene has 1 or 2"):
+        make(tmp_path, 1, 1, expressions=3)

@@ -1,0 +1,168 @@
+"""The figure of an ablation: one dot for each set of heads, the chosen heads apart, and what more heads do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lab.ablate.interventions import INTERVENTIONS
+from lab.ablate.report import IN_WORDS, QUESTIONS, Ablation
+from lab.ablate.sets import CHOSEN, UNTOUCHED
+from lab.ablate.trial import SHARES
+from lab.figures.colours import BOX_COLOUR, INK
+from lab.figures.style import canvas, place
+
+GREY, ORANGE, GREEN, PURPLE = "#9a9a9a", "#e69f00", "#009e73", "#cc79a7"
+# name of the set: label, marker, colour, size, and how far below the row's middle its dots lie, in rows
+MARKS: dict[str, tuple[str, str, str, float, float]] = {
+    "random": ("same layers", "o", GREY, 20, 0.12),
+    "any": ("any layer", "o", ORANGE, 20, 0.26),
+    "matched": ("matched in attention sum", "o", GREEN, 20, 0.4),
+    "others": ("all others of the layers", "s", INK, 26, -0.1),
+    "all": ("all heads changed", "^", INK, 34, -0.1),
+    "none": ("all heads changed", "^", INK, 34, -0.1),
+}
+CURVES = (BOX_COLOUR, ORANGE, GREEN, PURPLE, INK, GREY)
+WIDTH, ROW, LEFT, CURVE, MARGIN = 5.6, 0.62, 2.75, 3.2, 0.55  # inches: dots, a row, names, curves, around
+
+
+def ablation_figure(found: Ablation) -> Figure | None:
+    """At the left the headline of every intervention, at the right that of the heads selected most often, by number.
+
+    Shares in %, or the divergence if the data has no answers; None if nothing was measured.
+    """
+    measured = found.measured
+    shares = {name: metric for name, metric in measured.items() if metric in SHARES}
+    names = shares or measured
+    if not names:
+        return None
+    unit, height = ("%" if shares else "nats"), ROW * len(names)
+    numbers = sorted({int(row.name.split()[1]) for row in found.rows if row.name.startswith("best ")})
+    width = LEFT + WIDTH + (MARGIN + CURVE + 1.25 if len(numbers) > 1 else 0) + 0.3
+    figure = canvas(width, 0.85 + height + 0.65)
+    dots = place(figure, LEFT, 0.85, WIDTH, height)
+    _dots(dots, found, names, unit)
+    if len(numbers) > 1:
+        curves = place(figure, LEFT + WIDTH + MARGIN + 0.2, 0.85, CURVE, height)
+        _curves(curves, found, names, numbers, unit)
+    return figure
+
+
+def _scale(unit: str) -> float:
+    return 100.0 if unit == "%" else 1.0
+
+
+def _dots(axis: Axes, found: Ablation, names: dict[str, str], unit: str) -> None:
+    scale, seen = _scale(unit), set()
+    for y, (name, metric) in enumerate(names.items()):
+        rows, each = found.of(name, metric), found.each[name][metric]
+        for kind, (_, marker, colour, size, down) in MARKS.items():
+            values = [each[i] for i, one in enumerate(found.sets) if one.name == kind and np.isfinite(each[i])]
+            if values:
+                seen.add(kind)
+                axis.scatter(
+                    scale * np.array(values), np.full(len(values), y + down), s=size, marker=marker, color=colour,
+                    alpha=0.75 if len(values) > 1 else 1, linewidth=0, zorder=3, clip_on=False,
+                )  # fmt: skip
+        before, chosen = rows[UNTOUCHED], rows[CHOSEN]
+        axis.plot([scale * before.value] * 2, [y - 0.36, y + 0.46], color=INK, linewidth=1.6, zorder=2)
+        axis.plot(
+            [scale * chosen.value_low, scale * chosen.value_high], [y - 0.24] * 2, color=BOX_COLOUR, linewidth=2,
+            zorder=4, solid_capstyle="butt",
+        )  # fmt: skip
+        axis.scatter(
+            [scale * chosen.value], [y - 0.24], s=70, marker="D", color=BOX_COLOUR, edgecolor="white", zorder=5,
+            clip_on=False,
+        )  # fmt: skip
+    _rows(axis, names)
+    axis.set_xlabel("%" if unit == "%" else "divergence of the next token, nats", fontsize=11, color=INK)
+    if unit == "%":
+        axis.set_xlim(0, 100)
+    else:
+        axis.set_xlim(left=0)
+    _legend(axis, seen)
+
+
+def _rows(axis: Axes, names: dict[str, str]) -> None:
+    """A name for each row, with what its figure is, and lines between the questions."""
+    axis.set(ylim=(len(names) - 0.45, -0.55), yticks=[])
+    before = None
+    for y, (name, metric) in enumerate(names.items()):
+        question = INTERVENTIONS[name].question
+        if question != before:
+            if before is not None:
+                axis.axhline(y - 0.5, color="#c8c8c8", linewidth=0.8, xmin=-0.48, clip_on=False)
+            axis.text(
+                -0.485, y - 0.12, QUESTIONS[question].replace(" they ", " they\n"), fontsize=9.5, color=INK,
+                transform=axis.get_yaxis_transform(), va="center", fontweight="bold",
+            )  # fmt: skip
+        words = IN_WORDS[metric].removesuffix(", %").removesuffix(", nats")
+        for text, at, size, colour in ((name, y - 0.14, 11, INK), (words, y + 0.2, 8.5, "#666666")):
+            axis.text(
+                -0.02, at, text, fontsize=size, color=colour, transform=axis.get_yaxis_transform(), ha="right",
+                va="center",
+            )  # fmt: skip
+        before = question
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(labelsize=10, colors=INK)
+    axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _legend(axis: Axes, seen: set[str]) -> None:
+    marks = [("D", BOX_COLOUR, "chosen"), ("|", INK, "untouched model")]
+    marks += [(marker, colour, label) for kind, (label, marker, colour, _, _) in MARKS.items() if kind in seen]
+    handles = {
+        label: Line2D([], [], marker=marker, color=colour, linestyle="", markersize=9 if marker == "|" else 6.5)
+        for marker, colour, label in marks
+    }
+    axis.legend(
+        list(handles.values()), list(handles), loc="lower left", bbox_to_anchor=(-0.49, 1.0), ncols=4, fontsize=9.5,
+        frameon=False, handletextpad=0.2, columnspacing=1.2, borderpad=0.1,
+    )  # fmt: skip
+
+
+def _curves(axis: Axes, found: Ablation, names: dict[str, str], numbers: Sequence[int], unit: str) -> None:
+    """The headline against the number of heads, for the first interventions of each question."""
+    scale, ends = _scale(unit), list[tuple[float, str, str]]()
+    for colour, (name, metric) in zip(CURVES, _told(names).items(), strict=False):
+        rows = found.of(name, metric)
+        there = [k for k in numbers if f"best {k}" in rows]
+        values = [scale * rows[f"best {k}"].value for k in there]
+        axis.plot(there, values, color=colour, marker="o", markersize=4.5, linewidth=1.8, clip_on=False)
+        ends.append((values[-1], name, colour))
+    for y, (_, name, colour) in zip(_apart([end[0] for end in sorted(ends)], axis, unit), sorted(ends), strict=True):
+        axis.annotate(
+            name, (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points", color=colour,
+            fontsize=10, va="center", annotation_clip=False,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks(numbers, [str(number) for number in numbers])
+    axis.minorticks_off()
+    axis.set_xlabel("heads, selected most often", fontsize=11, color=INK)
+    axis.set_title(unit if unit == "nats" else "the same, %", fontsize=11, color=INK, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=10, colors=INK)
+
+
+def _told(names: dict[str, str]) -> dict[str, str]:
+    """At most so many as there are colours; those that ask for the least first, by question."""
+    firsts = ("redirect", "swap", "keep_uniform", "zero", "background", "block")
+    chosen = [name for name in (*firsts, *names) if name in names]
+    return {name: names[name] for name in list(dict.fromkeys(chosen))[: len(CURVES) - 1]}
+
+
+def _apart(values: Sequence[float], axis: Axes, unit: str) -> list[float]:
+    """Ascending places for labels, none of which covers another."""
+    if unit == "%":
+        axis.set_ylim(0, 100)
+    else:
+        axis.set_ylim(bottom=0)
+    low, high = axis.get_ylim()
+    step, places = 0.062 * (high - low), list[float]()
+    for value in values:
+        places.append(max(value, places[-1] + step) if places else value)
+    over = max(0.0, places[-1] - high) if places else 0.0
+    return [place - over for place in places]

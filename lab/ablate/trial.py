@@ -1,0 +1,153 @@
+"""The second reading of the data: every intervention on every set of heads, for every sample.
+
+trial = Trial(loaded, sets, survey.means, config.ablate, config.seed)
+trial.take(samples, question)           # of one picture
+trial.scores["other"]                   # [interventions, sets, samples]
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from collector import Question
+from conf.schema import AblateConfig, AblateTokens
+from lab.ablate.answers import Answer, against_answer, divergence, tokenized
+from lab.ablate.asking import Part, ReadPicture
+from lab.ablate.interventions import INTERVENTIONS, About, Layers
+from lab.ablate.sets import HeadSet
+from lab.ablate.things import answer_of, first_word, things_beside
+from lab.datasets import Sample
+from llava.family import LoadedModel
+
+# What the model says of the answer; what it says of what is right elsewhere; how much it says another thing.
+METRICS = ("exact", "words", "first_word", "logprob", "other", "other_logprob", "divergence")
+SHARES = ("exact", "words", "first_word", "other")  # 0 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class Todo:
+    """One intervention on one sample: its sets, and where the heads are sent to."""
+
+    number: int  # of the intervention
+    to: Layers
+    other: Answer | None  # what the model says if it follows; only where it begins differently
+
+
+class Trial:
+    """Scores, sample by sample; NaN where nothing was measured."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sets: Sequence[HeadSet],
+        means: Layers,
+        config: AblateConfig,
+        seed: int,
+    ) -> None:
+        self.loaded, self.sets, self.config = loaded, sets, config
+        self.interventions = [INTERVENTIONS[name] for name in config.interventions]
+        self.means = [mean.to(loaded.device) for mean in means]
+        self.samples: list[Sample] = []
+        self.words: list[int] = []  # of each sample's answer
+        self.rng = np.random.default_rng((seed, 1))
+        shape = (loaded.num_layers, loaded.num_heads)
+        self.masks = [_Masks.of(sets, shape, others=one.others, device=loaded.device) for one in self.interventions]
+        ends = loaded.model.generation_config.eos_token_id
+        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self._scores: list[dict[str, Float[np.ndarray, "interventions sets"]]] = []
+
+    @property
+    def scores(self) -> dict[str, Float[np.ndarray, "interventions sets samples"]]:
+        """Every metric that was measured at all."""
+        found = {name: np.stack([one[name] for one in self._scores], axis=2) for name in METRICS}
+        return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+    def take(self, samples: Sequence[Sample], question: Question) -> None:
+        """Measures the samples of one picture. Raises UserError if a line's answer or things are malformed."""
+        picture = ReadPicture(self.loaded, question)
+        looked = picture.look()[0][:, 0].float()  # layers heads queries vis
+        for number, sample in enumerate(samples):
+            about = self._about(number, samples, question, looked)
+            text = answer_of(sample)
+            answer = None if text is None else tokenized(text, self.loaded.tokenizer)
+            self._scores.append(self._measure(picture, number, about, answer))
+            self.samples.append(sample)
+            self.words.append(answer.number if answer else 0)
+
+    def _about(
+        self, number: int, samples: Sequence[Sample], question: Question, looked: Float[torch.Tensor, "L H queries vis"]
+    ) -> About:
+        sample, own = samples[number], first_word(answer_of(samples[number]))
+        things = things_beside(sample, samples)
+        beside = [i for i, one in enumerate(samples) if one.query != sample.query]
+        other = self._one_of([first_word(thing.answer) for thing in things], own)
+        partner = self._one_of([first_word(answer_of(samples[i])) for i in beside], own)
+        return About(
+            question.picture,
+            question.image_size,
+            self.loaded.num_layers,
+            sample.box_xyxy,
+            things,
+            None if other is None else things[other],
+            None if partner is None else looked[:, :, beside[partner]],
+            None if partner is None else answer_of(samples[beside[partner]]),
+            self.means,
+            self.config.box,
+        )
+
+    def _one_of(self, words: Sequence[str | None], own: str | None) -> int | None:
+        """One at random: of those whose answers begin otherwise, if there are any; None if there is nothing."""
+        differ = [i for i, word in enumerate(words) if word not in (None, own)] or list(range(len(words)))
+        return differ[int(self.rng.integers(len(differ)))] if differ else None
+
+    def _measure(
+        self, picture: ReadPicture, number: int, about: About, answer: Answer | None
+    ) -> dict[str, Float[np.ndarray, "interventions sets"]]:
+        scores = {name: np.full((len(self.interventions), len(self.sets)), np.nan) for name in METRICS}
+        todos = list(self._todos(about, answer))
+        asked = [(todo, answer) for todo in todos] + [(todo, todo.other) for todo in todos if todo.other]
+        logits = picture.say(number, [self._part(todo, text) for todo, text in asked]) if asked else []
+        for place, ((todo, text), said) in enumerate(zip(asked, logits, strict=True)):
+            own, found = place < len(todos), dict[str, torch.Tensor]()
+            measured = {} if text is None else against_answer(said, text, self.ends)
+            if own:
+                found = measured | {"divergence": divergence(said[:, 0], said[0, 0])}  # the first set is untouched
+            else:
+                found = {"other": measured["first_word"], "other_logprob": measured["logprob"]}
+            index = self.masks[todo.number].index
+            for name, values in found.items():
+                scores[name][todo.number] = np.where(index < 0, np.nan, values.cpu().numpy()[index])
+        return scores
+
+    def _todos(self, about: About, answer: Answer | None) -> Iterator[Todo]:
+        for number, one in enumerate(self.interventions):
+            to = one.to(about)
+            if to is None:
+                continue
+            text = one.answer(about) if one.answer else None
+            differs = text is not None and answer is not None and first_word(text) != answer.first
+            yield Todo(number, to, tokenized(text, self.loaded.tokenizer) if text and differs else None)
+
+    def _part(self, todo: Todo, answer: Answer | None) -> Part:
+        heads, change = self.masks[todo.number].heads, self.interventions[todo.number].change
+        return Part(answer.ids if answer else (), heads, change, todo.to, self.config.tokens == AblateTokens.onward)
+
+
+@dataclass(frozen=True, eq=False)
+class _Masks:
+    """Which heads are changed, each choice once, and which of them is that of each set."""
+
+    heads: torch.Tensor  # bool [choices, layers, heads]; of the first, none
+    index: np.ndarray  # of each set; -1: it says nothing here
+
+    @classmethod
+    def of(cls, sets: Sequence[HeadSet], shape: tuple[int, int], *, others: bool, device: torch.device) -> "_Masks":
+        masks = [one.mask(shape, others=others) for one in sets]
+        numbers: dict[bytes, int] = {}
+        index = [-1 if mask is None else numbers.setdefault(mask.tobytes(), len(numbers)) for mask in masks]
+        different = {number: mask for number, mask in zip(index, masks, strict=True) if mask is not None}
+        heads = torch.from_numpy(np.stack([different[number] for number in range(len(numbers))]))
+        return cls(heads.to(device), np.array(index))

@@ -1,0 +1,120 @@
+"""stage=ablate on drawn scenes, with and without answers, and on a second family."""
+
+import json
+
+import pytest
+
+from lab.ablate.report import to_json
+from lab.base.errors import UserError
+from lab.picturebook.make import make
+from lab.stages.ablate import ablate
+from llava.model.builder import load_model
+from pipeline import run
+from tests.conftest import configuration
+from tests.llava.tiny_families import write_llava_next
+
+QUICK = (
+    "ablate.draws=2", "ablate.resamples=50", "ablate.sets=[best,random,any,matched,others,all]", "ablate.best=[1,3]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("scenes"), 7, 40, expressions=2)
+
+
+@pytest.fixture
+def ablated(picturebook, monkeypatch, tmp_path):
+    """ablated(data, overrides) -> what is in ablate.json"""
+    monkeypatch.setattr("lab.stages.common.load_model", lambda config: picturebook)
+
+    def asked(data, *overrides: str) -> dict:
+        paths = (f"data.data_file={data}", f"data.output_dir={tmp_path}/out")
+        assert run(configuration("stage=ablate", *paths, *QUICK, *overrides)) == 0
+        return json.loads((tmp_path / "out/examples-models-picturebook/ablate.json").read_text())
+
+    return asked
+
+
+def value(content: dict, intervention: str, metric: str, name: str) -> float:
+    keys = (name, intervention, metric)
+    return next(r["value"] for r in content["rows"] if (r["name"], r["intervention"], r["metric"]) == keys)
+
+
+def test_the_chosen_heads_steer_and_suffice_and_others_do_not(ablated, scenes, tmp_path, capsys):
+    content = ablated(scenes, "ablate.sets=[random,others,all]")
+    assert content["heads"] == [[1, 5], [1, 6], [2, 4]]
+    assert {row["intervention"] for row in content["rows"]} == {
+        "redirect", "swap", "background", "keep_uniform", "zero", "mean", "uniform", "block",
+    }  # fmt: skip
+    for intervention in ("redirect", "swap"):
+        chosen, random = (value(content, intervention, "other", name) for name in ("chosen", "random"))
+        assert random <= 0.1 < 0.5 <= chosen
+    assert value(content, "keep_uniform", "first_word", "chosen") > value(content, "keep_uniform", "first_word", "none")
+    assert value(content, "zero", "exact", "chosen") < value(content, "zero", "exact", "random")
+    assert value(content, "zero", "divergence", "untouched") == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:10])) <= 80
+    folder = tmp_path / "out/examples-models-picturebook"
+    assert {"ablate.md", "ablate.png", "config.ablate.yaml"} <= {path.name for path in folder.iterdir()}
+    assert "Do they steer?" in (folder / "ablate.md").read_text()
+
+
+def test_a_file_without_answers_and_truth_is_measured_by_divergence(ablated, scenes, tmp_path):
+    lines = [json.loads(line) for line in scenes.read_text().splitlines()]
+    bare = tmp_path / "bare.jsonl"
+    kept = [{key: line[key] for key in ("id", "prompt")} for line in lines]
+    rows = [
+        {**row, "image_path": str(scenes.parent / line["image_path"])} for row, line in zip(kept, lines, strict=True)
+    ]
+    bare.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    content = ablated(bare, "ablate.interventions=[redirect,swap,zero]", "logic.heads=null")
+    assert {(row["intervention"], row["metric"]) for row in content["rows"]} == {
+        ("swap", "divergence"), ("zero", "divergence"),
+    }  # fmt: skip
+    assert content["heads"] == content["heads_by_selection"][:3]
+    assert value(content, "swap", "divergence", "all") > 0
+
+
+def test_at_the_last_prompt_token_alone_the_answer_goes_on_untouched(ablated, scenes):
+    onward, last = (
+        ablated(scenes, "ablate.interventions=[zero]", "data.end_index=4", f"ablate.tokens={tokens}", "save_fig=false")
+        for tokens in ("onward", "last")
+    )
+    assert value(last, "zero", "first_word", "all") == value(onward, "zero", "first_word", "all")
+    assert value(last, "zero", "logprob", "all") > value(onward, "zero", "logprob", "all")
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_a_second_family_runs(tmp_path, scenes, attention):
+    model = f"model.name={write_llava_next(tmp_path / 'tiny')}"
+    config = configuration(
+        "stage=ablate", model, f"model.attention={attention}", f"data.data_file={scenes}", *QUICK, "logic.top_k=2",
+        "ablate.box=[0,0,0.5,0.5]", "ablate.interventions=[redirect,swap,background,box,mean,block,keep_zero]",
+    )  # fmt: skip
+    from lab.attention.capture import use_attention
+    from lab.datasets import read_jsonl
+
+    loaded = load_model(config.model.name, device="cpu")
+    use_attention(loaded.model, attention)
+    found = ablate(loaded, read_jsonl(scenes)[:5], config)
+    assert not found.failed
+    assert set(found.measured) == set(config.ablate.interventions)
+    assert len(found.heads) == 2
+    json.dumps(to_json(found), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ablate.interventions=[zer]"], "choose from redirect"),
+        (["ablate.sets=[worst]"], "choose from alone"),
+        (["ablate.interventions=[box]"], "set ablate.box"),
+        (["data.data_file=null"], "no data file"),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_model_is_loaded(overrides, message):
+    with pytest.raises(UserError, match=message):
+        run(configuration("stage=ablate", *overrides))
+    with pytest.raises(UserError, match=r"ablate\.box"):
+        configuration("ablate.box=[0.5,0,0.2,1]")
