@@ -8,7 +8,7 @@ about it is then text alone, tokenized with the place of each token in it.
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +112,11 @@ class ChatFamily(Family):
         """What stands for the picture in a text, before the processor writes it out."""
         return self.image_processor.image_token
 
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """What its image processor must be told again, where the processor's own defaults come before it."""
+        return {}
+
     def asked(self, text: str) -> str:
         """A text with the placeholder in it, as the processor hands it on to the tokenizer but for the picture."""
         return text
@@ -131,7 +136,7 @@ class ChatFamily(Family):
         processor = copy.copy(self.image_processor)
         processor.tokenizer, processor.image_processor = _Heard(processor.tokenizer), _Heard(processor.image_processor)
         text = self.placeholder + QUERY
-        output = processor(images=[image], text=text, return_tensors="pt")
+        output = processor(images=[image], text=text, images_kwargs=self.image_options, return_tensors="pt")
         written = processor.tokenizer.argument("text")
         after = self.asked(text).removeprefix(self.placeholder)
         written = written[0] if isinstance(written, list) else written
@@ -214,7 +219,10 @@ class ChatFamily(Family):
         told = {"role": "system", "content": [{"type": "text", "text": system}]}
         options = {"continue_final_message": True} if conv_mode == CHAT_OPEN else {"add_generation_prompt": True}
         try:
-            text = self.image_processor.apply_chat_template([told, asked] if system else [asked], **options)
+            turns = [told, asked] if system else [asked]
+            text = ProcessorMixin.apply_chat_template(
+                self.image_processor, turns, **options
+            )  # SmolVLM's asks for videos
         except Exception as error:  # a template is a program of its own
             raise UserError(
                 f"The checkpoint's chat template cannot be filled in: {' '.join(str(error).split())[:200]}"
@@ -244,17 +252,17 @@ class _Heard:
         return getattr(self.part, name)
 
 
-def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Along the first dimension; smaller ones are filled up with zeros at the end of the others."""
+def joined(tensors: Sequence[torch.Tensor], fill: int = 0) -> torch.Tensor:
+    """Along the first dimension; smaller ones are filled up at the end of the others."""
     most = [max(tensor.shape[dim] for tensor in tensors) for dim in range(1, tensors[0].dim())]
-    return torch.cat([_filled(tensor, most) for tensor in tensors])
+    return torch.cat([_filled(tensor, most, fill) for tensor in tensors])
 
 
-def _filled(tensor: torch.Tensor, most: Sequence[int]) -> torch.Tensor:
+def _filled(tensor: torch.Tensor, most: Sequence[int], fill: int) -> torch.Tensor:
     missing = [size - have for size, have in zip(most, tensor.shape[1:], strict=True)]
     if not any(missing):
         return tensor
-    return torch.nn.functional.pad(tensor, [side for gap in reversed(missing) for side in (0, gap)])
+    return torch.nn.functional.pad(tensor, [side for gap in reversed(missing) for side in (0, gap)], value=fill)
 
 
 def _parts(frame: str, texts: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
@@ -276,14 +284,25 @@ def whole(image: Image.Image, rows: int, cols: int, start: int = 0) -> Grid:
     return Grid.stretched(rows, cols, image.size, start)
 
 
+def tiles(image: Image.Image, rows: int, cols: int, side: int, start: int = 0) -> list[Grid]:
+    """Grids of side x side over rows x cols tiles of the stretched picture, row by row."""
+    across, down = image.width / cols, image.height / rows
+    places = [(row, col) for row in range(rows) for col in range(cols)]
+    return [
+        Grid(
+            start + number * side**2,
+            side,
+            side,
+            (col * across, row * down, (col + 1) * across, (row + 1) * down),
+            kind="tile",
+        )
+        for number, (row, col) in enumerate(places)
+    ]
+
+
 def square(tokens: int) -> int:
     """The side of a square of so many tokens. Raises UserError if it is none."""
     side = round(tokens**0.5)
     if side * side != tokens:
         raise UserError(f"its {tokens} image tokens are no square grid")
     return side
-
-
-def shifted(layout: Layout, shift: int) -> Layout:
-    """The same where the model counts places otherwise behind the picture."""
-    return replace(layout, shift=shift)

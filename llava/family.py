@@ -103,6 +103,7 @@ class Family(ABC):
     """What several checkpoints have in common; an instance is one checkpoint without its weights."""
 
     model_types: ClassVar[tuple[str, ...]]  # in config.json
+    special: ClassVar[str]  # what is special about its pictures, in a line of a table
     own_conv_mode: ClassVar[str] = "referseg"  # the template that asks if no other is named
 
     tokenizer: PreTrainedTokenizerFast

@@ -195,7 +195,8 @@ def fused_attention(
 ) -> tuple[Float[torch.Tensor, "B Q H D"], None]:
     """transformers' interface for one layer; the weights that `kept_rows` wants are computed beside it.
 
-    `attention_mask` is True where a query sees a key, and None for plain causal attention. Behind a prefix (see
+    `attention_mask` is True where a query sees a key, and None for plain causal attention, or for attention to
+    everything if the layer is not causal. Behind a prefix (see
     `Wanted`) it has rows only for the queries after it. `softcap` bounds the scores, as in Gemma 2.
     """
     unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
@@ -204,6 +205,10 @@ def fused_attention(
             f"model.attention=fused does not know this model's {', '.join(unknown)}; set model.attention=eager"
         )
     kept: _Kept | None = vars(module).get("kept")
+    if attention_mask is None and not getattr(module, "is_causal", True):
+        attention_mask = query.new_ones((1, 1, 1, 1), dtype=torch.bool).expand(
+            len(query), 1, query.shape[2], key.shape[2]
+        )
     scaling, softcap = scaling or query.shape[-1] ** -0.5, options.get("softcap")
     if kept is not None:
         kept.add(wanted_weights(query, key, attention_mask, scaling, kept.wanted, softcap))

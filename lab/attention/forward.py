@@ -47,6 +47,8 @@ def stacked(rows: Sequence[torch.Tensor]) -> Rows:
 
 def _at_once(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
     text = packed.inputs(attention_name(loaded.model), loaded.dtype)
+    if loaded.family.sharing is Sharing.ALONE:  # a prompt that is read in both directions must not see its padding
+        text["attention_mask"] = packed.own.long()
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
         # the model below the output layer: no text is asked for
         loaded.model.model(**text, **inputs, **loaded.family.text_inputs(packed.ids), use_cache=False)

@@ -38,6 +38,11 @@ class Packed:
         """Whether every row is one ordinary prompt, for which the model's own mask does: padding comes after it."""
         return self.last.shape[1] == 1
 
+    @property
+    def own(self) -> Bool[torch.Tensor, "batch length"]:
+        """Where rows hold their prompts, and not padding."""
+        return self.part <= self.last.shape[1]
+
     def to(self, device: torch.device) -> "Packed":
         """The same on a device; to a GPU without waiting for what it is doing."""
 

@@ -19,16 +19,18 @@ from llava.checkpoint.weights import one_line_errors
 CONFIGS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
-def load_processor(folder: Path, model_type: str, options: Mapping[str, Any] | None = None) -> ProcessorMixin:
+def load_processor(
+    folder: Path, model_type: str, options: Mapping[str, Any] | None = None, kind: Any = None
+) -> ProcessorMixin:
     """The processor of a checkpoint folder, without what only videos and sound need.
 
     `options` are those of its image processor (`min_pixels`, `do_pan_and_scan`, ...) and take the place of the
-    checkpoint's own.
+    checkpoint's own. `kind` is the processor's class, if the files are not to name it.
 
     Raises:
         UserError: a file is missing or broken, an option is unknown, or the family needs a package that is not there.
     """
-    kind = _kind(folder, model_type)
+    kind = kind or _kind(folder, model_type)
     with one_line_errors(folder):
         parts = {name: _part(name, folder, dict(options or {})) for name in kind.get_attributes()}
         settings, _ = kind.get_processor_dict(folder)

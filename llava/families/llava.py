@@ -22,6 +22,7 @@ class Llava(Family):
     """`geometry` is an ImageGeometry: the picture is padded to a square, or its middle is cropped out."""
 
     model_types = tuple(LANGUAGE_MODELS)
+    special = "one square grid; the picture is padded to a square, or its middle is cropped out (image_aspect_ratio)"
 
     @classmethod
     def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:

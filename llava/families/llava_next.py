@@ -24,6 +24,7 @@ class LlavaNext(Family):
     """`geometry` is a TileGeometry; the number of image tokens depends on the picture's shape."""
 
     model_types = ("llava_next",)
+    special = "the whole picture, then its tiles without their padding, a newline token behind each row"
 
     @classmethod
     def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:

@@ -22,9 +22,9 @@ from lab.base.errors import UserError
 from lab.base.paths import home
 from llava.checkpoint.files import fetch, read_json
 from llava.checkpoint.weights import place
-from llava.families import FAMILIES
+from llava.families import family_of
 from llava.families.llava import Llava
-from llava.family import Family, LoadedModel, Request
+from llava.family import LoadedModel, Request
 
 if TYPE_CHECKING:
     from conf.schema import ModelConfig
@@ -75,26 +75,18 @@ def load_model(
     cache_dir = None if cache_dir is None else str(home(cache_dir))
     folder = fetch(name, cache_dir)
     raw = read_json(folder / "config.json")
-    loaded = _family(name, raw).load(Request(name, base, cache_dir, placement, pad, image_processor or {}), folder, raw)
+    loaded = family_of(name, raw).load(
+        Request(name, base, cache_dir, placement, pad, image_processor or {}), folder, raw
+    )
     for note in loaded.notes:
         log.info("%s: %s", name, note)
     return loaded
 
 
-def _family(name: str, raw: dict[str, Any]) -> type[Family]:
-    kind = raw.get("model_type")
-    if kind not in FAMILIES:
-        raise UserError(
-            f"{name} is no LLaVA checkpoint and of no other family known here: "
-            f"its config.json says model_type {kind!r}; known are {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[kind]
-
-
 def load_llava(name: str, *, cache_dir: str | None = None, **options: Any) -> LoadedModel:
     """`load_model` for LLaVA itself. Raises UserError also for a checkpoint of another family."""
     raw = read_json(fetch(name, cache_dir) / "config.json")
-    if _family(name, raw) is not Llava:
+    if family_of(name, raw) is not Llava:
         raise UserError(f"{name} is no LLaVA checkpoint but of model_type {raw['model_type']!r}; use load_model for it")
     return load_model(name, cache_dir=cache_dir, **options)
 

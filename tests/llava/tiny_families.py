@@ -67,14 +67,21 @@ def _write(
     return folder
 
 
+GEMMA_NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+
+
 def draw(model: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random values for a model's parameters, large enough for attention far from uniform."""
     generator = torch.Generator().manual_seed(seed)
 
+    from_one = {  # norms of Gemma count their weight from one
+        f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ in GEMMA_NORMS
+    }
+
     def values(name: str, shape: torch.Size) -> torch.Tensor:
         drawn = torch.randn(shape, generator=generator)
         if "norm" in name and name.endswith("weight"):
-            return 1 + 0.1 * drawn
+            return (name not in from_one) + 0.1 * drawn
         return drawn * (0.1 if len(shape) == 1 else 1.2 * shape[1:].numel() ** -0.5)
 
     return {name: values(name, parameter.shape) for name, parameter in model.named_parameters()}

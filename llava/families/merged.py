@@ -1,0 +1,28 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: one grid as fine as the picture is large, merged m x m patches a token."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from llava.chat import ChatFamily, Layout, whole
+from llava.family import Sharing
+
+
+class Merged(ChatFamily):
+    """Tokens have two coordinates each (M-RoPE), so what follows is counted from the longer side of the grid."""
+
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm46v")
+    special = "one grid in the picture's own shape; its fineness follows min_pixels and max_pixels (or size)"
+    marks_image_tokens = "mm_token_type_ids"
+
+    @classmethod
+    def shares(cls, text_config: Any, context: int) -> Sharing:
+        own = super().shares(text_config, context)
+        return Sharing.CACHED if own is Sharing.PACKED else own  # a block mask would need coordinates of its own
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        merge = self.image_processor.image_processor.merge_size
+        _, rows, cols = (int(count) for count in made["image_grid_thw"][0])
+        rows, cols = rows // merge, cols // merge
+        return Layout((whole(image, rows, cols),), shift=max(rows, cols) - rows * cols)

@@ -1,0 +1,55 @@
+"""Families that see a picture in tiles and, small, as a whole: InternVL, Aya and Command A Vision, Idefics3, Ovis2."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from llava.chat import ChatFamily, Layout, square, tiles, whole
+
+
+class InternVL(ChatFamily):
+    """Tiles of the stretched picture, row by row; the thumbnail comes last, if there is more than one tile."""
+
+    model_types = ("internvl", "aya_vision", "cohere2_vision")
+    special = "tiles row by row (min_patches, max_patches), the whole picture last; cohere2_vision needs torchvision"
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        count, own = int(made["num_patches"][0]), self.image_processor.image_processor
+        side = square(tokens // count)
+        if count == 1:
+            return Layout((whole(image, side, side),))
+        choose = sys.modules[type(own).__module__].get_optimal_tiled_canvas
+        tile, (width, height) = own.size, image.size
+        cols, rows = choose((height, width), (tile["height"], tile["width"]), own.min_patches, own.max_patches)
+        grids = tiles(image, rows, cols, side)
+        if count > rows * cols:
+            grids.append(whole(image, side, side, start=rows * cols * side**2))
+        return Layout(tuple(grids))
+
+
+class Idefics3(ChatFamily):
+    """Tiles of the stretched picture, row by row, then the whole picture; a small one is not split."""
+
+    model_types = ("idefics3", "smolvlm")
+    special = "tiles row by row (do_image_splitting), the whole picture last; smolvlm needs num2words"
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        rows, cols = made["rows"][0][0], made["cols"][0][0]
+        side = square(tokens // (rows * cols + 1))
+        return Layout((*tiles(image, rows, cols, side), whole(image, side, side, start=rows * cols * side**2)))
+
+
+class Ovis2(ChatFamily):
+    """The whole picture first, then its tiles row by row, if there is more than one."""
+
+    model_types = ("ovis2",)
+    special = "the whole picture first, then tiles row by row (min_patches, max_patches)"
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        rows, cols = (int(count) for count in made["grids"][0])
+        count = rows * cols
+        side = square(tokens // (count + 1 if count > 1 else 1))
+        rest = tiles(image, rows, cols, side, start=side**2) if count > 1 else []
+        return Layout((whole(image, side, side), *rest))
