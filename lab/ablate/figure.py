@@ -24,6 +24,7 @@ MARKS: dict[str, tuple[str, str, str, float, float]] = {
     "all": ("all heads changed", "^", INK, 34, -0.1),
     "none": ("all heads changed", "^", INK, 34, -0.1),
 }
+LEAST = 0.01  # nats; below, the scale is linear, above, it is logarithmic
 CURVES = (BOX_COLOUR, ORANGE, GREEN, PURPLE, INK, GREY)
 WIDTH, ROW, LEFT, CURVE, MARGIN = 5.6, 0.62, 2.75, 3.2, 0.55  # inches: dots, a row, names, curves, around
 
@@ -81,7 +82,9 @@ def _dots(axis: Axes, found: Ablation, names: dict[str, str], unit: str) -> None
     if unit == "%":
         axis.set_xlim(0, 100)
     else:
+        axis.set_xscale("symlog", linthresh=LEAST)
         axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter("{x:g}")
     _legend(axis, seen)
 
 

@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 
 from lab.ablate.changes import Change, cut, moved, said
-from lab.ablate.things import Thing, distribution, share_of_cells
+from lab.ablate.things import Thing, distribution, mask_in_cells, share_of_cells
 from lab.base.errors import UserError
 from lab.datasets.boxes import Box
+from lab.datasets.masks import read_mask
 from llava.family import Picture
 
 Layers = Sequence[torch.Tensor]  # of each layer, what a change needs
@@ -48,6 +49,13 @@ class About:
             return None
         return [torch.from_numpy(to).float().to(self.means[0].device)[None]] * self.num_layers
 
+    def where(self, thing: Thing) -> Float[np.ndarray, " vis"]:
+        """What share of each image token's cell the thing covers: its mask or, without one, its box."""
+        if thing.mask_source is None:
+            return self.boxes(thing.box_xyxy)
+        mask = read_mask(thing.mask_source, self.image_size)
+        return mask_in_cells(self.picture.grids, self.picture.tokens, mask)
+
     def boxes(self, *boxes: Box) -> Float[np.ndarray, " vis"]:
         """What share of each image token's cell lies in one of the boxes."""
         return share_of_cells(self.picture.grids, self.picture.tokens, boxes)
@@ -68,7 +76,7 @@ class Intervention:
 
 
 def _other(about: About) -> Layers | None:
-    return None if about.other is None else about.everywhere(about.boxes(about.other.box_xyxy))
+    return None if about.other is None else about.everywhere(about.where(about.other))
 
 
 def _background(about: About) -> Layers | None:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lab.ablate.answers import read_answer
 from lab.base.errors import UserError, quoted
 from lab.datasets import Sample
 from lab.datasets.boxes import Box, read_box
+from lab.datasets.masks import MaskSource, check_source
 from lab.measure.metrics import box_iou
 from llava.grid import Grid
 
 SAME = 0.5  # IoU from which two boxes are of one thing
-EXPECTED = 'expected others: [{"bbox": [x, y, width, height], "answer": "..."}, ...]'
+EXPECTED = 'expected others: [{"bbox": [x, y, width, height], "segmentation": {...}, "answer": "..."}, ...]'
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Thing:
 
     box_xyxy: Box
     answer: str | None = None
+    mask_source: MaskSource | None = None  # in the forms of a sample's
 
 
 def answer_of(sample: Sample) -> str | None:
@@ -44,7 +46,7 @@ def things_beside(sample: Sample, row: Sequence[Sample]) -> list[Thing]:
     beside = [one for one in row if one.box_xyxy is not None and one.id != sample.id]
     own = np.array(sample.box_xyxy or (np.nan,) * 4)
     return [
-        Thing(one.box_xyxy, answer_of(one))
+        Thing(one.box_xyxy, answer_of(one), one.mask_source)
         for one in beside
         if one.box_xyxy is not None and box_iou(np.array(one.box_xyxy), own) < SAME
     ]
@@ -55,12 +57,14 @@ def _named(sample: Sample) -> list[Thing]:
     if not isinstance(given, list) or not all(isinstance(one, dict) and "bbox" in one for one in given):
         raise UserError(f"sample {sample.id}: others {quoted(given)} is malformed; {EXPECTED}")
     try:
-        return [
-            Thing(read_box(one["bbox"], one.get("bbox_format", "xywh")), read_answer(one.get("answer")))
-            for one in given
-        ]
+        return [_thing(one) for one in given]
     except UserError as error:
         raise UserError(f"sample {sample.id}: others: {error}") from None
+
+
+def _thing(given: dict[str, Any]) -> Thing:
+    mask = check_source(given["segmentation"]) if "segmentation" in given else None
+    return Thing(read_box(given["bbox"], given.get("bbox_format", "xywh")), read_answer(given.get("answer")), mask)
 
 
 def first_word(answer: str | None) -> str | None:
@@ -81,6 +85,23 @@ def share_of_cells(grids: Sequence[Grid], tokens: int, boxes: Sequence[Box]) -> 
         for box in boxes:
             covered = np.outer(_covered(grid, box, 1), _covered(grid, box, 0))  # rows x cols
             shares[grid.index] = np.maximum(shares[grid.index], covered)
+    return shares
+
+
+def mask_in_cells(
+    grids: Sequence[Grid], tokens: int, mask: Bool[np.ndarray, "height width"]
+) -> Float[np.ndarray, " tokens"]:
+    """What share of each token's cell the mask covers, 0 to 1, to the nearest pixel. Tokens in no grid have 0."""
+    shares, sums = np.zeros(tokens), np.pad(mask.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    for grid in grids:
+        x0, y0, x1, y1 = grid.extent_xyxy
+        across, down = (
+            np.clip(np.linspace(low, high, number + 1).round().astype(int), 0, size)
+            for low, high, number, size in ((x0, x1, grid.cols, mask.shape[1]), (y0, y1, grid.rows, mask.shape[0]))
+        )
+        covered = np.diff(np.diff(sums[np.ix_(down, across)], axis=0), axis=1)
+        cell = (x1 - x0) * (y1 - y0) / (grid.rows * grid.cols)
+        shares[grid.index] = np.minimum(covered / cell, 1)
     return shares
 
 

@@ -19,6 +19,7 @@ from lab.ablate.asking import Part, ReadPicture
 from lab.ablate.interventions import INTERVENTIONS, About, Layers
 from lab.ablate.sets import HeadSet
 from lab.ablate.things import answer_of, first_word, things_beside
+from lab.base.errors import UserError
 from lab.datasets import Sample
 from llava.family import LoadedModel
 
@@ -66,14 +67,17 @@ class Trial:
         return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
     def take(self, samples: Sequence[Sample], question: Question) -> None:
-        """Measures the samples of one picture. Raises UserError if a line's answer or things are malformed."""
+        """Measures the samples of one picture. Raises UserError naming one whose answer or things are malformed."""
         picture = ReadPicture(self.loaded, question)
         looked = picture.look()[0][:, 0].float()  # layers heads queries vis
         for number, sample in enumerate(samples):
             about = self._about(number, samples, question, looked)
             text = answer_of(sample)
             answer = None if text is None else tokenized(text, self.loaded.tokenizer)
-            self._scores.append(self._measure(picture, number, about, answer))
+            try:
+                self._scores.append(self._measure(picture, number, about, answer))
+            except UserError as error:
+                raise UserError(f"sample {sample.id}: {error}") from None
             self.samples.append(sample)
             self.words.append(answer.number if answer else 0)
 

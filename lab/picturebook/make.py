@@ -4,7 +4,8 @@
 
 `out/images/<scene>.png`, `out/masks/<id>.png` (0 or 255) and `out/picturebook.jsonl`, one line a sample: `id`,
 `prompt`, `image_path`, `mask_path` (relative to the file), `bbox` [x, y, w, h] in pixels, `category`, `answer`, and
-`others`: the other things of the picture, each with its `bbox` and what the `answer` would be if it were meant.
+`others`: the other things of the picture, each with its `bbox`, its mask as an RLE (`segmentation`), and what the
+`answer` would be if it were meant.
 
 `n` counts scenes. With `expressions=2` a scene has a second one where it can, about another thing and of the same
 category, so that both ask for the same attributes.
@@ -24,6 +25,7 @@ from PIL import Image
 
 from lab.base.console import exit_in_one_line, progress
 from lab.base.errors import UserError
+from lab.datasets.rle import encode
 from lab.picturebook.drawing import TRAINING_SEEDS
 from lab.picturebook.expressions import CATEGORIES, Expression, describe
 from lab.picturebook.world import Scene, make_scene, mask_box_xyxy, render
@@ -53,9 +55,10 @@ class Drawn:
     def others(self) -> list[dict[str, Any]]:
         """The things that are not meant."""
         others = [i for i in np.unique(self.owner).tolist() if i >= 0 and i not in self.expression.targets]
+        masks = [self.owner == i for i in others]
         return [
-            {"bbox": _xywh(mask_box_xyxy(self.owner == i)), "answer": " ".join(self.expression.answers[i])}
-            for i in others
+            {"bbox": _xywh(mask_box_xyxy(mask)), "segmentation": encode(mask), "answer": " ".join(answer)}
+            for mask, answer in zip(masks, (self.expression.answers[i] for i in others), strict=True)
         ]
 
 

@@ -10,7 +10,7 @@ from lab.ablate.answers import Answer, against_answer, divergence, read_answer, 
 from lab.ablate.estimates import estimates
 from lab.ablate.interventions import check_interventions
 from lab.ablate.sets import HeadSet, check_kinds, head_sets
-from lab.ablate.things import Thing, distribution, share_of_cells, things_beside
+from lab.ablate.things import Thing, distribution, mask_in_cells, share_of_cells, things_beside
 from lab.base.errors import UserError
 from lab.datasets import Sample
 from llava.grid import Grid
@@ -68,8 +68,8 @@ def sample(name: str, box=(0, 0, 10, 10), **extra) -> Sample:
 
 
 def test_other_things_are_the_lines_own_or_those_of_other_lines():
-    corners = {"bbox": [2, 0, 3, 4], "bbox_format": "xyxy"}
-    assert things_beside(sample("a", others=[corners]), ()) == [Thing((2, 0, 3, 4))]
+    corners = {"bbox": [2, 0, 3, 4], "bbox_format": "xyxy", "segmentation": [[2, 0, 3, 0, 3, 4]]}
+    assert things_beside(sample("a", others=[corners]), ()) == [Thing((2, 0, 3, 4), None, [[2, 0, 3, 0, 3, 4]])]
     own = sample("a", others=[{"bbox": [20, 0, 10, 10], "answer": "red"}])
     assert things_beside(own, [own, sample("b", (50, 50, 60, 60))]) == [Thing((20, 0, 30, 10), "red")]
     row = [
@@ -90,6 +90,15 @@ def test_cells_count_by_how_much_of_them_lies_in_a_box():
     np.testing.assert_allclose(shares, [1, 0.5, 0, 0, 0, 0.5, 0.25, 0])
     np.testing.assert_allclose(distribution(shares).sum(), 1)
     assert distribution(np.zeros(3)) is None
+
+
+def test_a_mask_covers_the_cells_that_it_lies_in():
+    mask = np.zeros((20, 20), bool)
+    mask[:10, :15] = True
+    grids = (Grid(0, 2, 2, (0, 0, 20, 20)), Grid(5, 1, 2, (0, 0, 20, 20)))
+    np.testing.assert_allclose(mask_in_cells(grids, 8, mask), share_of_cells(grids, 8, [(0, 0, 15, 10)]))
+    padded = mask_in_cells([Grid(0, 2, 2, (0, -20, 40, 20))], 4, mask)  # a quarter of the square holds the picture
+    np.testing.assert_allclose(padded, [0, 0, 150 / 400, 0])
 
 
 # sets

@@ -1,11 +1,16 @@
 """stage=ablate on drawn scenes, with and without answers, and on a second family."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from collector import collect
 from lab.ablate.report import to_json
+from lab.attention.capture import use_attention
 from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.datasets import read_jsonl
 from lab.picturebook.make import make
 from lab.stages.ablate import ablate
 from llava.model.builder import load_model
@@ -92,9 +97,6 @@ def test_a_second_family_runs(tmp_path, scenes, attention):
         "stage=ablate", model, f"model.attention={attention}", f"data.data_file={scenes}", *QUICK, "logic.top_k=2",
         "ablate.box=[0,0,0.5,0.5]", "ablate.interventions=[redirect,swap,background,box,mean,block,keep_zero]",
     )  # fmt: skip
-    from lab.attention.capture import use_attention
-    from lab.datasets import read_jsonl
-
     loaded = load_model(config.model.name, device="cpu")
     use_attention(loaded.model, attention)
     found = ablate(loaded, read_jsonl(scenes)[:5], config)
@@ -118,3 +120,15 @@ def test_what_cannot_be_is_told_before_the_model_is_loaded(overrides, message):
         run(configuration("stage=ablate", *overrides))
     with pytest.raises(UserError, match=r"ablate\.box"):
         configuration("ablate.box=[0.5,0,0.2,1]")
+
+
+def test_an_exact_answer_is_what_the_model_writes(picturebook, scenes):
+    samples = read_jsonl(scenes)[:8]
+    asked = replace(configuration().model, use_generate=True)
+    written = [
+        collect(picturebook, open_image(one.image_file), one.query, asked).meta["generated_text"] for one in samples
+    ]
+    right = [text == one.extra["answer"] for text, one in zip(written, samples, strict=True)]
+    found = ablate(picturebook, samples, configuration("ablate.interventions=[zero]", "ablate.sets=[]", *QUICK[:2]))
+    assert found.of("zero", "exact")["untouched"].value == pytest.approx(sum(right) / len(right))
+    assert 0 < sum(right) < len(right)
