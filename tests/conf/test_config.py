@@ -24,7 +24,7 @@ def presets(group: str) -> list[str]:
 
 @pytest.mark.parametrize("model", presets("model"))
 def test_every_model_preset_composes_and_is_possible(model):
-    cfg = configuration(f"model={model}")
+    cfg = configuration(f"model={model}", *(["model.name=a/b"] if model == "auto" else []))
     assert cfg.model.name
 
 
