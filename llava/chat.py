@@ -73,6 +73,7 @@ class ChatFamily(Family):
             cls.check(config, request.name)
             kind = AutoModelForImageTextToText._model_mapping[type(config)]
         processor = cls.processor_of(folder, config, request.options)
+        processor.options = dict(request.options)
         weights = fetch_weights(request.name, request.cache_dir)
         model, _ = load_weights(kind, weights, config, request.placement)
         token = cls.image_token_id(config, processor)
@@ -114,8 +115,8 @@ class ChatFamily(Family):
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """What its image processor must be told again, where the processor's own defaults come before it."""
-        return {}
+        """What its image processor must be told again, because the processor's own defaults come before it."""
+        return self.image_processor.options
 
     def asked(self, text: str) -> str:
         """A text with the placeholder in it, as the processor hands it on to the tokenizer but for the picture."""

@@ -60,7 +60,8 @@ class Gemma3(ChatFamily):
     @property
     def image_options(self) -> dict[str, Any]:
         own = self.image_processor.image_processor
-        return {key: value for key in PAN_AND_SCAN if (value := getattr(own, key, None)) is not None}
+        scan = {key: value for key in PAN_AND_SCAN if (value := getattr(own, key, None)) is not None}
+        return {**scan, **super().image_options}
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         crops = int(made["num_crops"][0])

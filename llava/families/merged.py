@@ -21,6 +21,10 @@ class Merged(ChatFamily):
         own = super().shares(text_config, context)
         return Sharing.CACHED if own is Sharing.PACKED else own  # a block mask would need coordinates of its own
 
+    @property
+    def image_options(self) -> dict[str, Any]:
+        return {}  # the image processor has them; at a call, min_pixels and max_pixels are deprecated
+
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         merge = self.image_processor.image_processor.merge_size
         _, rows, cols = (int(count) for count in made["image_grid_thw"][0])

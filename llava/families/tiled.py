@@ -38,7 +38,8 @@ class Idefics3(ChatFamily):
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         rows, cols = made["rows"][0][0], made["cols"][0][0]
         side = square(tokens // (rows * cols + 1))
-        return Layout((*tiles(image, rows, cols, side), whole(image, side, side, start=rows * cols * side**2)))
+        parts = tiles(image, rows, cols, side) if rows * cols else []
+        return Layout((*parts, whole(image, side, side, start=rows * cols * side**2)))
 
 
 class Ovis2(ChatFamily):
