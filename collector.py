@@ -25,6 +25,7 @@ from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.records.record import Record
 from llava.family import LoadedModel, Picture, Sharing
+from llava.layers import warn_of_cut_pictures
 from llava.prompt import Prompt, check_query
 
 SCHEMA = 1  # of a record's meta
@@ -135,6 +136,7 @@ class PendingRecords:
         text: str | None = None,
     ) -> None:
         self.loaded, self.questions, self.config, self.text = loaded, questions, config, text
+        warn_of_cut_pictures(loaded.name, loaded.text_config, [one for own in questions for one in own.prompts])
         self._copied: torch.cuda.Event | None = None
         self._rows = rows
         if rows.is_cuda:  # one copy for the batch

@@ -7,6 +7,7 @@ about it is then text alone, tokenized with the place of each token in it.
 
 import copy
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class ChatFamily(Family):
         draft = cls(processor.tokenizer, processor, None, None, 0)  # type: ignore[arg-type]
         with one_line_errors(folder):
             usual, small = (draft.read(Image.new("RGB", size), token) for size in (USUAL, SMALL))
-        words = " and ".join(f"{grid.rows} x {grid.cols}" for grid in usual.grids)
+        shapes = Counter(f"{grid.rows} x {grid.cols}" for grid in usual.grids)
+        words = " and ".join(shape if count == 1 else f"{count} of {shape}" for shape, count in shapes.items())
         fewest = min(usual.tokens, small.tokens)
         geometry = Measured(max(usual.tokens, small.tokens), fewest, f"{words}, {usual.tokens} image tokens")
         return finish(

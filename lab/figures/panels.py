@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 from bbox import Localization
+from lab.base.colours import APART
 from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR
 from lab.figures.labels import Box, place_labels
 from lab.figures.style import HEAT, LABEL, SMALL, text_size
@@ -26,14 +27,6 @@ from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
 TALLEST, WIDEST = 1 / 3, 5.0  # width by height; a picture beyond is stretched, or it could not be seen at all
-PLACE_COLOURS = (
-    "#d55e00",
-    "#0072b2",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # Okabe and Ito's, for colour-blind readers
 MOST_SHARES = 6  # numbers on one map; the rest of the places are small
 LABEL_PAD = 0.02  # inches around a number
 CASED: dict[str, Any] = {"path_effects": [withStroke(linewidth=2.2, foreground="black")]}
@@ -121,9 +114,9 @@ def draw_components(
     x0, y0, x1, y1 = grid.extent_xyxy
     order = np.argsort(-shares, kind="stable")
     colour_of = np.zeros(len(shares) + 1, int)
-    colour_of[order + 1] = 1 + np.arange(len(shares)) % len(PLACE_COLOURS)
+    colour_of[order + 1] = 1 + np.arange(len(shares)) % len(APART)
     axis.imshow(
-        np.ma.masked_equal(colour_of[labels], 0), cmap=ListedColormap(PLACE_COLOURS), vmin=1, vmax=len(PLACE_COLOURS),
+        np.ma.masked_equal(colour_of[labels], 0), cmap=ListedColormap(APART), vmin=1, vmax=len(APART),
         alpha=0.75,
         extent=(x0, x1, y1, y0), aspect="auto", interpolation="nearest", zorder=2,
     )  # fmt: skip
@@ -156,7 +149,7 @@ def _write_shares(
             places.append(tuple(box / per_inch))
             masks.append(labels == component + 1)
             texts.append("<1 %" if 0 < share < 0.5 else f"{share:.0f} %")
-            colours.append(PLACE_COLOURS[rank % len(PLACE_COLOURS)])
+            colours.append(APART[rank % len(APART)])
     sizes = [(width + 2 * LABEL_PAD, height + 2 * LABEL_PAD) for width, height in map(_size, texts)]
     found = place_labels(places, sizes, (0, 0, across, across / picture.shape), gap=LABEL_PAD)
     for text, colour, mask, label in zip(texts, colours, masks, found, strict=True):

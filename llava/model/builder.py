@@ -2,9 +2,10 @@
 
     python -m llava.model.builder liuhaotian/llava-v1.5-7b
     python -m llava.model.builder my-lora-folder --base liuhaotian/llava-v1.5-7b --device cuda:1
+    python -m llava.model.builder Qwen/Qwen3-VL-4B-Instruct --image photo.jpg --query "the cup" --draw cells.png
 
-loads a checkpoint and prints what was found. `llava.families.FAMILIES` lists the families; of LLaVA itself three
-layouts are understood:
+loads a checkpoint, prints what was found and how it sees a picture, and draws its image tokens over the picture.
+`llava.families.FAMILIES` lists the families; of LLaVA itself three layouts are understood:
 
     transformers  config.json with vision_config and text_config (llava-hf/llava-1.5-7b-hf)
     original      config.json with mm_vision_tower (liuhaotian/llava-v1.5-7b)
@@ -18,13 +19,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from lab.base.errors import UserError
+from lab.base.files import write_atomic
+from lab.base.images import open_image
 from lab.base.paths import home
 from llava.checkpoint.files import fetch, read_json
 from llava.checkpoint.weights import place
 from llava.families import family_of
 from llava.families.llava import Llava
 from llava.family import LoadedModel, Request
+from llava.model.cells import drawn, figure_kind
+from llava.model.look import describe, in_colour, look
 
 if TYPE_CHECKING:
     from conf.schema import ModelConfig
@@ -34,6 +41,7 @@ __all__ = ["LoadedModel", "load_from_config", "load_llava", "load_model"]
 log = logging.getLogger(__name__)
 
 ASPECT_RATIOS = ("pad", "crop")
+BLANK = (640, 480)  # pixels of the picture that is looked at if none is named
 
 
 def load_model(
@@ -107,27 +115,8 @@ def load_from_config(config: "ModelConfig", *, name: str | None = None, device: 
     return replace(loaded, name=config.name)
 
 
-def describe(loaded: LoadedModel) -> str:
-    """What was found, as a table of a few lines."""
-    text, vision = loaded.text_config, loaded.model.config.vision_config
-    layer = getattr(loaded.model.config, "vision_feature_layer", "the last")
-    rows = {
-        "checkpoint": loaded.name,
-        "layout": loaded.layout,
-        "language model": f"{text.model_type}, {loaded.num_layers} layers x {loaded.num_heads} heads",
-        "context": f"{loaded.context} tokens",
-        "vision tower": f"{vision.num_hidden_layers} layers are read, features from layer {layer}",
-        **loaded.geometry.describe(),
-        "dtype": f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device}",
-        "memory": f"{loaded.model.get_memory_footprint() / 1e9:.2f} GB",
-        "chat template": loaded.conv_mode or "not known from the name",
-    }
-    lines = [f"{key:<15} {value}" for key, value in rows.items()]
-    return "\n".join([*lines, *(f"note: {note}" for note in loaded.notes)])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Loads the checkpoint that the command line names, and prints what was found."""
+    """Loads the checkpoint that the command line names, and prints what was found and how it sees a picture."""
     parser = argparse.ArgumentParser(
         prog="python -m llava.model.builder", description="Loads a checkpoint and prints what was found."
     )
@@ -136,18 +125,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache-dir", help="where downloads go")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--image", help="the picture to look at; a blank one of 640 x 480 pixels if left out")
+    parser.add_argument("--query", default="the cup", help="what the prompt asks for")
+    parser.add_argument("--conv-mode", help="template of the prompt; the family's own if left out")
+    parser.add_argument("--draw", help="file for the picture with its image tokens drawn over it: .png, .pdf or .svg")
     chosen = parser.parse_args(arguments)
     try:
-        print(
-            describe(
-                load_model(
-                    chosen.name, base=chosen.base, cache_dir=chosen.cache_dir, dtype=chosen.dtype, device=chosen.device
-                )
-            )
-        )
+        _print_all(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _print_all(chosen: argparse.Namespace) -> None:
+    kind = figure_kind(chosen.draw) if chosen.draw else None
+    image = open_image(chosen.image) if chosen.image else Image.new("RGB", BLANK, "white")
+    loaded = load_model(
+        chosen.name, base=chosen.base, cache_dir=chosen.cache_dir, dtype=chosen.dtype, device=chosen.device
+    )
+    print(describe(loaded))
+    picture = loaded.family.picture(image)
+    prompt = loaded.family.prompt(chosen.query, picture, chosen.conv_mode)
+    print(f"\n{look(loaded, image.size, picture, prompt, colour=in_colour())}")
+    if kind:
+        write_atomic(chosen.draw, drawn(image, picture, kind))
+        print(f"\nwrote {chosen.draw}")
 
 
 if __name__ == "__main__":

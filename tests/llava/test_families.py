@@ -28,7 +28,9 @@ from llava.chat import Measured
 from llava.families import FAMILIES as KNOWN
 from llava.family import LoadedModel, Picture, Sharing
 from llava.grid import Grid
+from llava.layers import kinds, seen_tokens
 from llava.model.builder import load_llava, load_model, main
+from llava.model.look import grids
 from tests.llava.tiny_chat import CHAT_FAMILIES
 from tests.llava.tiny_families import FAMILIES as LLAVA_FAMILIES
 from tests.llava.tiny_families import MISTRAL, write_llava, write_llava_next
@@ -410,7 +412,30 @@ def test_the_prefix_is_shared_by_rows_that_have_the_same(eager):
 def test_what_was_found_is_told(folder, eager, capsys):
     main([str(folder), "--device", "cpu"])
     told = capsys.readouterr().out
+    picture = eager.family.picture(Image.new("RGB", (640, 480), "white"))
     assert all(text in told for text in (*eager.geometry.describe().values(), "3 layers x 4 heads"))
+    assert all(text in told for text in (*grids(picture.grids), f"image tokens    {picture.tokens}, from place"))
+    assert "[query: the cup]" in told or "[query: thecup]" in told  # LLaVA's templates leave out lone spaces
+
+
+@pytest.mark.parametrize("image", [WIDE, TALL], ids=["wide", "tall"])
+def test_what_layers_are_told_to_see_is_what_they_see(eager, image):
+    assert_seen_as_told(eager, image)
+
+
+def test_what_layers_with_a_window_are_told_to_see_is_what_they_see(variant, caplog):
+    for _ in range(2):
+        assert_seen_as_told(replace(variant, name=f"{variant.name} again"), WIDE)
+    said = [line for line in caplog.messages if "of the picture from the end of the prompt" in line]
+    assert len(said) == 1
+    assert f"see the last {SHORT} tokens only" in said[0]
+
+
+def assert_seen_as_told(loaded: LoadedModel, image: Image.Image) -> None:
+    seen = seen_tokens(loaded.text_config, loaded.family.prompt("a bird", loaded.family.picture(image)))
+    found = (collect(loaded, image, "a bird").attn > 0).sum(-1)[..., 0]
+    for layer, kind in enumerate(kinds(loaded.text_config)):
+        assert (found[layer] == seen[kind]).all()
 
 
 def test_a_picture_that_leaves_no_room_for_words(eager):
