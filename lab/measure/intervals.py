@@ -226,8 +226,13 @@ def paired_bootstrap(
 
 
 def percentiles(draws: Float[np.ndarray, "draws *rest"], level: float = 0.95) -> Float[np.ndarray, "2 *rest"]:
-    """The ends of the middle part, `level` from 0 to 1, of what was drawn; NaN is left out."""
-    return np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    """The ends of the middle part, `level` from 0 to 1, of what was drawn; NaN is left out.
+
+    NaN where nothing else was drawn.
+    """
+    any_drawn = ~np.isnan(draws).all(axis=0)
+    ends = np.nanquantile(np.where(any_drawn, draws, 0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.where(any_drawn, ends, np.nan)
 
 
 def resampled(

@@ -102,8 +102,10 @@ def _table(study: Study, table: Table) -> str:
 
 
 def _overlap(study: Study, row: Row) -> str:
+    """Mean share in % that two subsets have in common; nothing where there are not two."""
     label = row.labels[0]
-    return f"{100 * np.mean(study.discovery_overlap(int(label))):.0f}" if label.isdigit() else ""
+    shares = study.discovery_overlap(int(label)) if label.isdigit() else []
+    return f"{100 * np.mean(shares):.0f}" if shares else ""
 
 
 def _cell(value: float, low: float, high: float, *, spread: bool) -> str:

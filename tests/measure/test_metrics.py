@@ -17,7 +17,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from lab.base.errors import UserError
 from lab.datasets import Truth, rle
 from lab.measure.coco import coco_predictions
-from lab.measure.intervals import bootstrap, compare, summarize
+from lab.measure.intervals import bootstrap, compare, percentiles, summarize
 from lab.measure.metrics import (
     Prediction,
     Score,
@@ -347,6 +347,13 @@ def test_a_figure_counts_only_samples_that_have_it():
     assert rows["large", "mIoU"] == (0.25, 1)
     assert ("small", "cIoU") not in rows
     assert not any(metric == "pointing" for _, metric in rows)
+
+
+def test_a_figure_that_no_resample_counts_has_no_interval_and_says_nothing():
+    nothing, once = np.full(5, np.nan), np.array([np.nan, 0.25, np.nan, 0.75, np.nan])
+    low, high = percentiles(np.stack([nothing, once], axis=1))
+    assert np.isnan([low[0], high[0]]).all()
+    assert (low[1], high[1]) == pytest.approx((0.2625, 0.7375))  # 2.5 and 97.5 % of the way from 0.25 to 0.75
 
 
 def test_intervals_are_those_of_scipys_percentile_bootstrap():
