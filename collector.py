@@ -24,6 +24,7 @@ from lab.attention.forward import Rows, image_rows, stacked, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.records.record import Record
+from llava.conversation import ASKED_WITH
 from llava.family import LoadedModel, Picture, Sharing
 from llava.layers import warn_of_cut_pictures
 from llava.prompt import Prompt, check_query
@@ -174,7 +175,7 @@ class PendingRecords:
             "stations": prompt.stations,
             "conv_mode": self.config.conv_mode or loaded.family.own_conv_mode,
             "prompt": prompt.text,
-            **{key: value for key in ("question", "system") if (value := getattr(self.config, key)) is not None},
+            **{key: value for key in ASKED_WITH if (value := getattr(self.config, key)) is not None},
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
             "versions": {

@@ -409,9 +409,8 @@ class ModelConfig(Group, path="model"):
         None, "what is asked about the expression, such as 'Where is {query}?'; null: it alone", takes="text"
     )
     system: str | None = key(None, "system text; null: the template's own", takes="text")
-    image_processor: dict[str, Any] | None = key(
-        None,
-        "options of the checkpoint's image processor: {min_pixels: 200704}, {do_pan_and_scan: true}; null: its own",
+    image_processor: Any = key(
+        None, "options of the checkpoint's image processor in place of its own, as {max_pixels: 1003520}; null: none"
     )
     drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
     image_aspect_ratio: AspectRatio | None = key(
@@ -437,6 +436,9 @@ class ModelConfig(Group, path="model"):
     def check(self) -> None:
         if self.question is not None and "{query}" not in self.question:
             raise UserError(f"model.question={shown(self.question)}: must hold {{query}}, the place of the expression")
+        if self.image_processor is not None and not isinstance(self.image_processor, Mapping):
+            what = shown(self.image_processor)
+            raise UserError(f"model.image_processor={what}: must be options and values, as {{max_pixels: 1003520}}")
         if self.do_sample and self.temperature < 0.001:
             raise UserError(f"model.temperature={self.temperature:g}: must be 0.001 or more with model.do_sample=true")
         if self.top_p is not None and not 0 < self.top_p <= 1:

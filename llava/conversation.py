@@ -73,6 +73,7 @@ CONVERSATIONS["mistral_direct"] = CONVERSATIONS["chatml_direct"]
 
 
 CHAT, CHAT_OPEN = "chat", "chat_open"
+ASKED_WITH = ("question", "system", "image_processor")  # of the configuration, in a record's meta where they are set
 FAMILY_TEMPLATES = ("referseg", CHAT)  # those that a family asks in if no other is named
 OWN_TEMPLATES = {  # the checkpoint's own chat template, for families that have one
     CHAT: "as the model is asked, up to where it would answer",

@@ -45,5 +45,13 @@ class BatchJob:
         """All settings that decide what a sample's files hold."""
         data, model = self.data, self.model
         maps = None if data.save_attention == SaveAttention.all else (self.choice, self.logic.entropy)
-        asked = (model.conv_mode, model.question, model.system, model.dtype, model.use_generate, self.generic)
+        asked = (
+            model.conv_mode,
+            model.question,
+            model.system,
+            model.image_processor,
+            model.dtype,
+            model.use_generate,
+            self.generic,
+        )
         return repr((asked, data.save_dtype, data.save_attention, maps, self.finish.rules))

@@ -13,7 +13,7 @@ from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.paths import home, is_folder
 
-SMALL_FILES = ("*.json", "*.model", "*.jinja")  # config, tokenizer, image processor
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "merges.txt")  # config, tokenizer, image processor
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
 WEIGHT_FILES = (
     "model.safetensors",

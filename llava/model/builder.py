@@ -84,7 +84,7 @@ def load_model(
     folder = fetch(name, cache_dir)
     raw = read_json(folder / "config.json")
     loaded = family_of(name, raw).load(
-        Request(name, base, cache_dir, placement, pad, image_processor or {}), folder, raw
+        Request(name, base, cache_dir, placement, pad, dict(image_processor or {})), folder, raw
     )
     for note in loaded.notes:
         log.info("%s: %s", name, note)

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from collector import collect
-from conf.schema import ModelConfig
+from conf.schema import ModelConfig, as_dict
 from lab.base.errors import UserError
 from llava.families import FAMILIES, REFUSED
 from llava.model.builder import load_model
+from tests.conftest import configuration
 from tests.llava.tiny_chat import CHAT_FAMILIES, Tiny, paligemma
 from tests.llava.tiny_llava import write_json
 
@@ -51,6 +52,15 @@ def test_options_of_the_image_processor_take_the_place_of_its_own(folders, name,
     found = loaded.family.picture(IMAGE).grids
     assert [(grid.rows, grid.cols) for grid in found] == grids
     assert [(grid.rows, grid.cols) for grid in load(folders(name)).family.picture(IMAGE).grids] != grids
+
+
+def test_options_are_typed_on_the_command_line():
+    cfg = configuration("model=qwen2_5_vl_7b", "model.image_processor={max_pixels: 1003520, size: {longest_edge: 5}}")
+    assert as_dict(cfg)["model"]["image_processor"] == {"max_pixels": 1003520, "size": {"longest_edge": 5}}
+    with pytest.raises(UserError, match="must be options and values"):
+        configuration("model.image_processor=5")
+    with pytest.raises(UserError, match=r"must hold \{query\}"):
+        configuration("model.question=where")
 
 
 def test_an_unknown_option_is_refused_with_those_that_exist(folders):
