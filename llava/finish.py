@@ -6,6 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lab.base.errors import UserError
 from llava.checkpoint.tower import drop_unread_layers
+from llava.conversation import OWN_TEMPLATES
 from llava.family import Family, Geometry, LoadedModel
 from llava.prompt import ImageTokens
 
@@ -51,10 +52,11 @@ def finish(
         generation.pad_token_id = (
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         )
-    conv_mode = next((mode for part, mode in CONV_MODES if part in name.lower()), None)
-    if tokenizer("").input_ids != [tokenizer.bos_token_id]:
+    own = family.own_conv_mode if family.own_conv_mode in OWN_TEMPLATES else None
+    conv_mode = own or next((mode for part, mode in CONV_MODES if part in name.lower()), None)
+    if family.own_conv_mode not in OWN_TEMPLATES and tokenizer("").input_ids != [tokenizer.bos_token_id]:
         notes = (*notes, "the tokenizer adds no beginning-of-sequence token")
     image_tokens = ImageTokens(image_token_id, geometry.tokens, marked)
     drop_unread_layers(model)
-    own = family(tokenizer, processor, geometry, image_tokens, limit, family.shares(text, limit))
-    return LoadedModel(name, layout, model.eval(), own, conv_mode, notes)
+    checkpoint = family(tokenizer, processor, geometry, image_tokens, limit, family.shares(text, limit))
+    return LoadedModel(name, layout, model.eval(), checkpoint, conv_mode, notes)
