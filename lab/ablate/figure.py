@@ -167,5 +167,7 @@ def _apart(values: Sequence[float], axis: Axes, unit: str) -> list[float]:
     step, places = 0.062 * (high - low), list[float]()
     for value in values:
         places.append(max(value, places[-1] + step) if places else value)
-    over = max(0.0, places[-1] - high) if places else 0.0
-    return [place - over for place in places]
+    above = high + step
+    for number in reversed(range(len(places))):
+        above = places[number] = min(places[number], above - step)
+    return places

@@ -82,7 +82,14 @@ def screen(found: Ablation) -> str:
         cells = [next((shown(rows[of].value, metric) for of in sets if of in rows), "") for sets in COLUMNS.values()]
         lines.append((name, metric, *cells))
     chosen, random, _ = _notes(found)
-    return table(("heads changed", "metric", *COLUMNS), lines) + f"\n\n{chosen}\n{random}"
+    header, *lines = _without_empty([("heads changed", "metric", *COLUMNS), *lines])
+    return table(header, lines) + f"\n\n{chosen}\n{random}"
+
+
+def _without_empty(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The lines of a table, its header first, without columns that say nothing."""
+    kept = [number for number in range(len(lines[0])) if any(line[number] for line in lines[1:])]
+    return [tuple(line[number] for number in kept) for line in lines]
 
 
 def to_markdown(found: Ablation, figures: Iterable[str] = ()) -> str:

@@ -17,6 +17,7 @@ from lab.base.errors import UserError
 from lab.stations import positions
 from llava.family import Sharing
 from llava.model.builder import load_model
+from tests.llava.tiny_chat import CHAT_FAMILIES
 from tests.llava.tiny_families import FAMILIES, MISTRAL, write_llava
 
 IMAGE = Image.fromarray(np.random.default_rng(5).integers(0, 255, (144, 240, 3), dtype=np.uint8))
@@ -48,7 +49,8 @@ def whole(loaded, question, number=0, answer=ANSWER) -> torch.Tensor:
     """The logits behind the last prompt token and each of the answer, from one ordinary forward."""
     ids = torch.tensor([question.prompts[number].ids + answer])
     with torch.inference_mode():
-        output = loaded.model(input_ids=ids, **loaded.family.inputs([question.picture]), use_cache=False)
+        inputs = {**loaded.family.inputs([question.picture]), **loaded.family.text_inputs(ids)}
+        output = loaded.model(input_ids=ids, **inputs, use_cache=False)
     return output.logits[0, -1 - len(answer) :]
 
 
@@ -173,3 +175,25 @@ def test_a_model_that_reads_both_ways_is_refused(loaded):
     alone = replace(loaded, family=replace(loaded.family, sharing=Sharing.ALONE))
     with pytest.raises(UserError, match="reads a picture and its expression together"):
         ReadPicture(alone, prepare(loaded, IMAGE, QUERIES))
+
+
+@pytest.mark.parametrize("kind", CHAT_FAMILIES)
+def test_every_family_says_behind_the_cache_what_it_says_in_one_forward(kind, tmp_path):
+    loaded = load_model(str(CHAT_FAMILIES[kind](tmp_path / "tiny")), device="cpu")
+    question = prepare(loaded, IMAGE, QUERIES)
+    if loaded.family.sharing is Sharing.ALONE:
+        with pytest.raises(UserError, match="together"):
+            ReadPicture(loaded, question)
+        return
+    expected, record = whole(loaded, question, 1), collect(loaded, IMAGE, QUERIES[1])
+    heads = torch.zeros(2, loaded.num_layers, loaded.num_heads, dtype=torch.bool)
+    heads[1, :, 1] = True
+    for attention in ("eager", "fused"):
+        use_attention(loaded.model, attention)
+        picture = ReadPicture(loaded, question)
+        rows, outputs = picture.look()
+        np.testing.assert_allclose(rows[:, 0, :, 1, None], record.attn, rtol=0, atol=2e-5)
+        zeros = [torch.zeros(1, output.shape[-1]) for output in outputs]
+        untouched, changed = picture.say(1, [Part(ANSWER, heads, said, zeros)])[0]
+        torch.testing.assert_close(untouched, expected, rtol=0, atol=5e-5)
+        assert (untouched - changed).abs().max() > 1e-3
