@@ -12,21 +12,23 @@ from lab.ablate.report import IN_WORDS, QUESTIONS, Ablation
 from lab.ablate.sets import CHOSEN, UNTOUCHED
 from lab.ablate.trial import SHARES
 from lab.figures.colours import BOX_COLOUR, INK
-from lab.figures.style import canvas, place
+from lab.figures.style import LABEL, PAGE, SMALL, canvas, inches, place
 
 GREY, ORANGE, GREEN, PURPLE = "#9a9a9a", "#e69f00", "#009e73", "#cc79a7"
 # name of the set: label, marker, colour, size, and how far below the row's middle its dots lie, in rows
 MARKS: dict[str, tuple[str, str, str, float, float]] = {
-    "random": ("same layers", "o", GREY, 20, 0.12),
-    "any": ("any layer", "o", ORANGE, 20, 0.26),
-    "matched": ("matched in attention sum", "o", GREEN, 20, 0.4),
-    "others": ("all others of the layers", "s", INK, 26, -0.1),
-    "all": ("all heads changed", "^", INK, 34, -0.1),
-    "none": ("all heads changed", "^", INK, 34, -0.1),
+    "random": ("same layers", "o", GREY, 8, 0.12),
+    "any": ("any layer", "o", ORANGE, 8, 0.26),
+    "matched": ("matched in attention sum", "o", GREEN, 8, 0.4),
+    "others": ("all others of the layers", "s", INK, 11, -0.1),
+    "all": ("all heads changed", "^", INK, 14, -0.1),
+    "none": ("all heads changed", "^", INK, 14, -0.1),
 }
 LEAST = 0.01  # nats; below, the scale is linear, above, it is logarithmic
 CURVES = (BOX_COLOUR, ORANGE, GREEN, PURPLE, INK, GREY)
-WIDTH, ROW, LEFT, CURVE, MARGIN = 5.6, 0.62, 2.75, 3.2, 0.55  # inches: dots, a row, names, curves, around
+WIDTH, ROW, LEFT = 2.75, 0.42, 1.78  # inches: dots, a row, names
+GAP, NAMES, TOP, FOOT = 0.45, 0.77, 0.5, 0.4  # inches: between dots and curves, right of the curves, above, below
+AT_LEFT = 0.06 / WIDTH - LEFT / WIDTH  # the figure's left margin, in widths of the dots' axes
 
 
 def ablation_figure(found: Ablation) -> Figure | None:
@@ -39,14 +41,14 @@ def ablation_figure(found: Ablation) -> Figure | None:
     names = shares or measured
     if not names:
         return None
-    unit, height = ("%" if shares else "nats"), ROW * len(names)
+    unit, height = ("%" if shares else "nats"), max(1.1, ROW * len(names))
     numbers = sorted({int(row.name.split()[1]) for row in found.rows if row.name.startswith("best ")})
-    width = LEFT + WIDTH + (MARGIN + CURVE + 1.25 if len(numbers) > 1 else 0) + 0.3
-    figure = canvas(width, 0.85 + height + 0.65)
-    dots = place(figure, LEFT, 0.85, WIDTH, height)
+    width = PAGE if len(numbers) > 1 else LEFT + WIDTH + 0.15
+    figure = canvas(width, TOP + height + FOOT)
+    dots = place(figure, LEFT, TOP, WIDTH, height)
     _dots(dots, found, names, unit)
     if len(numbers) > 1:
-        curves = place(figure, LEFT + WIDTH + MARGIN + 0.2, 0.85, CURVE, height)
+        curves = place(figure, LEFT + WIDTH + GAP, TOP, PAGE - LEFT - WIDTH - GAP - NAMES, height)
         _curves(curves, found, names, numbers, unit)
     return figure
 
@@ -68,17 +70,17 @@ def _dots(axis: Axes, found: Ablation, names: dict[str, str], unit: str) -> None
                     alpha=0.75 if len(values) > 1 else 1, linewidth=0, zorder=3, clip_on=False,
                 )  # fmt: skip
         before, chosen = rows[UNTOUCHED], rows[CHOSEN]
-        axis.plot([scale * before.value] * 2, [y - 0.36, y + 0.46], color=INK, linewidth=1.6, zorder=2)
+        axis.plot([scale * before.value] * 2, [y - 0.36, y + 0.46], color=INK, linewidth=1, zorder=2)
         axis.plot(
-            [scale * chosen.value_low, scale * chosen.value_high], [y - 0.24] * 2, color=BOX_COLOUR, linewidth=2,
+            [scale * chosen.value_low, scale * chosen.value_high], [y - 0.24] * 2, color=BOX_COLOUR, linewidth=1.3,
             zorder=4, solid_capstyle="butt",
         )  # fmt: skip
         axis.scatter(
-            [scale * chosen.value], [y - 0.24], s=70, marker="D", color=BOX_COLOUR, edgecolor="white", zorder=5,
-            clip_on=False,
+            [scale * chosen.value], [y - 0.24], s=26, marker="D", color=BOX_COLOUR, edgecolor="white", linewidth=0.6,
+            zorder=5, clip_on=False,
         )  # fmt: skip
     _rows(axis, names)
-    axis.set_xlabel("%" if unit == "%" else "divergence of the next token, nats", fontsize=11, color=INK)
+    axis.set_xlabel("%" if unit == "%" else "divergence of the next token, nats", fontsize=LABEL, color=INK, labelpad=2)
     if unit == "%":
         axis.set_xlim(0, 100)
     else:
@@ -96,21 +98,21 @@ def _rows(axis: Axes, names: dict[str, str]) -> None:
         question = INTERVENTIONS[name].question
         if question != before:
             if before is not None:
-                axis.axhline(y - 0.5, color="#c8c8c8", linewidth=0.8, xmin=-0.48, clip_on=False)
+                axis.axhline(y - 0.5, color="#c8c8c8", linewidth=0.5, xmin=AT_LEFT, clip_on=False)
             axis.text(
-                -0.485, y - 0.12, QUESTIONS[question].replace(" they ", " they\n"), fontsize=9.5, color=INK,
+                AT_LEFT, y - 0.12, QUESTIONS[question].replace(" they ", " they\n"), fontsize=SMALL, color=INK,
                 transform=axis.get_yaxis_transform(), va="center", fontweight="bold",
             )  # fmt: skip
-        words = IN_WORDS[metric].removesuffix(", %").removesuffix(", nats")
-        for text, at, size, colour in ((name, y - 0.14, 11, INK), (words, y + 0.2, 8.5, "#666666")):
+        words = IN_WORDS[metric].split(",")[0].removesuffix(" of the next token")  # the axis tells the rest
+        for text, at, size, colour in ((name, y - 0.14, LABEL, INK), (words, y + 0.2, SMALL, "#666666")):
             axis.text(
                 -0.02, at, text, fontsize=size, color=colour, transform=axis.get_yaxis_transform(), ha="right",
                 va="center",
             )  # fmt: skip
         before = question
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(labelsize=10, colors=INK)
-    axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=2)
+    axis.grid(axis="x", color="#e6e6e6", linewidth=0.5)
     axis.set_axisbelow(True)
 
 
@@ -118,12 +120,12 @@ def _legend(axis: Axes, seen: set[str]) -> None:
     marks = [("D", BOX_COLOUR, "chosen"), ("|", INK, "untouched model")]
     marks += [(marker, colour, label) for kind, (label, marker, colour, _, _) in MARKS.items() if kind in seen]
     handles = {
-        label: Line2D([], [], marker=marker, color=colour, linestyle="", markersize=9 if marker == "|" else 6.5)
+        label: Line2D([], [], marker=marker, color=colour, linestyle="", markersize=6 if marker == "|" else 4)
         for marker, colour, label in marks
     }
     axis.legend(
-        list(handles.values()), list(handles), loc="lower left", bbox_to_anchor=(-0.49, 1.0), ncols=4, fontsize=9.5,
-        frameon=False, handletextpad=0.2, columnspacing=1.2, borderpad=0.1,
+        list(handles.values()), list(handles), loc="lower left", bbox_to_anchor=(AT_LEFT, 1.0), ncols=4, fontsize=SMALL,
+        frameon=False, handletextpad=0.2, columnspacing=1, borderpad=0, handlelength=1.2,
     )  # fmt: skip
 
 
@@ -134,20 +136,20 @@ def _curves(axis: Axes, found: Ablation, names: dict[str, str], numbers: Sequenc
         rows = found.of(name, metric)
         there = [k for k in numbers if f"best {k}" in rows]
         values = [scale * rows[f"best {k}"].value for k in there]
-        axis.plot(there, values, color=colour, marker="o", markersize=4.5, linewidth=1.8, clip_on=False)
+        axis.plot(there, values, color=colour, marker="o", markersize=3, linewidth=1.1, clip_on=False)
         ends.append((values[-1], name, colour))
     for y, (_, name, colour) in zip(_apart([end[0] for end in sorted(ends)], axis, unit), sorted(ends), strict=True):
         axis.annotate(
-            name, (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points", color=colour,
-            fontsize=10, va="center", annotation_clip=False,
+            name, (1, y), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", color=colour,
+            fontsize=SMALL, va="center", annotation_clip=False,
         )  # fmt: skip
     axis.set_xscale("log")
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.minorticks_off()
-    axis.set_xlabel("heads, selected most often", fontsize=11, color=INK)
-    axis.set_title(unit if unit == "nats" else "the same, %", fontsize=11, color=INK, loc="left")
+    axis.set_xlabel("heads, selected most often", fontsize=LABEL, color=INK, labelpad=2)
+    axis.set_title(unit if unit == "nats" else "the same, %", fontsize=LABEL, color=INK, loc="left", pad=4)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=10, colors=INK)
+    axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=2)
 
 
 def _told(names: dict[str, str]) -> dict[str, str]:
@@ -164,7 +166,8 @@ def _apart(values: Sequence[float], axis: Axes, unit: str) -> list[float]:
     else:
         axis.set_ylim(bottom=0)
     low, high = axis.get_ylim()
-    step, places = 0.062 * (high - low), list[float]()
+    line = 1.25 * SMALL / 72 / inches(axis)[1]  # of the height of the axes
+    step, places = line * (high - low), list[float]()
     for value in values:
         places.append(max(value, places[-1] + step) if places else value)
     above = high + step

@@ -22,7 +22,7 @@ from bbox import Localization
 from lab.base.colours import APART
 from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR
 from lab.figures.labels import Box, place_labels
-from lab.figures.style import HEAT, LABEL, SMALL, text_size
+from lab.figures.style import HEAT, LABEL, SMALL, inches, text_size
 from llava.grid import Grid
 
 LONGEST_SIDE = 900  # pixels of the picture inside a figure; more would not be seen
@@ -138,8 +138,8 @@ def _write_shares(
 
     None for a place that the picture does not show.
     """
-    panel = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
-    across = min(panel.width, panel.height * picture.shape)  # inches that the picture takes of it
+    width, height = inches(axis)
+    across = min(width, height * picture.shape)  # inches that the picture takes of it
     per_inch = np.array([picture.size[0] / across, picture.size[1] / across * picture.shape] * 2)
     places, texts, colours, masks = [], [], [], []
     for rank, component in enumerate(largest):

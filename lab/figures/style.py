@@ -48,10 +48,15 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
     )
 
 
+def inches(axis: Axes) -> tuple[float, float]:
+    """Width and height of the axes."""
+    box = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
+    return box.width, box.height
+
+
 def cell_points(axis: Axes) -> float:
     """Height of a cell of a layer x head map, whose limits are set."""
-    inches = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted()).height
-    return 72 * inches / abs(float(np.diff(axis.get_ylim())[0]))
+    return 72 * inches(axis)[1] / abs(float(np.diff(axis.get_ylim())[0]))
 
 
 def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
@@ -76,14 +81,14 @@ def mark_heads(axis: Axes, heads: Sequence[Head]) -> None:
 # text
 
 
-def caption(text: str, inches: float) -> list[str]:
-    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `inches`.
+def caption(text: str, wide: float) -> list[str]:
+    """The expression in quotes, as at most CAPTION_LINES lines that are no wider than `wide` inches.
 
     Longer text ends in an ellipsis.
     """
     quoted = f"“{printable(text).strip()}”"
     start = quoted[:400]  # long enough to tell how wide its characters are
-    per_line = max(8, math.floor(0.95 * inches * len(start) / max(0.01, text_size(start, CAPTION_POINTS)[0])))
+    per_line = max(8, math.floor(0.95 * wide * len(start) / max(0.01, text_size(start, CAPTION_POINTS)[0])))
     return textwrap.wrap(quoted, per_line, max_lines=CAPTION_LINES, placeholder=" …") or [quoted]
 
 
