@@ -434,8 +434,9 @@ class ModelConfig(Group, path="model"):
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
     def check(self) -> None:
-        if self.question is not None and "{query}" not in self.question:
-            raise UserError(f"model.question={shown(self.question)}: must hold {{query}}, the place of the expression")
+        if self.question is not None and self.question.count("{query}") != 1:
+            what = shown(self.question)
+            raise UserError(f"model.question={what}: must hold {{query}}, the place of the expression, once")
         if self.image_processor is not None and not isinstance(self.image_processor, Mapping):
             what = shown(self.image_processor)
             raise UserError(f"model.image_processor={what}: must be options and values, as {{max_pixels: 1003520}}")

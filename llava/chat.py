@@ -27,7 +27,7 @@ from llava.conversation import CHAT, CHAT_OPEN, OWN_TEMPLATES, conversation
 from llava.family import Family, LoadedModel, Picture, Request
 from llava.finish import finish
 from llava.grid import Grid
-from llava.prompt import Prompt, check_query, checked, span_in_query, station_of
+from llava.prompt import Prompt, check_frame, check_query, checked, span_in_query, station_of
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 QUERY, SYSTEM = "\u2060query\u2060", "\u2060system\u2060"  # stand for the two while a template is filled in
@@ -63,12 +63,17 @@ class ChatFamily(Family):
 
     own_conv_mode: ClassVar[str] = CHAT
     image_inputs: ClassVar[tuple[str, ...]] = ()  # of the processor's output, what the model takes; (): all of it
+    options: ClassVar[tuple[str, ...]] = ()  # of the image processor, which the user may set
     marks_image_tokens: ClassVar[str | None] = None  # the forward's input that tells which tokens are the picture's
 
     @classmethod
     def load(cls, request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
         request.refuse_base()
         request.refuse_aspect_ratio("its own processor prepares pictures; model.image_processor holds its options")
+        unknown = [name for name in request.options if name not in cls.options]
+        if unknown:
+            known = f"it takes {', '.join(cls.options)}" if cls.options else "this family takes none"
+            raise UserError(f"{request.name}: model.image_processor takes no {', '.join(unknown)} here; {known}")
         with one_line_errors(folder):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             cls.check(config, request.name)
@@ -79,8 +84,11 @@ class ChatFamily(Family):
         model, _ = load_weights(kind, weights, config, request.placement)
         token = cls.image_token_id(config, processor)
         draft = cls(processor.tokenizer, processor, None, None, 0)  # type: ignore[arg-type]
-        with one_line_errors(folder):
+        try:
             usual, small = (draft.read(Image.new("RGB", size), token) for size in (USUAL, SMALL))
+        except (UserError, *FAILURES) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(f"{request.name} cannot prepare a picture: {reason}") from error
         shapes = Counter(f"{grid.rows} x {grid.cols}" for grid in usual.grids)
         words = " and ".join(shape if count == 1 else f"{count} of {shape}" for shape, count in shapes.items())
         fewest = min(usual.tokens, small.tokens)
@@ -129,7 +137,7 @@ class ChatFamily(Family):
     def picture(self, image: Image.Image) -> Picture:
         try:
             return self.read(image, self.image_tokens.token_id)
-        except FAILURES as error:
+        except (UserError, *FAILURES) as error:
             width, height = image.size
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"The image of {width} x {height} pixels cannot be prepared: {reason}") from error
@@ -176,17 +184,16 @@ class ChatFamily(Family):
             raise UserError("model.drop_space_tokens is for LLaVA's templates alone: set it to null")
         query = query.strip() if isinstance(query, str) else query
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_tokens.token_id)
-        check_query(query, self.placeholder, image_token, QUERY, SYSTEM)
-        frame = self.framed(conv_mode or self.own_conv_mode, system, (question or "{query}").replace("{query}", QUERY))
-        plain = frame.replace(QUERY, query)
+        reserved = (self.placeholder, image_token, QUERY, SYSTEM)
+        check_query(query, *reserved)
+        check_frame(question, system, *reserved)
+        asked = (question or "{query}").replace("{query}", QUERY)
+        frame, system = self.framed(conv_mode or self.own_conv_mode, system, asked)
+        plain = frame.replace(SYSTEM, system).replace(QUERY, query)
         text, stations = "", list[str]()
-        for part, station in _parts(
-            self.asked(frame), {QUERY: (query, "query"), self.placeholder: (picture.text, "role")}
-        ):
+        texts = {SYSTEM: (system, "system"), QUERY: (query, "query"), self.placeholder: (picture.text, "role")}
+        for part, station in _parts(self.asked(frame), texts):
             text, stations = text + part, stations + [station] * len(part)
-        if system and system in text:
-            start = text.index(system)
-            stations[start : start + len(system)] = ["system"] * len(system)
         specials = not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
         encoded = self.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True, verbose=False)
         ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
@@ -204,36 +211,36 @@ class ChatFamily(Family):
         ranges = checked(query, ids, labels, self.image_tokens.token_id, self.context)
         return Prompt(ids, ranges, plain, {place: span for place, span in spans.items() if span}, picture.shift)
 
-    def framed(self, conv_mode: str, system: str | None, question: str = QUERY) -> str:
-        """The text of a prompt with its placeholder, and with QUERY for the query; `question` holds it too.
+    def framed(self, conv_mode: str, system: str | None, question: str = QUERY) -> tuple[str, str]:
+        """The text of a prompt with its placeholder, and with SYSTEM and QUERY in it; and the system text.
+
+        `question` holds QUERY. A system text that the checkpoint's template adds by itself is a part of the frame.
 
         Raises:
             UserError: there is no such template, or the checkpoint has no chat template of its own.
         """
         if conv_mode not in OWN_TEMPLATES:
             template = conversation(conv_mode)
-            own = template.system if system is None else system
-            return template.frame.format(system=own, query=question).replace(IMAGE_TOKEN, self.placeholder)
+            frame = template.frame.format(system=SYSTEM, query=question).replace(IMAGE_TOKEN, self.placeholder)
+            return frame, template.system if system is None else system
         if not self.image_processor.chat_template:
             if system:
                 raise UserError("model.system: this checkpoint has no chat template, and so no place for a system text")
-            return self.placeholder + question
+            return self.placeholder + question, ""
         asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        told = {"role": "system", "content": [{"type": "text", "text": system}]}
+        told = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
+        turns = [asked] if system is None else [told, asked]
         options = {"continue_final_message": True} if conv_mode == CHAT_OPEN else {"add_generation_prompt": True}
+        fill_in = ProcessorMixin.apply_chat_template  # SmolVLM's own asks for videos
         try:
-            turns = [told, asked] if system else [asked]
-            text = ProcessorMixin.apply_chat_template(
-                self.image_processor, turns, **options
-            )  # SmolVLM's asks for videos
+            text = fill_in(self.image_processor, turns, **options)
         except Exception as error:  # a template is a program of its own
-            raise UserError(
-                f"The checkpoint's chat template cannot be filled in: {' '.join(str(error).split())[:200]}"
-            ) from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"The checkpoint's chat template cannot be filled in: {reason}") from error
         text = text if isinstance(text, str) else text[0]
         if text.count(QUERY) != 1 or text.count(self.placeholder) != 1:
             raise UserError("The checkpoint's chat template leaves the picture or the expression out, or repeats it")
-        return text
+        return text, system or ""
 
 
 class _Heard:

@@ -63,6 +63,7 @@ def build_prompt(
         tokens.
     """
     check_query(query)
+    check_frame(question, system)
     template = conversation(conv_mode)
     system = template.system if system is None else system
     frame = template.frame.replace("{query}", _framed(question))
@@ -112,6 +113,14 @@ def check_query(query: str, *reserved: str) -> None:
     for token in (IMAGE_TOKEN, *reserved):
         if token in query:
             raise UserError(f"The query {query!r} contains {token}; the prompt template places the image, leave it out")
+
+
+def check_frame(question: str | None, system: str | None, *reserved: str) -> None:
+    """Raises UserError if what stands around the query contains a placeholder of the image."""
+    for name, words in (("question", question), ("system", system)):
+        for token in (IMAGE_TOKEN, *reserved):
+            if token in (words or ""):
+                raise UserError(f"model.{name} contains {token}; the prompt template places the image, leave it out")
 
 
 def _framed(question: str | None) -> str:

@@ -28,7 +28,7 @@ def load_processor(
     checkpoint's own. `kind` is the processor's class, if the files are not to name it.
 
     Raises:
-        UserError: a file is missing or broken, an option is unknown, or the family needs a package that is not there.
+        UserError: a file is missing or broken, or the family needs a package that is not there.
     """
     kind = kind or _kind(folder, model_type)
     with one_line_errors(folder):
@@ -44,14 +44,12 @@ def _kind(folder: Path, model_type: str) -> Any:
     kind = getattr(transformers, name, None) if name else None
     if kind is None:
         raise UserError(f"{folder} names the processor {name!r}, which transformers {transformers.__version__} lacks")
-    if not hasattr(kind, "get_attributes"):  # a stand-in that transformers puts where a package is missing
-        raise UserError(f"{folder}: its processor {name} needs {_missing(kind)}")
+    missing = getattr(kind, "_backends", [])  # of a stand-in that transformers puts where a package is missing
+    if missing:
+        raise UserError(f"{folder}: its processor {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if not hasattr(kind, "get_attributes"):
+        raise UserError(f"{folder} names {name} as its processor, which is none")
     return kind
-
-
-def _missing(stand_in: Any) -> str:
-    packages = ", ".join(getattr(stand_in, "_backends", []) or ["a package that is not installed"])
-    return f"{packages}: pip install {packages}"
 
 
 def _part(name: str, folder: Path, options: dict[str, Any]) -> Any:
@@ -73,12 +71,6 @@ def _image_processor(folder: Path, options: dict[str, Any]) -> Any:
             f"{folder}: pictures of this family are prepared by torchvision, which is not installed (or does not fit "
             "this torch): pip install torchvision"
         ) from None
-    known = getattr(processor, "valid_kwargs", None)
-    names = sorted(getattr(known, "__annotations__", {})) or sorted(vars(processor))
-    unknown = [name for name in options if not hasattr(processor, name) and name not in names]
-    if unknown:
-        kind = type(processor).__name__
-        raise UserError(f"model.image_processor: {kind} knows no {', '.join(unknown)}; it knows {', '.join(names)}")
     if not options:
         return processor
     return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **options)

@@ -47,6 +47,7 @@ class Gemma3(ChatFamily):
 
     model_types = ("gemma3",)
     special = "16 x 16 of the whole picture; with do_pan_and_scan also of crops along its longer side"
+    options = PAN_AND_SCAN
     marks_image_tokens = "token_type_ids"
 
     @classmethod
@@ -83,6 +84,7 @@ class Gemma4(ChatFamily):
 
     model_types = ("gemma4",)
     special = "one grid in the picture's own shape, of at most 280 tokens (max_soft_tokens)"
+    options = ("max_soft_tokens",)
     marks_image_tokens = "mm_token_type_ids"
 
     @classmethod

@@ -14,6 +14,7 @@ class Merged(ChatFamily):
 
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm46v")
     special = "one grid in the picture's own shape; its fineness follows min_pixels and max_pixels (or size)"
+    options = ("min_pixels", "max_pixels", "size")
     marks_image_tokens = "mm_token_type_ids"
 
     @classmethod

@@ -41,6 +41,7 @@ class Pixtral(ChatFamily):
 
     model_types: ClassVar[tuple[str, ...]] = ("mistral3", "pixtral")
     special = "one grid in the picture's own shape, up to `longest_edge`; Pixtral-12B calls itself llava"
+    options = ("size",)
 
     @classmethod
     def processor_of(cls, folder: Path, config: Any, options: Mapping[str, Any]) -> ProcessorMixin:

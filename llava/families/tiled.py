@@ -14,6 +14,7 @@ class InternVL(ChatFamily):
 
     model_types = ("internvl", "aya_vision", "cohere2_vision")
     special = "tiles row by row (min_patches, max_patches), the whole picture last; cohere2_vision needs torchvision"
+    options = ("crop_to_patches", "min_patches", "max_patches")
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         count, own = int(made["num_patches"][0]), self.image_processor.image_processor
@@ -34,6 +35,7 @@ class Idefics3(ChatFamily):
 
     model_types = ("idefics3", "smolvlm")
     special = "tiles row by row (do_image_splitting), the whole picture last; smolvlm needs num2words"
+    options = ("do_image_splitting", "size")
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         rows, cols = made["rows"][0][0], made["cols"][0][0]
@@ -47,6 +49,7 @@ class Ovis2(ChatFamily):
 
     model_types = ("ovis2",)
     special = "the whole picture first, then tiles row by row (min_patches, max_patches)"
+    options = ("crop_to_patches", "min_patches", "max_patches", "use_covering_area_grid")
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         rows, cols = (int(count) for count in made["grids"][0])

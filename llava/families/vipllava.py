@@ -5,6 +5,7 @@ from typing import Any
 
 from PIL import Image
 
+from lab.base.errors import UserError
 from llava.chat import ChatFamily, Layout, square
 from llava.grid import Grid
 
@@ -17,5 +18,7 @@ class VipLlava(ChatFamily):
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         own = self.image_processor.image_processor
+        if not (own.do_resize and own.do_center_crop):
+            raise UserError("its image processor must resize and crop, for the tower sees one square")
         resized, cropped = own.size["shortest_edge"], own.crop_size["height"]
         return Layout((Grid.centre_crop(square(tokens), image.size, resized, cropped),))

@@ -59,12 +59,13 @@ def test_options_are_typed_on_the_command_line():
     assert as_dict(cfg)["model"]["image_processor"] == {"max_pixels": 1003520, "size": {"longest_edge": 5}}
     with pytest.raises(UserError, match="must be options and values"):
         configuration("model.image_processor=5")
-    with pytest.raises(UserError, match=r"must hold \{query\}"):
-        configuration("model.question=where")
+    for question in ("where", "{query} or {query}"):
+        with pytest.raises(UserError, match=r"must hold \{query\}, .* once"):
+            ModelConfig(name="a/b", question=question)
 
 
 def test_an_unknown_option_is_refused_with_those_that_exist(folders):
-    with pytest.raises(UserError, match=r"knows no max_pixel; it knows .*max_pixels"):
+    with pytest.raises(UserError, match=r"takes no max_pixel here; it takes min_pixels, max_pixels, size"):
         load(folders("qwen2_vl"), image_processor={"max_pixel": 1})
 
 
@@ -103,6 +104,31 @@ def test_the_expression_is_known_by_its_letters(folders, name):
     assert f"Where is {query}, {{please}}?" in prompt.text
     for start, end in prompt.query_spans.values():
         assert 0 <= start < end <= len(query)
+
+
+def test_a_system_text_is_where_the_template_has_it(folders):
+    loaded = load(folders("qwen2_vl"))
+    picture = loaded.family.picture(IMAGE)
+    for system in ("im", "user", "a bird"):
+        prompt = loaded.family.prompt("a bird", picture, system=system)
+        assert text_of(loaded, prompt, "system") == system
+        assert text_of(loaded, prompt, "query") == "a bird"
+    assert "<|im_start|>system\n<|im_end|>" in loaded.family.prompt("a bird", picture, system="").text
+    assert text_of(loaded, loaded.family.prompt("a bird", picture, "vicuna_v1"), "system").startswith("A chat between")
+
+
+@pytest.mark.parametrize("words", [{"question": "{query} <image>"}, {"system": "<|image_pad|>"}])
+def test_what_stands_around_the_query_holds_no_placeholder(folders, words):
+    loaded = load(folders("qwen2_vl"))
+    (key,) = words
+    with pytest.raises(UserError, match=rf"model\.{key} contains"):
+        loaded.family.prompt("a bird", loaded.family.picture(IMAGE), **words)
+
+
+@pytest.mark.parametrize("options", [{"do_resize": False}, {"resize": 1}])
+def test_options_that_the_weights_cannot_take_are_refused(folders, options):
+    with pytest.raises(UserError, match="this family takes none"):
+        load(folders("vipllava"), image_processor=options)
 
 
 def test_an_open_turn_ends_with_the_expression(folders):

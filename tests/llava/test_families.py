@@ -126,7 +126,8 @@ def test_fused_rows_are_those_of_output_attentions(eager, image):
     eager.model.set_experts_implementation("eager")  # the others know no float64
     exact = stock(replace(eager, model=eager.model.double()), image, "a bird").numpy()
     rounding = np.abs(expected - exact).max()  # of the stock's own float32; fused sums in another order
-    np.testing.assert_allclose(record.attn, expected, rtol=0, atol=1e-6 + 4 * rounding)
+    slack = 4 * rounding if isinstance(eager.geometry, Measured) else 0
+    np.testing.assert_allclose(record.attn, expected, rtol=0, atol=1e-6 + slack)
     assert rounding < 1e-5
 
 
@@ -265,7 +266,7 @@ def assert_together_as_alone(loaded: LoadedModel, asked=ASKED, *, generic: bool 
 @pytest.mark.parametrize("sharing", Sharing)
 def test_an_expression_is_read_as_if_it_were_alone(loaded, sharing):
     if sharing not in WAYS[loaded.family.sharing]:
-        return
+        pytest.skip("the family cannot")
     assert_together_as_alone(shared(loaded, sharing), generic=sharing is loaded.family.sharing)
     assert_together_as_alone(shared(loaded, sharing), [(WIDE, ["a bird"]), (TALL, ["a small dog wearing a collar"])])
 
@@ -329,7 +330,7 @@ def test_a_left_padded_batch_equals_alone(loaded):
 @pytest.mark.parametrize("sharing", Sharing)
 def test_nothing_runs_behind_the_last_attention(loaded, sharing):
     if sharing not in WAYS[loaded.family.sharing]:
-        return
+        pytest.skip("the family cannot")
     layers = loaded.model.get_decoder().layers
     assert attention_modules(loaded.model) == [layer.self_attn for layer in layers]
     seen = []
