@@ -20,7 +20,7 @@ from PIL import Image
 
 from conf.schema import ModelConfig
 from lab.attention.capture import attention_name, kept_rows
-from lab.attention.forward import Rows, image_rows, stacked, to_model
+from lab.attention.forward import Rows, image_rows, in_all_layers, stacked, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.records.record import Record
@@ -139,7 +139,7 @@ class PendingRecords:
         self.loaded, self.questions, self.config, self.text = loaded, questions, config, text
         warn_of_cut_pictures(loaded.name, loaded.text_config, [one for own in questions for one in own.prompts])
         self._copied: torch.cuda.Event | None = None
-        self._rows = rows
+        self._rows = rows = in_all_layers(loaded, rows)
         if rows.is_cuda:  # one copy for the batch
             self._rows = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
             self._copied = torch.cuda.current_stream(rows.device).record_event()
@@ -236,6 +236,8 @@ def _side_by_side(rows: Sequence[Rows]) -> Rows:
 
 def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> tuple[Rows, str]:
     """The rows of the first prompt, [layers, 1, heads, 1, vis], and the answer to it."""
+    if config.num_beams > 1 and not loaded.family.beams:
+        raise UserError(f"model.num_beams={config.num_beams}: this family can be asked with one beam only; set it to 1")
     packed = pack([question.prompts[:1]]).to(loaded.device)
     length = packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:

@@ -149,15 +149,16 @@ class ChatFamily(Family):
         text = self.placeholder + QUERY
         output = processor(images=[image], text=text, images_kwargs=self.image_options, return_tensors="pt")
         written = processor.tokenizer.argument("text")
-        after = self.asked(text).removeprefix(self.placeholder)
+        before, after = self.asked(text).split(self.placeholder, 1)
         written = written[0] if isinstance(written, list) else written
-        if not written.endswith(after):
+        if not (written.startswith(before) and written.endswith(after)):
             raise UserError("its processor writes the prompt in a way that is not known here")
         tokens = int((output["input_ids"] == token_id).sum())
         layout = self.layout(image, processor.image_processor.result, tokens)
         kept = self.image_inputs or [name for name in output if name not in TEXT_INPUTS]
         inputs = {name: output[name] for name in kept if isinstance(output.get(name), torch.Tensor)}
-        return Picture(inputs, tokens, layout.grids, layout.beside, written.removesuffix(after), layout.shift)
+        own = written.removeprefix(before).removesuffix(after)
+        return Picture(inputs, tokens, layout.grids, layout.beside, own, layout.shift)
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """Pictures of unlike size are filled up with zeros, which the models leave out again."""

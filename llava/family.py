@@ -104,6 +104,7 @@ class Family(ABC):
 
     model_types: ClassVar[tuple[str, ...]]  # in config.json
     special: ClassVar[str]  # what is special about its pictures, in a line of a table
+    beams: ClassVar[bool] = True  # whether transformers can search with several for an answer
     own_conv_mode: ClassVar[str] = "referseg"  # the template that asks if no other is named
 
     tokenizer: PreTrainedTokenizerFast

@@ -3,13 +3,14 @@
 rows = image_rows(loaded, loaded.family.inputs(pictures), pack(prompts))    # [layers, batch, heads, queries, vis]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from transformers import DynamicCache
 
-from lab.attention.capture import attention_name, kept_rows, until_last_attention
+from lab.attention.capture import attention_modules, attention_name, kept_rows, until_last_attention
 from lab.attention.packing import Packed
 from llava.family import LoadedModel, Sharing
 from llava.layers import reaches
@@ -40,6 +41,21 @@ def to_model(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor]) -> dict[st
     }
 
 
+def body(loaded: LoadedModel) -> Callable[..., Any]:
+    """The model below the output layer, as transformers names it; where it has no such name, the whole model."""
+    return getattr(loaded.model, "model", loaded.model)
+
+
+def in_all_layers(loaded: LoadedModel, rows: Rows) -> Rows:
+    """The rows at the numbers of their layers; those of layers without attention (convolutions, ...) are 0."""
+    own = [int(module.layer_idx) for module in attention_modules(loaded.model)]  # type: ignore[arg-type]
+    if len(own) == loaded.num_layers:
+        return rows
+    spread = rows.new_zeros((loaded.num_layers, *rows.shape[1:]))
+    spread[own] = rows
+    return spread
+
+
 def stacked(rows: Sequence[torch.Tensor]) -> Rows:
     """The layers' rows on one device, also of a model that is spread over several."""
     return torch.stack([row.to(rows[0].device) for row in rows])
@@ -51,7 +67,7 @@ def _at_once(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Pa
         text["attention_mask"] = packed.own.long()
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
         # the model below the output layer: no text is asked for
-        loaded.model.model(**text, **inputs, **loaded.family.text_inputs(packed.ids), use_cache=False)
+        body(loaded)(**text, **inputs, **loaded.family.text_inputs(packed.ids), use_cache=False)
     with torch.inference_mode():
         return stacked(rows)
 
@@ -62,8 +78,8 @@ def _behind_cache(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packe
     with torch.inference_mode(), until_last_attention(loaded.model):
         prefix = packed.ids[:, : packed.start]
         of_tokens = loaded.family.text_inputs(prefix)
-        loaded.model.model(input_ids=prefix, **inputs, **of_tokens, past_key_values=cache, use_cache=True)
+        body(loaded)(input_ids=prefix, **inputs, **of_tokens, past_key_values=cache, use_cache=True)
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted_behind(), stop=True) as rows:
-        loaded.model.model(**text, past_key_values=cache, use_cache=True)
+        body(loaded)(**text, past_key_values=cache, use_cache=True)
     with torch.inference_mode():
         return stacked(rows)

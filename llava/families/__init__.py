@@ -6,18 +6,21 @@ from typing import Any
 from lab.base.errors import UserError
 from llava.families.deepseek import DeepseekVL
 from llava.families.gemma import Gemma3, Gemma4, PaliGemma
+from llava.families.kimi import KimiK25
+from llava.families.llama4 import Llama4
 from llava.families.llava import Llava
 from llava.families.llava_next import LlavaNext
 from llava.families.llava_onevision import LlavaOnevision
 from llava.families.merged import Merged
+from llava.families.molmo import Molmo2
 from llava.families.pixtral import LightOnOcr, Pixtral
-from llava.families.tiled import Idefics3, InternVL, Ovis2
+from llava.families.tiled import Idefics3, InternVL, Lfm2Vl, Ovis2, PerceptionLM
 from llava.families.vipllava import VipLlava
 from llava.family import Family
 
 KINDS: tuple[type[Family], ...] = (
     Llava, VipLlava, LlavaNext, LlavaOnevision, Merged, InternVL, Idefics3, Ovis2, PaliGemma, Gemma3, Gemma4,
-    DeepseekVL, Pixtral, LightOnOcr,
+    DeepseekVL, Pixtral, LightOnOcr, Llama4, PerceptionLM, Lfm2Vl, Molmo2, KimiK25,
 )  # fmt: skip
 FAMILIES = {kind: family for family in KINDS for kind in family.model_types}  # model_type of config.json -> family
 NO_GRID = "a resampler or Q-Former mixes its image tokens, so that none of them has a place in the picture"

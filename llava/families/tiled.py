@@ -1,12 +1,15 @@
 """Families that see a picture in tiles and, small, as a whole: InternVL, Aya and Command A Vision, Idefics3, Ovis2."""
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 
 from llava.chat import ChatFamily, Layout, square, tiles, whole
+from llava.family import Picture
 
 
 class InternVL(ChatFamily):
@@ -57,3 +60,49 @@ class Ovis2(ChatFamily):
         side = square(tokens // (count + 1 if count > 1 else 1))
         rest = tiles(image, rows, cols, side, start=side**2) if count > 1 else []
         return Layout((whole(image, side, side), *rest))
+
+
+class PerceptionLM(ChatFamily):
+    """The whole picture first, then tiles of the stretched picture, row by row."""
+
+    model_types = ("perception_lm",)
+    special = "the whole picture first, then tiles row by row (max_num_tiles); needs torchvision"
+    options = ("max_num_tiles", "vision_input_type")
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        own, count = self.image_processor.image_processor, len(made["pixel_values"][0])
+        side = square(tokens // count)
+        first = whole(image, side, side)
+        if count == 1:
+            return Layout((first,))
+        cols, rows = (1, 1)
+        if own.max_num_tiles > 1:
+            cols, rows = next(
+                found
+                for choose in (own._fit_image_to_canvas, own._find_closest_aspect_ratio)
+                if (found := choose(img_width=image.width, img_height=image.height, tile_size=own.tile_size))
+            )
+        return Layout((first, *tiles(image, rows, cols, side, start=side**2)))
+
+    def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """All tiles one behind the other, for pictures may have unlike numbers of them."""
+        return {"pixel_values": torch.cat([picture.inputs["pixel_values"] for picture in pictures], dim=1)}
+
+
+class Lfm2Vl(ChatFamily):
+    """Tiles of the stretched picture, row by row, then the whole picture in its own shape; a small one is not split."""
+
+    model_types = ("lfm2_vl",)
+    special = "tiles row by row (do_image_splitting), the whole picture in its own shape last; needs torchvision"
+    options = ("do_image_splitting", "min_tiles", "max_tiles", "min_image_tokens", "max_image_tokens")
+
+    def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
+        own = self.image_processor.image_processor
+        rows, cols = int(made["image_rows"][0]), int(made["image_cols"][0])
+        step = own.encoder_patch_size * own.downsample_factor
+        high, wide = (int(edge) // step for edge in made["image_sizes"][0])
+        if rows * cols == 1:
+            return Layout((whole(image, high, wide),))
+        side = math.ceil(own.tile_size // own.encoder_patch_size / own.downsample_factor)
+        found, start = tiles(image, rows, cols, side), rows * cols * side**2
+        return Layout((*found, whole(image, high, wide, start=start)) if tokens > start else tuple(found))

@@ -17,7 +17,7 @@ from PIL import Image
 from collector import ask, collect, prepare
 from conf.schema import ModelConfig
 from lab.attention.capture import Wanted, attention_modules, kept_rows, use_attention
-from lab.attention.forward import to_model
+from lab.attention.forward import body, in_all_layers, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.batch.rows import RowDataset, feed, plan_rows
@@ -44,7 +44,14 @@ VARIANTS = {
     "llava, full and sliding": lambda folder: write_llava(folder, MIXED),
 }
 FAMILIES = {**LLAVA_FAMILIES, **CHAT_FAMILIES}
-NEED_TORCHVISION = {"cohere2_vision"}  # see test_torchvision
+NEED_TORCHVISION = {
+    "llama4",
+    "perception_lm",
+    "lfm2_vl",
+    "molmo2",
+    "kimi_k25",
+    "cohere2_vision",
+}  # see test_torchvision
 ATTENTION = ("eager", "fused")
 QUERIES = ("a bird", "a small dog wearing a collar", "the red ball on the left")
 
@@ -100,7 +107,10 @@ def stock(loaded: LoadedModel, image: Image.Image, query: str) -> torch.Tensor:
         ids = torch.tensor([prompt.ids])
         text = loaded.family.text_inputs(ids)
         output = loaded.model(input_ids=ids, **inputs, **text, output_attentions=True, use_cache=False)
-    return torch.stack(output.attentions)[:, 0, :, -1:, positions(prompt.stations, "image")]
+    rows = torch.stack(output.attentions)[:, 0, :, -1:, positions(prompt.stations, "image")]
+    every = rows.new_zeros((loaded.num_layers, *rows.shape[1:]))  # layers without attention have no map
+    every[[module.layer_idx for module in attention_modules(loaded.model)]] = rows
+    return every
 
 
 def test_every_family_is_tested():
@@ -171,17 +181,19 @@ def silenced(loaded: LoadedModel) -> None:
     def zero(_module, _args, output):
         return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
-    for module in loaded.model.modules():
-        if type(module).__name__.endswith("Attention") and module not in own:
+    for name, module in loaded.model.named_modules():
+        mixes = type(module).__name__.endswith("Attention") and "projector" not in name  # which pools a cell's patches
+        if mixes and module not in own:
             module.register_forward_hook(zero)
 
 
 @torch.inference_mode()
 def features(loaded: LoadedModel, image: Image.Image) -> np.ndarray:
     """The picture's image features, [image tokens, width]."""
-    inputs = loaded.family.inputs([loaded.family.picture(image)])
-    output = loaded.model.model.get_image_features(**inputs, return_dict=True)
-    return torch.cat(list(output.pooler_output)).flatten(0, -2).numpy()
+    inputs = to_model(loaded, loaded.family.inputs([loaded.family.picture(image)]))
+    output = body(loaded).get_image_features(**inputs, return_dict=True)
+    found = output.last_hidden_state if output.get("pooler_output") is None else torch.cat(list(output.pooler_output))
+    return found.flatten(0, -2).numpy()
 
 
 def found_in_place(loaded: LoadedModel, image: Image.Image, grid: Grid) -> float:
@@ -204,7 +216,7 @@ def found_in_place(loaded: LoadedModel, image: Image.Image, grid: Grid) -> float
         painted.paste((255, 0, 255), (ceil(left - 0.01), ceil(top - 0.01), int(right + 0.01), int(bottom + 0.01)))
         change = np.linalg.norm(features(loaded, painted) - before, axis=1)[grid.index]
         hits.append(divmod(int(change.argmax()), grid.cols) == cell)
-    assert len(hits) >= 16
+    assert len(hits) >= 8  # a tile may hold padding in half of its cells
     return float(np.mean(hits))
 
 
@@ -291,8 +303,8 @@ def test_the_way_of_sharing_is_told_by_the_checkpoint(tmp_path):
 
 
 def test_the_picture_is_read_once(eager, monkeypatch):
-    seen, features = [], eager.model.model.get_image_features
-    monkeypatch.setattr(eager.model.model, "get_image_features", lambda *a, **k: seen.append(1) or features(*a, **k))
+    seen, features = [], body(eager).get_image_features
+    monkeypatch.setattr(body(eager), "get_image_features", lambda *a, **k: seen.append(1) or features(*a, **k))
     together = [sharing for sharing in WAYS[eager.family.sharing] if sharing is not Sharing.ALONE]
     for sharing in together:
         ask(shared(eager, sharing), [prepare(eager, image, queries) for image, queries in ASKED])
@@ -318,12 +330,12 @@ def test_a_left_padded_batch_equals_alone(loaded):
             input_ids=ids,
             attention_mask=mask,
             **({} if any(picture.shift for picture in pictures) else {"position_ids": places}),
-            **loaded.family.inputs(pictures),
+            **to_model(loaded, loaded.family.inputs(pictures)),
             **loaded.family.text_inputs(ids),
             use_cache=False,
         )
     for number, (image, query) in enumerate(asked):
-        found = torch.stack(rows)[:, number, ..., : pictures[number].tokens]
+        found = in_all_layers(loaded, torch.stack(rows))[:, number, ..., : pictures[number].tokens]
         np.testing.assert_allclose(found.numpy(), collect(loaded, image, query).attn, rtol=0, atol=1e-5)
 
 
@@ -331,30 +343,32 @@ def test_a_left_padded_batch_equals_alone(loaded):
 def test_nothing_runs_behind_the_last_attention(loaded, sharing):
     if sharing not in WAYS[loaded.family.sharing]:
         pytest.skip("the family cannot")
-    layers = loaded.model.get_decoder().layers
-    assert attention_modules(loaded.model) == [layer.self_attn for layer in layers]
-    seen = []
-    for module in (layers[-1].mlp, loaded.model.lm_head):
+    layers = next(module.layers for module in loaded.model.get_decoder().modules() if hasattr(module, "layers"))
+    assert attention_modules(loaded.model) == [layer.self_attn for layer in layers if hasattr(layer, "self_attn")]
+    seen, last = [], layers[-1]
+    for module in (last.mlp if hasattr(last, "mlp") else last.feed_forward, loaded.model.get_output_embeddings()):
         module.register_forward_hook(lambda module, *_: seen.append(module))
     ask(shared(loaded, sharing), [prepare(loaded, image, queries) for image, queries in ASKED])
     assert seen == []
     prompt = loaded.family.prompt("a bird", loaded.family.picture(WIDE))
     picture, ids = loaded.family.picture(WIDE), torch.tensor([prompt.ids])
     with torch.inference_mode():
-        loaded.model(input_ids=ids, **loaded.family.inputs([picture]), **loaded.family.text_inputs(ids))
+        inputs = to_model(loaded, loaded.family.inputs([picture]))
+        loaded.model(input_ids=ids, **inputs, **loaded.family.text_inputs(ids))
     assert len(seen) == 2  # and the model is as it was
 
 
 def test_an_answer_is_that_of_the_model_alone(loaded):
     config = ModelConfig(use_generate=True, max_new_tokens=6)
-    for beams in (1, 2):
+    for beams in (1, 2) if loaded.family.beams else (1,):
         record = collect(loaded, WIDE, "a bird", replace(config, num_beams=beams), generic=True)
         picture = loaded.family.picture(WIDE)
         prompt = loaded.family.prompt("a bird", picture)
         with torch.inference_mode():
             asked = torch.tensor([prompt.ids])
             ids = loaded.model.generate(
-                input_ids=asked, **loaded.family.inputs([picture]), **loaded.family.text_inputs(asked),
+                input_ids=asked, **to_model(loaded, loaded.family.inputs([picture])),
+                **loaded.family.text_inputs(asked),
                 max_new_tokens=6, num_beams=beams, do_sample=False,
             )  # fmt: skip
         text = loaded.tokenizer.decode(ids[0, len(prompt.ids) :], skip_special_tokens=True).strip()

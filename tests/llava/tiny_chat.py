@@ -61,13 +61,7 @@ class Tiny:
 
     def __call__(self, folder: Path) -> Path:
         """The checkpoint. Returns the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        backend = self._write_tokenizer(folder)
-        write_json(folder / "preprocessor_config.json", self.images)
-        write_json(folder / "processor_config.json", self.processor)
-        if self.template is not None:
-            template = self.template.replace("IMAGE", self.placeholder or self.image_token)
-            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        backend = self.write_processor(folder)
         own = {key: ids_of(backend, value) for key, value in self.config.items() if key in TOKEN_KEYS}
         config = AutoConfig.for_model(**{**self.config, **own})
         with torch.random.fork_rng():
@@ -80,6 +74,16 @@ class Tiny:
         model.load_state_dict(drawn, strict=False)  # buffers stay
         model.save_pretrained(folder)
         return folder
+
+    def write_processor(self, folder: Path) -> Tokenizer:
+        """The files that prepare pictures and prompts; returns the tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "preprocessor_config.json", self.images)
+        write_json(folder / "processor_config.json", self.processor)
+        if self.template is not None:
+            template = self.template.replace("IMAGE", self.placeholder or self.image_token)
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        return self._write_tokenizer(folder)
 
     def _write_tokenizer(self, folder: Path) -> Tokenizer:
         backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(BYTES)}, []))
@@ -110,6 +114,7 @@ TOKEN_KEYS = (
     "image_token_id", "image_token_index", "video_token_id", "video_token_index",
     "vision_start_token_id", "vision_end_token_id",
     "boi_token_id", "eoi_token_id", "boi_token_index", "eoi_token_index", "image_start_token_id", "image_end_token_id",
+    "image_patch_id", "low_res_image_start_token_id", "frame_start_token_id", "frame_end_token_id",
     "audio_token_id", "boa_token_id", "eoa_token_id", "eoa_token_index", "visual_indicator_token_ids",
 )  # fmt: skip  # of config.json that name a token
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
