@@ -10,6 +10,7 @@
     python pipeline.py stage=select data.attention_dir=outputs/localization_heads/<model>
     python pipeline.py stage=evaluate data.data_file=samples_with_truth.jsonl data.process_all=true
     python pipeline.py stage=study data.data_file=samples_with_truth.jsonl
+    python pipeline.py stage=ablate data.data_file=samples.jsonl
     python pipeline.py stage=report data.data_file=samples_with_truth.jsonl
 
 `python pipeline.py --help` shows the stages and the keys that people use; conf/README.md lists every key.

@@ -11,10 +11,11 @@ from lab.ablate.interventions import INTERVENTIONS
 from lab.ablate.report import IN_WORDS, QUESTIONS, Ablation
 from lab.ablate.sets import CHOSEN, UNTOUCHED
 from lab.ablate.trial import SHARES
+from lab.base.colours import GREEN, ORANGE, PURPLE
 from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.style import LABEL, PAGE, SMALL, canvas, inches, place
 
-GREY, ORANGE, GREEN, PURPLE = "#9a9a9a", "#e69f00", "#009e73", "#cc79a7"
+GREY = "#9a9a9a"
 # name of the set: label, marker, colour, size, and how far below the row's middle its dots lie, in rows
 MARKS: dict[str, tuple[str, str, str, float, float]] = {
     "random": ("same layers", "o", GREY, 8, 0.12),

@@ -1,4 +1,7 @@
 """The colours of what is found, for figures and page alike: for colour-blind readers and in grey print too."""
 
-BOX_COLOUR, MASK_COLOUR = "#0072b2", "#ffc400"  # blue, cased in white; yellow, cased in black
-INK, EDGE = "#222222", "#999999"
+from lab.base.colours import BLUE, EDGE, INK
+
+__all__ = ["BOX_COLOUR", "EDGE", "INK", "MASK_COLOUR"]
+
+BOX_COLOUR, MASK_COLOUR = BLUE, "#ffc400"  # blue, cased in white; yellow, cased in black

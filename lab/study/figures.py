@@ -12,16 +12,17 @@ from matplotlib.patheffects import withStroke
 
 import viz
 from analyze import Head
+from lab.base.colours import ORANGE, PURPLE
 from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.selection import head_quality_figure
 from lab.figures.style import LABEL, PAGE, SMALL, TITLE, canvas, place
 from lab.study.plan import REGIONS, Row, Table
 from lab.study.report import Study
 
-GREY, ORANGE = "#b5b5b5", "#e69f00"  # beside blue, apart for colour-blind readers and in grey print
+GREY = "#b5b5b5"  # with orange beside blue, apart for colour-blind readers and in grey print
 # Where several settings lie, unlike an interval.
 RANGE: dict[str, Any] = {
-    "color": "#cc79a7",
+    "color": PURPLE,
     "linewidth": 4,
     "path_effects": [withStroke(linewidth=5.5, foreground="white")],
 }

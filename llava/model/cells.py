@@ -16,12 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageOps
 
-from lab.base.colours import APART
+from lab.base.colours import APART, INK
 from lab.base.errors import UserError
 from llava.family import Picture
 from llava.grid import KINDS, Grid
 
-INK = "#222222"
 FIGURES = ("png", "pdf", "svg")
 WIDTH, TALLEST = 7.1, 5.5  # inches: of a printed page's text; of a panel
 PIXELS = 200  # per inch
