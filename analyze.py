@@ -95,15 +95,15 @@ def attention_sums(record: Record, digits: int | None = None) -> Float[np.ndarra
     It holds a value of the record's precision or, with `digits`, one of so many decimals. A record that keeps some
     heads' maps only stores the sums: raises UserError if they were measured with other `digits`.
     """
-    return record.subset.attention_sums(digits, lambda: _row_sums(record, digits))
+    return record.subset.attention_sums(record.sum_settings(digits), lambda: _row_sums(record, digits))
 
 
 def _row_sums(record: Record, digits: int | None) -> Float[np.ndarray, "layers heads"]:
     import torch
 
-    weights = record.attn if digits is None else _halved(record.attn)
+    weights = record.weights if digits is None else _halved(record.weights)
     precision = record.dtype if digits is None else "float64"
-    rows = torch.from_numpy(weights).flatten(0, 2)  # [layers * heads, image tokens]
+    rows = torch.from_numpy(weights).flatten(0, 1)  # [layers * heads, image tokens]
     sums = torch.cat([piece.sum(1) for piece in in_chunks(rows, getattr(torch, precision))])
     found = sums.double().numpy().reshape(record.num_layers, record.num_heads)
     return found if digits is None else found.round(digits)
@@ -280,7 +280,7 @@ def measure_heads(record: Record, wanted: Bool[np.ndarray, "layers heads"], conf
     """
 
     def measure() -> Scores:
-        weights = record.attn[wanted][:, 0]
+        weights = record.weights[wanted]
         if config.digits is None:
             maps = record.canvas.maps(weights)
             return *spatial_entropy(maps, config, record.dtype), bottom_row_max(maps)

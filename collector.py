@@ -1,4 +1,4 @@
-"""Samples -> records: how much each head of the last prompt token looks at each image token.
+"""Samples -> records: how much each head of the last prompt token, or of others, looks at each image token.
 
     loaded = load_model("llava-hf/llava-1.5-7b-hf")
     record = collect(loaded, open_image("bird.jpg"), "the bird on the branch")
@@ -6,7 +6,8 @@
     question = prepare(loaded, open_image("bird.jpg"), ["the bird", "the branch"])  # no weights needed: for workers
     records = ask(loaded, [question]).of(0)                                         # both, the image read once
 
-`record.attn` is [layers, heads, 1, image tokens].
+`record.attn` is [layers, heads, read tokens, image tokens]; one token is read, the prompt's last, unless `model.read`
+asks for others.
 """
 
 import platform
@@ -20,8 +21,9 @@ from PIL import Image
 
 from conf.schema import ModelConfig
 from lab.attention.capture import attention_name, kept_rows
-from lab.attention.forward import Rows, image_rows, in_all_layers, stacked, to_model
+from lab.attention.forward import Rows, answer_rows, image_rows, in_all_layers, stacked, to_model
 from lab.attention.packing import pack
+from lab.attention.tokens import read_tokens, told, whole, with_answer
 from lab.base.errors import UserError
 from lab.records.record import Record
 from llava.conversation import ASKED_WITH
@@ -60,20 +62,23 @@ def collect(
     image_file: str | None = None,
     generic: bool = False,
 ) -> Record:
-    """Asks the model once and keeps the last prompt token's attention to the image.
+    """Asks the model once and keeps the attention of the last prompt token, or of others, to the image.
 
     Args:
         loaded: the checkpoint.
         image: RGB.
         query: the expression, written into the template `config.conv_mode`.
-        config: how to ask; of it conv_mode, drop_space_tokens, use_generate and the generation keys are read.
+        config: how to ask; of it conv_mode, read, drop_space_tokens, use_generate and the generation keys are read.
         image_file: where the image came from, for the record.
         generic: also keep the attention of `GENERIC_QUERY`, in `record.generic`.
 
     Returns:
-        Weights after the softmax, [layers, heads, 1, image tokens]. With eager attention they are in the model's dtype
-        and equal bit by bit to those of `output_attentions=True`; with fused attention in float32. With `use_generate`
-        they are those of the step that predicts the first token of the answer.
+        Weights after the softmax, [layers, heads, read tokens, image tokens]. With eager attention they are in the
+        model's dtype and equal bit by bit to those of `output_attentions=True`; with fused attention in float32. Those
+        of the last prompt token are those of the step that predicts the first token of the answer. Those of an answer
+        (`read="answer"`) are of the queries that hold its tokens: what a generated token looks at once it is written,
+        and the next one is to follow. Its first token's are those of the second step, and a token that ends the answer
+        is not read.
 
     Raises:
         UserError: a query, template or setting that cannot be used, or a prompt longer than the model reads.
@@ -106,13 +111,17 @@ def prepare(
         picture = loaded.family.picture(image)
     if prompts is None:
         prompts = [make_prompt(loaded, query, picture, config) for query in queries]
-    beside = [make_prompt(loaded, GENERIC_QUERY, picture, config)] if generic else []
+    of_generic = replace(config, read=whole(config.read))
+    beside = [make_prompt(loaded, GENERIC_QUERY, picture, of_generic)] if generic else []
     return Question(picture, image.size, tuple(queries), (*prompts, *beside), image_file)
 
 
 def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: ModelConfig) -> Prompt:
-    """The prompt that asks for `query` in a picture, by this configuration. Raises UserError as `build_prompt`."""
-    return loaded.family.prompt(
+    """The prompt that asks for `query` in a picture, by this configuration, with the tokens that are to be read.
+
+    Raises UserError as `build_prompt` and `read_tokens`.
+    """
+    prompt = loaded.family.prompt(
         query,
         picture,
         config.conv_mode,
@@ -120,6 +129,7 @@ def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: Model
         system=config.system,
         question=config.question,
     )
+    return read_tokens(config.read, prompt, query)
 
 
 class PendingRecords:
@@ -150,7 +160,8 @@ class PendingRecords:
             self._copied.synchronize()
         question = self.questions[number]
         own = self._rows[:, number, ..., : question.picture.tokens]  # others of the batch may have more image tokens
-        rows = own[:, :, :, None].unbind(2)  # per query [layers, heads, 1, vis]
+        each = own.unflatten(2, (-1, most_read(self.questions))).unbind(2)  # per prompt [layers, heads, tokens, vis]
+        rows = [row[:, :, : len(prompt.places)] for row, prompt in zip(each, question.prompts, strict=False)]
         generic = rows[len(question.queries)] if len(question.prompts) > len(question.queries) else None
         asked = zip(
             question.queries, question.prompts, rows, strict=False
@@ -175,6 +186,7 @@ class PendingRecords:
             "stations": prompt.stations,
             "conv_mode": self.config.conv_mode or loaded.family.own_conv_mode,
             "prompt": prompt.text,
+            **told(self.config.read, prompt, query, loaded.tokenizer),
             **{key: value for key in ASKED_WITH if (value := getattr(self.config, key)) is not None},
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
@@ -194,7 +206,7 @@ def ask(loaded: LoadedModel, questions: Sequence[Question], config: ModelConfig 
     1e-5. Returns before an accelerator has finished. Raises torch's out-of-memory errors.
     """
     if loaded.family.sharing is Sharing.ALONE:
-        rows = _side_by_side([_one_by_one(loaded, question) for question in questions])
+        rows = _side_by_side([_one_by_one(loaded, question, most_read(questions)) for question in questions])
     else:
         inputs = loaded.family.inputs([question.picture.to(loaded.device) for question in questions])
         rows = image_rows(loaded, inputs, pack([question.prompts for question in questions]))
@@ -209,21 +221,51 @@ def ask_one_by_one(loaded: LoadedModel, question: Question, config: ModelConfig 
     Raises UserError if a text is to be generated for more than one query, or is too long.
     """
     config = config or ModelConfig()
-    if not config.use_generate:
-        return PendingRecords(loaded, [question], _one_by_one(loaded, question), config)
+    if not config.answers:
+        return PendingRecords(loaded, [question], _one_by_one(loaded, question, most_read([question])), config)
     if len(question.queries) > 1:
-        raise UserError("model.use_generate=true answers one query at a time; set data.share_image=false")
-    rows, text = _generate(loaded, question, config)
-    beside = replace(question, prompts=question.prompts[1:])
+        asked = "model.use_generate=true" if config.use_generate else f"model.read={config.read}"
+        raise UserError(f"{asked} answers one query at a time; set data.share_image=false")
+    if config.read == "answer":
+        return _ask_and_read(loaded, question, config)
+    rows, answer = _generate(loaded, question, question.prompts[0], config)
+    beside, tokens = replace(question, prompts=question.prompts[1:]), most_read([question])
     if beside.prompts:
-        rows = torch.cat([rows, _one_by_one(loaded, beside)], dim=3)
-    return PendingRecords(loaded, [question], rows, config, text)
+        rows = torch.cat([_filled(rows, tokens), _one_by_one(loaded, beside, tokens)], dim=3)
+    return PendingRecords(loaded, [question], rows, config, _text(loaded, answer))
 
 
-def _one_by_one(loaded: LoadedModel, question: Question) -> Rows:
-    """[layers, 1, heads, prompts, vis]"""
+def _ask_and_read(loaded: LoadedModel, question: Question, config: ModelConfig) -> PendingRecords:
+    """Has the answer generated, and reads it behind the prompt: what each of its tokens looks at; the generic prompt's
+    answer too.
+    """
+    answers = [_generate(loaded, question, prompt, config)[1] for prompt in question.prompts]
+    text = _text(loaded, answers[0])
+    read = [_without_end(loaded, answer) for answer in answers]
     inputs = loaded.family.inputs([question.picture])
-    return torch.cat([image_rows(loaded, inputs, pack([[prompt]])) for prompt in question.prompts], dim=3)
+    rows = [answer_rows(loaded, inputs, *asked) for asked in zip(question.prompts, read, strict=True)]
+    prompts = tuple(with_answer(*asked) for asked in zip(question.prompts, read, strict=True))
+    said = replace(question, prompts=prompts)
+    return PendingRecords(
+        loaded, [said], torch.cat([_filled(row, most_read([said])) for row in rows], dim=3), config, text
+    )
+
+
+def most_read(questions: Sequence[Question]) -> int:
+    """The largest number of tokens that are read of a prompt; prompts with fewer have as many rows."""
+    return max(len(prompt.places) for question in questions for prompt in question.prompts)
+
+
+def _one_by_one(loaded: LoadedModel, question: Question, tokens: int) -> Rows:
+    """[layers, 1, heads, prompts * tokens, vis]"""
+    inputs = loaded.family.inputs([question.picture])
+    rows = [_filled(image_rows(loaded, inputs, pack([[prompt]])), tokens) for prompt in question.prompts]
+    return torch.cat(rows, dim=3)
+
+
+def _filled(rows: Rows, tokens: int) -> Rows:
+    """The rows of one prompt, filled up with zeros to those of so many tokens."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, tokens - rows.shape[3]))
 
 
 def _side_by_side(rows: Sequence[Rows]) -> Rows:
@@ -234,11 +276,13 @@ def _side_by_side(rows: Sequence[Rows]) -> Rows:
     )
 
 
-def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> tuple[Rows, str]:
-    """The rows of the first prompt, [layers, 1, heads, 1, vis], and the answer to it."""
+def _generate(
+    loaded: LoadedModel, question: Question, prompt: Prompt, config: ModelConfig
+) -> tuple[Rows, tuple[int, ...]]:
+    """The rows of a prompt, [layers, 1, heads, tokens, vis], and the answer to it."""
     if config.num_beams > 1 and not loaded.family.beams:
         raise UserError(f"model.num_beams={config.num_beams}: this family can be asked with one beam only; set it to 1")
-    packed = pack([question.prompts[:1]]).to(loaded.device)
+    packed = pack([[prompt]]).to(loaded.device)
     length = packed.ids.shape[1]
     if length + config.max_new_tokens > loaded.context:
         raise UserError(
@@ -257,5 +301,18 @@ def _generate(loaded: LoadedModel, question: Question, config: ModelConfig) -> t
             num_beams=config.num_beams,
             **{key: value for key, value in sampling.items() if value is not None},
         )
-    text = loaded.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
-    return stacked(rows)[:, :1], text  # of several beams, which start alike, the first
+    return stacked(rows)[:, :1], tuple(output[0, length:].tolist())  # of several beams, which start alike, the first
+
+
+def _text(loaded: LoadedModel, answer: Sequence[int]) -> str:
+    return loaded.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def _without_end(loaded: LoadedModel, answer: tuple[int, ...]) -> tuple[int, ...]:
+    """The answer without the tokens that end it and fill it up; its first, if there is nothing else."""
+    config = loaded.model.generation_config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    last = next(
+        (place for place in reversed(range(len(answer))) if answer[place] not in (*ends, config.pad_token_id)), 0
+    )
+    return answer[: last + 1]

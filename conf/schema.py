@@ -31,10 +31,15 @@ from lab.base.remote import is_url
 PRESET = "preset"  # of logic.heads: those that the model preset knows
 MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
 MOST_DRAWS = 1_000_000  # more never end
+MOST_READ = 4096  # tokens whose attention one record holds
 WIDEST = 1001  # of smoothing, in cells: far more than any grid has
 # What the system is to have at the paths of a key; `heads` may also be a list of them.
 PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
 END = -1  # of data.end_index: the last line
+READ = ("last", "expression", "answer")  # of model.read
+WORD = "word:"  # in front of one
+MEAN = "mean"
+TOKENS = (MEAN, "first", "last")  # of logic.token
 WORDS = ("all", "half", PRESET)  # in the place of a path: study.find, logic.heads
 
 
@@ -187,7 +192,7 @@ class Group:
             if choice is not None and value is not None:
                 setattr(self, one.name, _member(choice, value, name))
             least = one.metadata.get("least")
-            if least is not None and value is not None and value < least:
+            if least is not None and isinstance(value, int | float) and value < least:
                 raise UserError(f"{name}={value}: must be {least:g} or more")
         self.check()
 
@@ -363,6 +368,7 @@ class LogicConfig(Group, path="logic"):
         Grids.joined,
         "what counts where a model sees a picture whole and in tiles: joined: both; whole, tiles: that alone",
     )
+    token: Any = key(MEAN, "of the tokens that model.read kept: mean of all, first, last, or a number from 0", least=0)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     ties: Ties = key(
@@ -377,6 +383,11 @@ class LogicConfig(Group, path="logic"):
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
+
+    def check(self) -> None:
+        if self.token not in TOKENS and type(self.token) is not int:
+            choices = ", ".join(TOKENS)
+            raise UserError(f"logic.token={shown(self.token)}: choose from {choices}, or give a number from 0")
 
 
 # The model and the data
@@ -412,6 +423,12 @@ class ModelConfig(Group, path="model"):
     image_processor: Any = key(
         None, "options of the checkpoint's image processor in place of its own, as {max_pixels: 1003520}; null: none"
     )
+    read: str = key(
+        "last",
+        "tokens whose attention is kept: last: of the prompt; expression: all of it; word:cup: of one of its words; "
+        "answer: each one generated",
+        takes="text",
+    )
     drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
     image_aspect_ratio: AspectRatio | None = key(
         None, "pad: to a square; crop: its middle; null: as the checkpoint says"
@@ -433,7 +450,16 @@ class ModelConfig(Group, path="model"):
     )
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
+    @property
+    def answers(self) -> bool:
+        """Whether the model generates an answer."""
+        return self.use_generate or self.read == "answer"
+
     def check(self) -> None:
+        if self.read not in READ and not (self.read.startswith(WORD) and self.read.removeprefix(WORD).strip()):
+            raise UserError(f"model.read={shown(self.read)}: choose from {', '.join(READ)}, word:WORD")
+        if self.read == "answer" and self.max_new_tokens > MOST_READ:
+            raise UserError(f"model.max_new_tokens={self.max_new_tokens}: must be at most {MOST_READ} with read=answer")
         if self.question is not None and self.question.count("{query}") != 1:
             what = shown(self.question)
             raise UserError(f"model.question={what}: must hold {{query}}, the place of the expression, once")

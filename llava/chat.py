@@ -183,7 +183,7 @@ class ChatFamily(Family):
     ) -> Prompt:
         if drop_space_tokens:
             raise UserError("model.drop_space_tokens is for LLaVA's templates alone: set it to null")
-        query = query.strip() if isinstance(query, str) else query
+        given, query = query, query.strip() if isinstance(query, str) else query
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_tokens.token_id)
         reserved = (self.placeholder, image_token, QUERY, SYSTEM)
         check_query(query, *reserved)
@@ -210,7 +210,9 @@ class ChatFamily(Family):
             place: span_in_query(stations, *offsets[place]) for place, label in enumerate(labels) if label == "query"
         }
         ranges = checked(query, ids, labels, self.image_tokens.token_id, self.context)
-        return Prompt(ids, ranges, plain, {place: span for place, span in spans.items() if span}, picture.shift)
+        before = len(given) - len(given.lstrip())
+        letters = {place: (span[0] + before, span[1] + before) for place, span in spans.items() if span}
+        return Prompt(ids, ranges, plain, letters, picture.shift)
 
     def framed(self, conv_mode: str, system: str | None, question: str = QUERY) -> tuple[str, str]:
         """The text of a prompt with its placeholder, and with SYSTEM and QUERY in it; and the system text.

@@ -38,6 +38,12 @@ class Prompt:
         default_factory=dict
     )  # place of a query's token -> its letters in the query
     shift: int = 0  # of the places behind the picture: their number for the model minus their place in `ids`
+    read: tuple[int, ...] = ()  # places of the tokens whose attention is wanted; none: the last token's
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Places of the tokens whose attention is wanted, at least one."""
+        return self.read or (len(self.ids) - 1,)
 
 
 def build_prompt(

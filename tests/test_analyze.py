@@ -376,7 +376,7 @@ def test_attention_sums_cover_all_grids_and_maps_only_those_that_count():
     attn = np.zeros((3, 1, 1, 10), np.float32)
     attn[2, 0, 0, [1, 6]] = 0.25, 0.5
     grids = [Grid(1, 2, 2, (0, 0, 8, 8)).to_dict(), Grid(5, 1, 5, (0, 0, 8, 8), kind="tile").to_dict()]
-    record = Record(attn, {"grids": grids}).counting(Grids.whole)
+    record = Record(attn, {"grids": grids}).under(LogicConfig(grids=Grids.whole))
     assert attention_sums(record)[2, 0] == 0.75
     assert score_heads(record, LogicConfig()).num_components[2, 0] == 1
 

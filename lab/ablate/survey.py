@@ -47,7 +47,7 @@ def survey(
             continue
         looked, outputs = ReadPicture(loaded, row.question).look()
         for record in PendingRecords(loaded, [row.question], looked, model).of(0):
-            ranking = rank_heads(record.counting(logic.grids), logic)
+            ranking = rank_heads(record.under(logic), logic)
             found.selected += selection_frequency([ranking], logic.select.top_n, shape)
             found.sums += attention_sums(record, logic.entropy.digits)
             found.samples += 1

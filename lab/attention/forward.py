@@ -1,4 +1,4 @@
-"""Packed prompts through a model, up to its last attention: what the last token of each looks at.
+"""Packed prompts through a model, up to its last attention: what the read tokens of each look at.
 
 rows = image_rows(loaded, loaded.family.inputs(pictures), pack(prompts))    # [layers, batch, heads, queries, vis]
 """
@@ -11,15 +11,19 @@ from jaxtyping import Float
 from transformers import DynamicCache
 
 from lab.attention.capture import attention_modules, attention_name, kept_rows, until_last_attention
-from lab.attention.packing import Packed
+from lab.attention.packing import Packed, pack, pack_behind
+from lab.attention.tokens import with_answer
 from llava.family import LoadedModel, Sharing
 from llava.layers import reaches
+from llava.prompt import Prompt
 
 Rows = Float[torch.Tensor, "layers batch heads queries vis"]
 
 
 def image_rows(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Packed) -> Rows:
-    """The attention of the last token of every prompt to the image tokens, on the device.
+    """The attention of the read tokens of every prompt to the image tokens, on the device.
+
+    The queries are the prompts' read tokens one prompt after the other, as many of each; of most, its last token alone.
 
     `inputs` are those of the pictures, on any device; floating-point ones are turned into the model's precision.
     Several expressions share their picture in the way of `loaded.family.sharing`; one is an ordinary forward.
@@ -31,6 +35,17 @@ def image_rows(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: 
     if loaded.family.sharing is Sharing.CACHED:
         return _behind_cache(loaded, inputs, packed)
     raise ValueError(f"{type(loaded.family).__name__} cannot share a picture: ask one expression at a time")
+
+
+def answer_rows(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], prompt: Prompt, answer: Sequence[int]) -> Rows:
+    """The attention of every token of an answer to the image tokens: the prompt is read, and the answer behind it.
+
+    A model with layers that keep a state, and so nothing that a cache could be cut to, reads both at once.
+    """
+    answer = tuple(answer)
+    if 0 in reaches(loaded.text_config).values():
+        return image_rows(loaded, inputs, pack([[with_answer(prompt, answer)]]))
+    return _behind_cache(loaded, to_model(loaded, inputs), pack_behind(prompt, answer).to(loaded.device))
 
 
 def to_model(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -79,6 +94,8 @@ def _behind_cache(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packe
         prefix = packed.ids[:, : packed.start]
         of_tokens = loaded.family.text_inputs(prefix)
         body(loaded)(input_ids=prefix, **inputs, **of_tokens, past_key_values=cache, use_cache=True)
+    if loaded.family.sharing is Sharing.ALONE:  # it knows best which masks and places its own way of reading needs
+        text = {"input_ids": text["input_ids"]}
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted_behind(), stop=True) as rows:
         body(loaded)(**text, past_key_values=cache, use_cache=True)
     with torch.inference_mode():

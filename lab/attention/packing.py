@@ -28,6 +28,7 @@ class Packed:
     place: Int[torch.Tensor, "batch length"]  # of each token in its own prompt
     part: Int[torch.Tensor, "batch length"]  # 0: prefix, 1 and up: the expressions of the row, then its padding
     last: Int[torch.Tensor, "batch queries"]  # where each prompt's last token is; rows with fewer prompts repeat theirs
+    read: Int[torch.Tensor, "batch queries tokens"]  # where its read tokens are; prompts with fewer repeat their last
     prefix: int  # tokens of system and image in the row that has the fewest
     start: int  # where the expressions begin: the same number in the row that has the most
     columns: slice | Int[torch.Tensor, "batch columns"]  # the image tokens; rows with fewer repeat their first
@@ -56,13 +57,14 @@ class Packed:
             place=moved(self.place),
             part=moved(self.part),
             last=moved(self.last),
+            read=moved(self.read),
             columns=columns,
             shift=moved(self.shift),
         )
 
     def wanted(self) -> Wanted:
-        """The last token of every prompt, on the image."""
-        return Wanted(self.last, self.columns, 0 if self.single else self.prefix)
+        """The read tokens of every prompt, on the image."""
+        return Wanted(self.read.flatten(1), self.columns, 0 if self.single else self.prefix)
 
     def inputs(self, attention: str, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
         """What the model's forward takes, but for the picture."""
@@ -81,7 +83,7 @@ class Packed:
 
     def wanted_behind(self) -> Wanted:
         """The same as `wanted` in a forward of the expressions alone, which finds the prefix in a cache."""
-        return Wanted(self.last - self.start, self.columns)
+        return Wanted(self.read.flatten(1) - self.start, self.columns)
 
     def inputs_behind(
         self, reaches: Mapping[str, int | None], attention: str, dtype: torch.dtype
@@ -127,6 +129,8 @@ def pack(rows: Sequence[Sequence[Prompt]]) -> Packed:
     ids = torch.full((len(rows), length), rows[0][0].ids[-1])  # padding: any token but the image's
     place, part = torch.arange(length).repeat(len(rows), 1), torch.full((len(rows), length), queries + 1)
     last = torch.empty(len(rows), queries, dtype=torch.long)
+    tokens = max(len(prompt.places) for row in rows for prompt in row)
+    read = torch.empty(len(rows), queries, tokens, dtype=torch.long)
     for i, (head, at) in enumerate(zip(heads, starts, strict=True)):
         ids[i, : len(head)], part[i, : len(head)] = torch.tensor(head), 0
         for number, tail in enumerate(tails[i], start=1):
@@ -134,10 +138,28 @@ def pack(rows: Sequence[Sequence[Prompt]]) -> Packed:
             ids[i, at:stop], part[i, at:stop] = torch.tensor(tail), number
             place[i, at:stop] = torch.arange(len(head), len(head) + len(tail))
             last[i, number - 1 :] = stop - 1
+            read[i, number - 1 :] = torch.tensor(_filled(rows[i][number - 1].places, tokens)) + at - len(head)
             at = stop
         place[i, at:] = len(head)  # padding: any place that the model knows
     shift = torch.tensor([row[0].shift for row in rows])
-    return Packed(ids, place, part, last, shortest, longest, _columns(columns), shift)
+    return Packed(ids, place, part, last, read, shortest, longest, _columns(columns), shift)
+
+
+def pack_behind(prompt: Prompt, answer: Sequence[int]) -> Packed:
+    """A prompt as the prefix and the tokens of its answer behind it, each of them read.
+
+    For a forward behind a cache: what is read in both directions, as some models read a prompt, ends with the prompt.
+    """
+    length = len(prompt.ids) + len(answer)
+    ids, place = torch.tensor([[*prompt.ids, *answer]]), torch.arange(length)[None]
+    start, last = len(prompt.ids), torch.tensor([[length - 1]])
+    columns = _columns([positions(prompt.stations, "image")])
+    shift = torch.tensor([prompt.shift])
+    return Packed(ids, place, (place >= start).long(), last, place[None, :, start:], start, start, columns, shift)
+
+
+def _filled(places: Sequence[int], number: int) -> list[int]:
+    return [*places, *[places[-1]] * (number - len(places))]
 
 
 def _columns(image: Sequence[Sequence[int]]) -> slice | Int[torch.Tensor, "batch columns"]:

@@ -50,8 +50,9 @@ class BatchJob:
             model.question,
             model.system,
             model.image_processor,
+            model.read,
             model.dtype,
-            model.use_generate,
+            model.answers,
             self.generic,
         )
         return repr((asked, data.save_dtype, data.save_attention, maps, self.finish.rules))

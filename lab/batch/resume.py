@@ -43,7 +43,7 @@ def _finished(found: tuple[Sample, bool], job: BatchJob) -> Result | None:
     sample, changed = found
     try:
         path = find_record(job.folder, sample.id)
-        record = load_record(path, job.logic.grids) if path is not None else None
+        record = load_record(path, job.logic) if path is not None else None
         if path is None or record is None or not _same_question(record, sample, job):
             return None
         if not serves(record, job.data, job.logic, job.choice):
@@ -61,5 +61,6 @@ def _same_question(record: Record, sample: Sample, job: BatchJob) -> bool:
     templates = (model.conv_mode,) if model.conv_mode else FAMILY_TEMPLATES
     same_way = meta.get("conv_mode") in templates and model.dtype in (Dtype.auto, meta.get("dtype"))
     same_way = same_way and all(meta.get(key) == getattr(model, key) for key in ASKED_WITH)
-    answered = meta.get("generated_text") is not None or not model.use_generate
+    same_way = same_way and meta.get("read", "last") == model.read
+    answered = meta.get("generated_text") is not None or not model.answers
     return same_sample and same_way and answered and (record.generic is not None or not job.generic)

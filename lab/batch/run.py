@@ -75,7 +75,7 @@ def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", ru
 
     data = job.data
     size = data.batch_size or min(BLOCK, automatic_size(loaded))
-    apart = job.model.use_generate or (size == 1 and not data.share_image)
+    apart = job.model.answers or (size == 1 and not data.share_image)
     batcher = AdaptiveBatcher(loaded, job.model, size=1 if apart else size, grows=data.batch_size is None, apart=apart)
     accelerated = loaded.device.type != "cpu"
     if not accelerated:

@@ -42,6 +42,9 @@ BYTES_BESIDE = 2700  # of a file: meta and how things are spelled
 BYTES_OF_TENSOR = 300  # of each tensor in it, beside its values
 
 
+BYTES_OF_TOKEN = 60  # of what meta tells of a read token
+
+
 BYTES_OF_RANKING = 220  # of a head in X_analysis.pkl and .json together
 
 
@@ -102,7 +105,7 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
 
 def as_stored(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
-    record = at_precision(record, data).counting(logic.grids)
+    record = at_precision(record, data).under(logic)
     if data.save_attention == SaveAttention.all or not record.subset.holds_all:
         return record
     return with_maps_of(record, wanted_heads(record, data, logic, choice), logic.entropy)
@@ -139,9 +142,9 @@ class DiskUse:
     """What a run will write."""
 
     records: int
-    record_bytes: int  # of each; at most, if compressed
+    record_bytes: int  # of each; at most, if they may be smaller
     ranking_bytes: int  # of each, at most: if every head is in the ranking
-    compressed: bool
+    smaller: bool  # whether they may be: they are compressed, or not all have as many read tokens
 
     @property
     def most(self) -> int:
@@ -150,7 +153,7 @@ class DiskUse:
 
     def __str__(self) -> str:
         each, total = size(self.record_bytes), size(self.records * self.record_bytes)
-        most = "at most " if self.compressed else ""
+        most = "at most " if self.smaller else ""
         return (
             f"{self.records:,} records of {most}{each}: {total}; rankings: at most "
             f"{size(self.records * self.ranking_bytes)}"
@@ -166,6 +169,7 @@ def disk_use(
     *,
     samples: int,
     generic: bool = False,
+    read: int = 1,
 ) -> DiskUse:
     """What `samples` records of a model take.
 
@@ -175,13 +179,17 @@ def disk_use(
         dtype: the model's precision.
         data: how records are kept. choice: the heads whose maps are, with save_attention=selected.
         generic: whether the records hold the generic prompt's attention too.
+        read: tokens whose attention a record holds, at most.
     """
     every = shape[0] * shape[1]
     kept = {SaveAttention.all: every, SaveAttention.selected: choice.number, SaveAttention.none: 0}[data.save_attention]
-    weights = (BYTES_OF_TENSOR + kept * tokens * BYTES[stored_dtype(dtype, data)]) * (2 if generic else 1)
+    weights = (BYTES_OF_TENSOR + kept * read * tokens * BYTES[stored_dtype(dtype, data)]) * (2 if generic else 1)
     scores = 0 if data.save_attention == SaveAttention.all else every * BYTES_OF_SCORES + 4 * BYTES_OF_TENSOR
     return DiskUse(
-        samples, weights + scores + BYTES_BESIDE, every * BYTES_OF_RANKING, data.record_format == RecordFormat("pkl.gz")
+        samples,
+        weights + scores + BYTES_BESIDE + (read * BYTES_OF_TOKEN if read > 1 else 0),
+        every * BYTES_OF_RANKING,
+        read > 1 or data.record_format == RecordFormat("pkl.gz"),
     )
 
 
@@ -190,7 +198,7 @@ def tell_disk_use(use: DiskUse, folder: Path) -> bool:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     print(f"{use}; {size(free)} free in {folder}")
-    if use.records * use.record_bytes > free and not use.compressed:
+    if use.records * use.record_bytes > free and not use.smaller:
         log.warning(
             "that will not fit: set data.save_attention=selected or none, data.record_format=pkl.gz, or another "
             "data.output_dir"

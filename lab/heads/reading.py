@@ -55,7 +55,7 @@ def picks_of_records(files: Sequence[Path], logic: LogicConfig, workers: int | N
 
 
 def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.ndarray | None) -> list[Head]:
-    return [(score.layer, score.head) for score in rank_heads(record.counting(logic.grids), logic, passes)[:top_n]]
+    return [(score.layer, score.head) for score in rank_heads(record.under(logic), logic, passes)[:top_n]]
 
 
 def passes_on_average(

@@ -147,7 +147,7 @@ def _rows_of(found: Sequence[Columns]) -> Float[np.ndarray, "rows 4 samples"]:
 
 def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     """The first reading of one sample."""
-    record = load_or_why(job.path, rules.logic.grids) if job.path else None
+    record = load_or_why(job.path, rules.logic) if job.path else None
     if job.path is None or record is None or isinstance(record, str):
         size = sample_size(job.sample)
         truth = read_truth(job.sample, size)
@@ -188,7 +188,7 @@ def see_again(job: Job, rows: Rows, rules: Rules) -> Columns:
     """The second reading, for rows whose heads are fixed."""
     if job.path is None:
         return _missed(read_truth(job.sample), rows, rules)
-    record = load_record(job.path, rules.logic.grids)
+    record = load_record(job.path, rules.logic)
     return _scores(Sight(record), read_truth(job.sample, record.image_size), rows, (), rules)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from conf.schema import Grids
+from conf.schema import MOST_READ, LogicConfig
 from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
@@ -37,16 +37,23 @@ def check_record(record: Record, where: str) -> None:
     record.
     """
     attn = record.attn
-    expected = "expected [layers, heads, 1, image tokens]"
-    if attn.ndim != 4 or attn.shape[2] != 1:
+    expected = "expected [layers, heads, read tokens, image tokens]"
+    if attn.ndim != 4:
         raise UserError(f"{where}: attention has shape {list(attn.shape)}; {expected}")
+    for weights in (attn, record.generic):
+        if weights is not None and weights.ndim == 4 and weights.shape[2] > MOST_READ:
+            raise UserError(f"{where}: attention has shape {list(weights.shape)}; {expected}, at most {MOST_READ} read")
     if 0 in attn.shape:
         raise UserError(f"{where}: attention is empty, shape {list(attn.shape)}; {expected}, none of them 0")
     try:
         _check_geometry(record)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    if record.generic is not None and record.generic.shape != attn.shape:
+    if record.generic is not None and (
+        record.generic.ndim != 4
+        or 0 in record.generic.shape
+        or _but_read(record.generic.shape) != _but_read(attn.shape)
+    ):
         raise UserError(
             f"{where}: the generic prompt's attention has shape {list(record.generic.shape)}; expected "
             f"{list(attn.shape)}"
@@ -60,7 +67,12 @@ def check_record(record: Record, where: str) -> None:
             raise UserError(f"{where}: {zero}")
 
 
-def _check_weights(attn: Float32[np.ndarray, "*heads 1 vis"], where: str) -> None:
+def _but_read(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the number of read tokens, which a generic prompt has its own of."""
+    return shape[:2] + shape[3:]
+
+
+def _check_weights(attn: Float32[np.ndarray, "*heads read vis"], where: str) -> None:
     lowest, highest = float(attn.min(initial=0)), float(attn.max(initial=0))
     if not (math.isfinite(lowest) and math.isfinite(highest)):  # NaN spreads through min and max
         raise UserError(
@@ -111,10 +123,10 @@ def _short(value: Any) -> str:
 # Reading
 
 
-def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
+def load_record(path: str | Path, logic: LogicConfig | None = None) -> Record:
     """Reads a record, or a bare attention tensor, from a pickle, a torch.save file, either gzipped, or safetensors.
 
-    `grids` are those of its picture that make the maps.
+    Of `logic`, `grids` says which of its picture's make the maps, and `token` which of its read tokens.
 
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
@@ -140,7 +152,7 @@ def load_record(path: str | Path, grids: Grids = Grids.joined) -> Record:
     except Exception as error:  # a hostile file can spoil a tensor's attributes
         raise damaged(str(path), error) from error
     check_record(record, str(path))
-    return record.counting(grids)
+    return record if logic is None else record.under(logic)
 
 
 def _content(data: bytes, where: str) -> Any:
@@ -148,28 +160,29 @@ def _content(data: bytes, where: str) -> Any:
     return load_exchange(data, where) if is_exchange(data) else rebuild(data, where)
 
 
-def load_or_why(path: str | Path, grids: Grids = Grids.joined) -> Record | str:
+def load_or_why(path: str | Path, logic: LogicConfig | None = None) -> Record | str:
     """The same, or in one line why the file cannot be read, for whoever goes on with others."""
     try:
-        return load_record(path, grids)
+        return load_record(path, logic)
     except UserError as error:
         return str(error)
 
 
 def _spread(kept: Record, subset: HeadSubset) -> Record:
-    """[kept heads, 1, image tokens] put in their places among all heads.
+    """[kept heads, read tokens, image tokens] put in their places among all heads.
 
     Pages of memory that stay zero cost nothing.
     """
 
-    def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads 1 vis"]:
+    def dense(rows: np.ndarray) -> Float32[np.ndarray, "layers heads read vis"]:
         if rows.ndim != 3 or len(rows) != len(subset.heads):
             raise UserError(
-                f"attention has shape {list(rows.shape)}; expected [{len(subset.heads)} heads, 1, image tokens]"
+                f"attention has shape {list(rows.shape)}; expected [{len(subset.heads)} heads, read tokens, "
+                "image tokens]"
             )
-        if math.prod(subset.shape) * rows.shape[-1] > MOST_WEIGHTS:
-            heads = " x ".join(map(str, subset.shape))
-            raise UserError(f"{heads} heads on {rows.shape[-1]:,} image tokens, more than any model has")
+        if math.prod(subset.shape) * math.prod(rows.shape[1:]) > MOST_WEIGHTS:
+            heads, read = " x ".join(map(str, subset.shape)), f"{rows.shape[1]:,} x " if rows.shape[1] > 1 else ""
+            raise UserError(f"{heads} heads on {read}{rows.shape[-1]:,} image tokens, more than any model has")
         spread = np.zeros((*subset.shape, *rows.shape[1:]), np.float32)
         spread[head_index(subset.heads)] = rows
         return spread
@@ -183,7 +196,7 @@ def _spread(kept: Record, subset: HeadSubset) -> Record:
 
 
 def save_record(path: str | Path, record: Record) -> None:
-    """Writes {attn: tensor [layers, heads, 1, image tokens], meta: dict} as .pkl, .pkl.gz or .safetensors.
+    """Writes {attn: tensor [layers, heads, read tokens, image tokens], meta: dict} as .pkl, .pkl.gz or .safetensors.
 
     A .pkl is a file of torch.save that `torch.load(path, weights_only=True)` opens.
     A `generic` prompt's attention, if there is any, lies beside it in the same shape and precision. The record is
@@ -211,7 +224,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(inner) for key, inner in value.items()} if type(value) is dict else value
 
 
-def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads 1 vis"]) -> "torch.Tensor":
+def _file_tensor(record: Record, weights: Float32[np.ndarray, "layers heads read vis"]) -> "torch.Tensor":
     import torch
 
     return cast(torch.from_numpy(record.subset.kept(weights)), getattr(torch, record.dtype))

@@ -1,14 +1,15 @@
 """Records on disk: the attention of one sample, read without trusting the file and written whole or not at all.
 
     record = load_record("outputs/records/bird.pkl")    # .pkl, .pkl.gz, .safetensors, also if they hold only a tensor
-    record.attn                                         # [layers, heads, 1, image tokens]
+    record.attn                                         # [layers, heads, read tokens, image tokens]
     record.maps                                         # [layers, heads, rows, cols], see lab/records/canvas.py
     record.maps_of([(14, 24), (14, 13)])                # [2, rows, cols], also if only the maps of these are kept
     save_record("copy.safetensors", record)
 
-What is in a file: {attn: tensor [layers, heads, 1, image tokens], meta: dict} and, where a generic prompt was asked
-too, generic: the same of that prompt. A record that keeps some heads' maps only has partial: heads, scores and their
-settings (lab/records/subset.py), and attn and generic are [kept heads, 1, image tokens] in the order of partial's
+What is in a file: {attn: tensor [layers, heads, read tokens, image tokens], meta: dict} and, where a generic prompt was
+asked too, generic: the same of that prompt. One token is read, the prompt's last, unless `model.read` asks for others;
+meta["tokens"] then tells which. A record that keeps some heads' maps only has partial: heads, scores and their settings
+(lab/records/subset.py), and attn and generic are [kept heads, read tokens, image tokens] in the order of partial's
 heads.
 
 Wrong files end in a UserError that names them. Reading does not import torch; writing does.
@@ -17,12 +18,13 @@ Wrong files end in a UserError that names them. Reading does not import torch; w
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from conf.schema import EntropyConfig, Grids
+from conf.schema import MEAN, EntropyConfig, Grids, LogicConfig
 from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
@@ -39,22 +41,25 @@ PRECISIONS = ("float16", "bfloat16", "float32")
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The attention of one sample's last prompt token.
+    """The attention of one sample's last prompt token, or of other tokens of its prompt or answer.
 
-    `attn` holds the weights as float32, [layers, heads, 1, image tokens], non-negative, a row summing to at most 1.
+    `attn` holds the weights as float32, [layers, heads, read tokens, image tokens], non-negative, a row summing to at
+    most 1. Everything that is measured or drawn is that of `weights`, which makes one token of several.
     `dtype` names the precision that they were computed and are stored in (float16, bfloat16, float32); widening to
     float32 changes no value. `meta` is a plain dict: image_file, query, model_name, image_size [W, H], grids, ...
-    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected. `subset`
+    `generic` holds the same weights for a prompt that asks for nothing in particular, if they were collected; it may
+    have another number of read tokens. `subset`
     says whose maps are kept: those of all heads, or of some. In the latter case the others are zero in `attn` and
     `generic`, and whatever needs one of them raises UserError.
     """
 
-    attn: Float32[np.ndarray, "layers heads 1 vis"]
+    attn: Float32[np.ndarray, "layers heads read vis"]
     meta: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
-    generic: Float32[np.ndarray, "layers heads 1 vis"] | None = None
+    generic: Float32[np.ndarray, "layers heads read vis"] | None = None
     subset: AllHeads | HeadSubset = ALL_HEADS
     counted: Grids = Grids.joined  # which of the picture's grids make the maps; not in the file
+    token: str | int = MEAN  # which of the read tokens counts; not in the file
 
     @classmethod
     def from_tensor(
@@ -71,7 +76,7 @@ class Record:
         return cls(attn, dict(meta or {}), dtype, None if generic is None else _widened(generic)[0])
 
     def tensor(self) -> "torch.Tensor":
-        """The weights as a CPU tensor in their own precision, [layers, heads, 1, image tokens].
+        """The weights as a CPU tensor in their own precision, [layers, heads, read tokens, image tokens].
 
         float32 shares `attn`'s memory.
         """
@@ -115,13 +120,28 @@ class Record:
             )
         return (Grid.stretched(side, side, self.image_size or (side, side)),)
 
-    def counting(self, choice: Grids) -> "Record":
-        """The same record with the maps of these grids of its picture (`logic.grids`)."""
-        return replace(self, counted=choice)
+    def under(self, logic: LogicConfig) -> "Record":
+        """The same record with the maps of `logic.grids` and the read token of `logic.token`."""
+        return replace(self, counted=logic.grids, token=logic.token)
+
+    @cached_property
+    def weights(self) -> Float32[np.ndarray, "layers heads vis"]:
+        """The weights of the token that counts: the only one, one of several, or the mean of all (`logic.token`).
+
+        A view of `attn` unless it is a mean. Raises UserError if the record has no such token.
+        """
+        return of_token(self.attn, self.token)
+
+    def sum_settings(self, digits: int | None) -> dict[str, Any]:
+        """What the attention sums of heads depend on: the digits and, with several read tokens, which counts."""
+        return {"digits": digits} | ({"token": self.token} if self.attn.shape[2] > 1 else {})
 
     def score_settings(self, config: EntropyConfig) -> dict[str, Any]:
-        """What the scores of heads depend on: the settings of logic.entropy and, with several grids, which count."""
-        return settings_of(config) | ({"grids": str(self.counted)} if len(self.grids) > 1 else {})
+        """What the scores of heads depend on: the settings of logic.entropy and, where there are several grids or read
+        tokens, which of them count.
+        """
+        grids = {"grids": str(self.counted)} if len(self.grids) > 1 else {}
+        return settings_of(config) | grids | ({"token": self.token} if self.attn.shape[2] > 1 else {})
 
     @property
     def canvas(self) -> Canvas:
@@ -135,12 +155,12 @@ class Record:
 
     @property
     def maps(self) -> Float32[np.ndarray, "layers heads rows cols"]:
-        """Every head's weights on the canvas; a view of `attn` if one grid makes it.
+        """Every head's weights on the canvas; a view of `weights` if one grid makes it.
 
         Raises UserError if the record keeps those of some heads only.
         """
         self.subset.need_all()
-        return self.canvas.maps(self.attn[:, :, 0])
+        return self.canvas.maps(self.weights)
 
     def maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The weights of some (layer, head) on the canvas.
@@ -148,14 +168,33 @@ class Record:
         Raises UserError naming a head whose map the record does not keep.
         """
         self.subset.need(heads)
-        return self.canvas.maps(self.attn[:, :, 0][head_index(heads)])
+        return self.canvas.maps(self.weights[head_index(heads)])
 
     def generic_maps_of(self, heads: Sequence[tuple[int, int]]) -> Float32[np.ndarray, "heads rows cols"]:
         """The same of the generic prompt. Raises UserError if the record does not hold it."""
         if self.generic is None:
             wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
             raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
-        return replace(self, attn=self.generic).maps_of(heads)
+        number = self.token
+        if not isinstance(number, str):
+            number = min(number, self.generic.shape[2] - 1)  # its text is another, and may be shorter
+        return replace(self, attn=self.generic, token=number).maps_of(heads)
+
+
+def of_token(
+    attn: Float32[np.ndarray, "layers heads read vis"], token: str | int
+) -> Float32[np.ndarray, "layers heads vis"]:
+    """The weights of one of the read tokens, `first`, `last` or a number from 0, or the `mean` of all.
+
+    Raises UserError if there is no token of the number.
+    """
+    number = attn.shape[2]
+    if token == MEAN and number > 1:
+        return attn.mean(2)
+    place = {MEAN: 0, "first": 0, "last": number - 1}.get(token, token) if isinstance(token, str) else token
+    if not isinstance(place, int) or not 0 <= place < number:
+        raise UserError(f"logic.token={token}: the record holds {number} read tokens, numbered from 0")
+    return attn[:, :, place]
 
 
 def _widened(weights: "torch.Tensor | StoredTensor | np.ndarray") -> tuple[Float32[np.ndarray, "*shape"], str]:

@@ -21,6 +21,7 @@ SCHEMA = 1  # of what a file holds of a HeadSubset
 MAX_HEADS_OF_MODEL = 2**20  # layers x heads; bounds what a wrong file can ask for
 
 SCORES = ("attn_sum", "spatial_entropy", "num_components", "bottom_row_max")
+OF_LOGIC = ("grids", "token")  # settings of scores that are not of logic.entropy
 
 
 Sums = Float[np.ndarray, "layers heads"]
@@ -47,10 +48,10 @@ class AllHeads:
     def need_all(self) -> None:
         """Raises NotKept if the map of any head is missing."""
 
-    def attention_sums(self, digits: int | None, measure: Callable[[], Sums]) -> Sums:
-        """Each head's weight on all image tokens, with so many digits; `measure` computes it from the maps.
+    def attention_sums(self, settings: Mapping[str, Any], measure: Callable[[], Sums]) -> Sums:
+        """Each head's weight on all image tokens, with `settings["digits"]`; `measure` computes it from the maps.
 
-        Raises NotKept if it was stored with other digits.
+        Raises NotKept if it was stored with other settings.
         """
         return measure()
 
@@ -67,7 +68,7 @@ class AllHeads:
         """
         return measure()
 
-    def kept(self, weights: Float[np.ndarray, "layers heads 1 vis"]) -> Float[np.ndarray, "*heads 1 vis"]:
+    def kept(self, weights: Float[np.ndarray, "layers heads read vis"]) -> Float[np.ndarray, "*heads read vis"]:
         """The part of a record's `attn` or `generic` that is kept, as its file stores it."""
         return weights
 
@@ -116,9 +117,9 @@ class HeadSubset:
         there = f"the maps of {len(self.heads)} of {self.shape[0] * self.shape[1]} heads"
         raise NotKept(f"{self.where} holds {there}, {wanted}: collect with data.save_attention=all")
 
-    def attention_sums(self, digits: int | None, measure: Callable[[], Sums]) -> Sums:
-        self._need_settings({"digits": digits})
-        sums = self.attn_sum.astype(np.float64)
+    def attention_sums(self, settings: Mapping[str, Any], measure: Callable[[], Sums]) -> Sums:
+        self._need_settings(settings)
+        sums, digits = self.attn_sum.astype(np.float64), settings["digits"]
         return sums if digits is None else sums.round(digits)
 
     def has_scores_by(self, settings: Mapping[str, Any]) -> bool:
@@ -133,14 +134,14 @@ class HeadSubset:
     def _need_settings(self, settings: Mapping[str, Any]) -> None:
         for key, value in settings.items():
             if self.entropy.get(key) != value:
-                name = f"logic.{key}" if key == "grids" else f"logic.entropy.{key}"
+                name = f"logic.{key}" if key in OF_LOGIC else f"logic.entropy.{key}"
                 then, now = ("null" if given is None else given for given in (self.entropy.get(key), value))
                 raise NotKept(
                     f"{self.where} keeps scores measured with {name}={then}, not {now}: set it so, or collect with "
                     "data.save_attention=all"
                 )
 
-    def kept(self, weights: Float[np.ndarray, "layers heads 1 vis"]) -> Float[np.ndarray, "*heads 1 vis"]:
+    def kept(self, weights: Float[np.ndarray, "layers heads read vis"]) -> Float[np.ndarray, "*heads read vis"]:
         return weights[head_index(self.heads)]
 
     def in_file(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def find_sample(name: str, files: SampleFiles, known: Sample | None, rules: Rule
     if files.record is None:
         return _without_record(files, told, rules.logic.select.top_n)
     try:
-        record = load_record(files.record, rules.logic.grids)
+        record = load_record(files.record, rules.logic)
     except UserError as error:
         return replace(told, why=str(error))
     meta = record.meta

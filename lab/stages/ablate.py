@@ -53,6 +53,8 @@ def asked_samples(config: Config) -> list[Sample]:
     from lab.ablate.sets import check_kinds
     from lab.ablate.things import answer_of, things_beside
 
+    if config.model.read != "last":
+        raise UserError(f"stage=ablate reads the last prompt token: leave out model.read={config.model.read}")
     check_interventions(config.ablate.interventions, config.ablate.box)
     check_kinds(config.ablate.sets)
     if config.data.data_file is None:

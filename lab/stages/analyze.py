@@ -20,7 +20,7 @@ def run(config: Config) -> int:
         return over_folder(config, work, errors_name="analysis_errors.jsonl", wrote="*_analysis.pkl and .json")
     config = with_example(config)
     path = record_path(config)
-    record = load_record(path, config.logic.grids)
+    record = load_record(path, config.logic)
     check_writable(results_folder(config))
     ranking = rank_heads(record, config.logic)
     written = write_ranking(make_results_folder(config) / path.name, ranking)
@@ -31,4 +31,4 @@ def run(config: Config) -> int:
 
 def rank_file(path: Path, target: Path, logic: LogicConfig) -> None:
     """Ranks the record in a file and writes the ranking beside `target`, a record's name."""
-    write_ranking(target, rank_heads(load_record(path, logic.grids), logic))
+    write_ranking(target, rank_heads(load_record(path, logic), logic))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import END, Config, DataConfig
+from lab.attention.tokens import most_tokens
 from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
 from lab.base.files import check_writable, write_atomic
@@ -105,7 +106,7 @@ def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Proces
     from lab.batch.rows import plan_rows  # torch
 
     outcome, job = Outcome(), batch_job(config, folder)
-    rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.use_generate)
+    rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
     block = config.data.batch_size or BLOCK
     mine = [row for rows in group.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
     try:
@@ -115,7 +116,7 @@ def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Proces
             loaded = common.load_model(config)
             if group.main:
                 about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
-                _tell_disk_use(job, loaded, about)
+                _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)
             collect_rows(job, loaded, missing, group, outcome)
     except NotWritten as error:
         outcome.stopped = error
@@ -134,10 +135,19 @@ def _finish_found(job: BatchJob, samples: Sequence[Sample], group: Processes, ou
     return done
 
 
-def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", samples: int) -> None:
+def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", queries: Sequence[str], samples: int) -> None:
     shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
     tokens = loaded.geometry.tokens
-    use = disk_use(shape, tokens, dtype, job.data, job.choice, samples=samples, generic=job.generic)
+    use = disk_use(
+        shape,
+        tokens,
+        dtype,
+        job.data,
+        job.choice,
+        samples=samples,
+        generic=job.generic,
+        read=most_tokens(job.model, queries, loaded.tokenizer),
+    )
     tell_disk_use(use, job.folder)
 
 

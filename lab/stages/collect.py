@@ -46,4 +46,4 @@ def ask(config: Config) -> tuple[str, Record]:
     loaded = common.load_model(config)
     generic = wants_generic(config)
     record = collect(loaded, image, query, config.model, image_file=str(image_file), generic=generic)
-    return name, record.counting(config.logic.grids)
+    return name, record.under(config.logic)

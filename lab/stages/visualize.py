@@ -39,7 +39,7 @@ def run(config: Config) -> int:
 
 def locate(path: Path, logic: LogicConfig, choice: HeadChoice, figures: FigureOptions) -> tuple[Record, Localization]:
     """The record of a file, and where its heads look."""
-    record = load_record(path, logic.grids)
+    record = load_record(path, logic)
     if record.image_size is None:  # records of old
         record = record.with_image_size(open_image(picture_of(record, figures.image_file)).size)
     return record, localize_record(record, rank_heads(record, logic), logic, choice)

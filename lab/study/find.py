@@ -234,7 +234,7 @@ def _jobs(parts: Split, settings: Settings) -> list[Job]:
 
 def look(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None) -> Glance:
     """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
-    record = load_record(job.path, logic.grids)
+    record = load_record(job.path, logic)
     true_xyxy = None if job.sample is None else read_truth(job.sample, record.image_size).box_xyxy
     return glance(record, job.path, logic, true_xyxy, common=common)
 

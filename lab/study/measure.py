@@ -81,7 +81,7 @@ def score_cases(shot: Shot, cases: Sequence[Case], inclusive: bool) -> Float[np.
 
     NaN: not measured. Settings with the same rules are measured together.
     """
-    record = load_record(shot.path, cases[0].logic.grids) if shot.path else None
+    record = load_record(shot.path, cases[0].logic) if shot.path else None
     truth = read_truth(shot.sample, record.image_size if record else None)
     if record is None:
         measures = {True: MEASURES, False: ("box", "point")}

@@ -137,6 +137,30 @@ def test_answers_are_generated_one_by_one(tmp_path):
     assert record.generic is not None
 
 
+@pytest.mark.usefixtures("_shipped")
+def test_a_run_that_reads_other_tokens_asks_again(tmp_path):
+    path = tmp_path / "out" / PICTUREBOOK / "c.pkl"
+    for read in ("expression", "answer", "last"):
+        assert batch(tmp_path, f"model.read={read}", "model.max_new_tokens=3", "data.save_generic=true") == 0
+        record = load_record(path)
+        assert record.meta.get("read", "last") == read
+        text = " ".join(token["text"].strip() for token in record.meta.get("tokens", ()))
+        said = record.meta["generated_text"]
+        assert text == {"expression": "a cat on the floor", "answer": said, "last": ""}[read]
+        assert record.attn.shape[2] == max(1, len(text.split()))
+        assert (said is None) == (read != "answer")
+
+
+@pytest.mark.usefixtures("_shipped")
+def test_a_word_that_an_expression_lacks_fails_it_alone(tmp_path):
+    assert batch(tmp_path, "model.read=word:cat") == 1
+    folder = tmp_path / "out" / PICTUREBOOK
+    failed = {row["id"]: row["error"] for row in map(json.loads, (folder / "errors.jsonl").read_text().splitlines())}
+    assert failed["d"] == "model.read=word:cat: 'the bird' has no such word"
+    assert set(failed) == {"b", "d"}
+    assert [token["text"].strip() for token in load_record(folder / "c.pkl").meta["tokens"]] == ["cat"]
+
+
 # failures
 
 
@@ -405,9 +429,9 @@ def loads(monkeypatch) -> list[str]:
     """The names of the records that a resumed run has read."""
     read: list[str] = []
 
-    def load(path, grids):
+    def load(path, logic):
         read.append(path.name)
-        return load_record(path, grids)
+        return load_record(path, logic)
 
     monkeypatch.setattr("lab.batch.resume.load_record", load)
     return read

@@ -203,7 +203,7 @@ def test_a_partial_file_holds_only_tensors_and_plain_containers(tmp_path):
     [
         ({"schema": 2}, "schema 2, and this version knows 1"),
         ({"schema": None}, "schema None"),
-        ({"heads": [[0, 1]]}, r"attention has shape \[3, 1, 144\]; expected \[1 heads, 1, image tokens\]"),
+        ({"heads": [[0, 1]]}, r"attention has shape \[3, 1, 144\]; expected \[1 heads, read tokens, image tokens\]"),
         ({"heads": [[0, 1], [0, 1], [2, 2]]}, r"heads \[\(0, 1\)"),
         ({"heads": [[0, 1], [6, 0], [2, 2]]}, "of 6 layers x 4"),
         ({"heads": [[0, 1], [1.5, 0], [2, 2]]}, "1.5 is not a whole number"),

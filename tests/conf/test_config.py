@@ -133,6 +133,11 @@ def test_unknown_keys_groups_and_types_are_refused_in_one_line_that_names_them(o
         ("model.dtype=int8", "choose from auto, float32, float16, bfloat16"),
         ("data.start_index=-1", "data.start_index=-1"),
         ("++data.end_index=0", "must lie after data.start_index"),
+        ("model.read=words", "model.read=words: choose from last, expression, answer, word:WORD"),
+        ("model.read=word:", "model.read=word:: choose from"),
+        ("logic.token=middle", "logic.token=middle: choose from mean, first, last, or give a number from 0"),
+        ("logic.token=-1", "logic.token=-1: must be 0 or more"),
+        ("logic.token=true", "logic.token=True: choose from"),
     ],
 )
 def test_impossible_values_are_refused_with_what_would_be_right(override, message):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from collector import ask, collect, prepare
 from conf.schema import ModelConfig
-from lab.attention.capture import Wanted, attention_modules, kept_rows, use_attention
+from lab.attention.capture import Wanted, attention_modules, attention_name, kept_rows, use_attention
 from lab.attention.forward import body, in_all_layers, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
@@ -147,6 +147,88 @@ def test_rows_of_layers_with_a_window_are_those_of_output_attentions(variant, at
     found, expected = collect(variant, WIDE, "a bird").attn, stock(variant, WIDE, "a bird").numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=0 if attention == "eager" else 1e-6)
     assert found[-1].min() == 0  # the window ends within the picture
+
+
+# the tokens that are read
+
+
+def stock_at(loaded: LoadedModel, answer: tuple[int, ...], places: list[int]) -> np.ndarray:
+    """What a stock forward over "a small dog" and an answer gives for some places, [layers, heads, places, vis]."""
+    use_attention(loaded.model, "eager")
+    picture = loaded.family.picture(WIDE)
+    prompt = loaded.family.prompt("a small dog", picture)
+    ids = torch.tensor([[*prompt.ids, *answer]])
+    with torch.inference_mode():
+        output = loaded.model(
+            input_ids=ids, **to_model(loaded, loaded.family.inputs([picture])), **loaded.family.text_inputs(ids),
+            output_attentions=True, use_cache=False,
+        )  # fmt: skip
+    columns = positions(prompt.stations, "image")
+    rows = torch.stack(output.attentions)[:, 0][:, :, places][..., columns]
+    return in_all_layers(loaded, rows).numpy()
+
+
+def test_the_tokens_of_an_expression_are_those_of_output_attentions(loaded):
+    eager = attention_name(loaded.model) == "eager"
+    for read, asked in (("expression", ["a bird", "a small dog"]), ("word:DOG", ["a dog", "a small dog"])):
+        assert_read(loaded, read, asked, exact=eager)
+
+
+def assert_read(loaded: LoadedModel, read: str, asked: list[str], *, exact: bool) -> None:
+    use_attention(loaded.model, "eager" if exact else "fused")
+    config = ModelConfig(read=read)
+    record = collect(loaded, WIDE, "a small dog", config)
+    questions = [prepare(loaded, WIDE, asked, config), prepare(loaded, TALL, ["dog"], config)]
+    together = ask(loaded, questions, config).of(0)[1]
+    places = [token["place"] for token in record.meta["tokens"]]
+    text = "".join(token["text"] for token in record.meta["tokens"]).replace(" ", "")  # some tokens hold a space
+    assert text == ("dog" if "dog" in read.lower() else "asmalldog")
+    np.testing.assert_allclose(together.attn, record.attn, rtol=0, atol=1e-5)
+    assert together.meta == record.meta
+    np.testing.assert_allclose(record.attn, stock_at(loaded, (), places), rtol=0, atol=0 if exact else 1e-5)
+
+
+def test_the_tokens_of_an_answer_are_those_of_the_steps_that_take_them_in(loaded):
+    config = ModelConfig(read="answer", max_new_tokens=4)
+    record = collect(loaded, WIDE, "a small dog", config)
+    picture = loaded.family.picture(WIDE)
+    prompt = loaded.family.prompt("a small dog", picture)
+    ids = torch.tensor([prompt.ids])
+    use_attention(loaded.model, "eager")
+    with torch.inference_mode():
+        out = loaded.model.generate(
+            input_ids=ids, **loaded.family.inputs([picture]), **loaded.family.text_inputs(ids), max_new_tokens=5,
+            min_new_tokens=5, do_sample=False, output_attentions=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    columns = positions(prompt.stations, "image")
+    tokens = record.meta["tokens"]
+    assert [token["place"] for token in tokens] == [len(prompt.ids) + i for i in range(len(tokens))]
+    compared = 0
+    for number, token in enumerate(tokens):
+        for layer, step in enumerate(out.attentions[number + 1]):  # the step that takes the token in
+            if step.shape[-1] == token["place"] + 1:  # layers with a window have forgotten the first keys
+                expected = step[0, :, -1][:, columns].numpy()
+                np.testing.assert_allclose(record.attn[layer, :, number], expected, rtol=0, atol=1e-5)
+                compared += 1
+    assert compared >= len(tokens) > 0
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_the_tokens_of_an_answer_behind_layers_with_a_window(variant, attention):
+    use_attention(variant.model, attention)
+    record = collect(variant, WIDE, "a small dog", ModelConfig(read="answer", max_new_tokens=3))
+    places = [token["place"] for token in record.meta["tokens"]]
+    ids = greedy(variant, "a small dog", 3)
+    np.testing.assert_allclose(record.attn, stock_at(variant, ids, places), rtol=0, atol=1e-5)
+
+
+def greedy(loaded: LoadedModel, query: str, tokens: int) -> tuple[int, ...]:
+    picture = loaded.family.picture(WIDE)
+    ids = torch.tensor([loaded.family.prompt(query, picture).ids])
+    inputs = {**loaded.family.inputs([picture]), **loaded.family.text_inputs(ids)}
+    with torch.inference_mode():
+        output = loaded.model.generate(input_ids=ids, **inputs, max_new_tokens=tokens, do_sample=False)
+    return tuple(output[0, ids.shape[1] :].tolist())
 
 
 # geometry

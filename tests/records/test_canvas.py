@@ -93,8 +93,8 @@ def test_what_counts_is_chosen():
     assert choose_grids([WHOLE, TILES], Grids.tiles) == (TILES,)
     assert choose_grids([WHOLE], Grids.tiles) == (WHOLE,)  # a narrow picture may have no tiles
     both = record([WHOLE, TILES], BOTH)
-    assert both.counting(Grids.whole).maps.shape == (3, 2, 2, 2)
-    assert_array_equal(both.counting(Grids.tiles).maps_of([(2, 1)])[0], both.attn[2, 1, 0, TILES.index])
+    assert both.under(LogicConfig(grids=Grids.whole)).maps.shape == (3, 2, 2, 2)
+    assert_array_equal(both.under(LogicConfig(grids=Grids.tiles)).maps_of([(2, 1)])[0], both.attn[2, 1, 0, TILES.index])
 
 
 def test_scores_of_a_record_that_keeps_some_maps_are_those_of_the_grids_that_counted(tmp_path):
@@ -109,7 +109,7 @@ def test_scores_of_a_record_that_keeps_some_maps_are_those_of_the_grids_that_cou
         vars(score) for score in rank_heads(both, LogicConfig())
     ]
     with pytest.raises(UserError, match=r"measured with logic\.grids=joined, not whole"):
-        rank_heads(load_record(tmp_path / "a.pkl", Grids.whole), LogicConfig())
+        rank_heads(load_record(tmp_path / "a.pkl", LogicConfig(grids=Grids.whole)), LogicConfig())
 
 
 def test_grids_of_one_square_are_written_as_ever():

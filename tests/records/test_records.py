@@ -17,7 +17,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from conf.schema import Grids
+from conf.schema import Grids, LogicConfig
 from lab.base.console import one_line
 from lab.base.errors import DiskFull, UserError
 from lab.base.files import check_id, check_writable, write_atomic
@@ -324,8 +324,8 @@ GRID = Grid.stretched(4, 4, (640, 480)).to_dict()
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (weights()[0], r"attention has shape \[2, 1, 16\]; expected \[layers, heads, 1, image tokens\]"),
-        (weights().repeat(1, 1, 2, 1), r"attention has shape \[3, 2, 2, 16\]; expected"),
+        (weights()[0], r"attention has shape \[2, 1, 16\]; expected \[layers, heads, read tokens, image tokens\]"),
+        (weights().repeat(1, 1, 4097, 1), r"attention has shape \[3, 2, 4097, 16\]; expected .*, at most 4096 read"),
         (weights()[:0], r"attention is empty, shape \[0, 2, 1, 16\]"),
         (weights()[:, :0], r"attention is empty, shape \[3, 0, 1, 16\]"),
         (weights()[..., :0], r"attention is empty, shape \[3, 2, 1, 0\]"),
@@ -403,7 +403,7 @@ def test_with_image_size_leaves_the_record_as_it_was():
 def test_maps_are_the_tokens_of_the_grid_that_counts_row_by_row():
     attn = np.arange(24, dtype=np.float32).reshape(2, 1, 1, 12)
     grids = [Grid(1, 2, 3, (0, 0, 9, 9)), Grid(7, 1, 5, (0, 0, 9, 9), kind="tile")]
-    record = Record(attn, {"grids": [grid.to_dict() for grid in grids]}).counting(Grids.whole)
+    record = Record(attn, {"grids": [grid.to_dict() for grid in grids]}).under(LogicConfig(grids=Grids.whole))
     assert record.maps.shape == (2, 1, 2, 3)
     assert_array_equal(record.maps[1, 0], [[13, 14, 15], [16, 17, 18]])
     assert record.grids[1].tokens == slice(7, 12)

@@ -462,6 +462,8 @@ def test_another_checkpoint_ranks_for_each_sample_and_says_so_once(tmp_path, pic
         (["model.use_flash_attn=true"], "use_flash_attn"),
         (["model.conv_mode=vicuna"], "vicuna_v1"),
         (["logic.top_k=65"], "64"),
+        (["model.read=word:cup"], r"model\.read=word:cup: 'birds\.' has no such word"),
+        (["logic.token=1"], r"logic\.token=1: the record holds 1 read tokens, numbered from 0"),
         (["logic.heads=[[8,0]]"], "8, 0"),
         (["logic.heads=preset", "model.localization_heads=null"], "localization_heads"),
         (["data.output_dir=/dev/null/x"], "output_dir"),
