@@ -156,6 +156,8 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
         return Seen(why, None, scored, _lines(job, truth, size, None, scored), missed)
     size = record.image_size or sample_size(job.sample)
     sight, truth = Sight(record), read_truth(job.sample, size)
+    if rules.oracle:
+        record.subset.need_all()
     measured = record.subset.holds_all or rules.oracle
     seen = glance(record, job.path, rules.logic, truth.box_xyxy if measured else None, sight=sight)
     ranked = seen.picked("both", rules.logic.top_k)

@@ -54,6 +54,8 @@ def test_signs_in_any_order_arrive_and_are_read_back_from_what_is_written():
     names = [name for name, takes in free_text().items() if takes != "folders"]
     for _ in range(10):
         given = {name: "x" + "".join(rng.choices(signs, k=9)) for name in names}
+        given["model.question"] += "{query}"  # which it must hold
+        given["model.read"] = f"word:{given['model.read']}"
         config = configuration(*typed(*(f"{name}={text}" for name, text in given.items())))
         assert {name: attrgetter(name)(config) for name in names} == given
         for saved in (OmegaConf.create(as_yaml(config)), literally(as_dict(config))):

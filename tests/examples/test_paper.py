@@ -88,7 +88,7 @@ def test_the_script_goes_from_the_published_files_to_the_comparison_and_goes_on_
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"MODEL": "llava16"}, r"MODEL=llava16: choose from llava15_13b "),
+        ({"MODEL": "llava16"}, r"MODEL=llava16: choose from auto "),
         ({"DATASET": "nowhere"}, "no refs(unc).p in DATASET=nowhere"),
         ({"SPLIT_BY": "umd"}, "no refs(umd).p in DATASET="),
         ({"IMAGES": "nowhere"}, "no COCO_train2014_*.jpg in IMAGES=nowhere"),

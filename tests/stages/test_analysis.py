@@ -121,7 +121,7 @@ def test_a_surprise_does_not_end_the_others_ranking_but_a_full_disk_does(folder,
 
 def test_a_folder_without_records_or_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"no records in .*: set data.attention_dir to a folder of .pkl or .pkl.gz files"
+        UserError, match=r"no records in .*: set data.attention_dir to a folder of .pkl, .pkl.gz or .safetensors"
     ):
         analyze_stage(tmp_path)
     with pytest.raises(UserError, match="cannot read the folder"):

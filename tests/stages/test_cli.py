@@ -498,8 +498,9 @@ WORK = {
     "analyze": "lab.stages.analyze.rank_heads",
     "visualize": "lab.stages.visualize.rank_heads",
     "select": "lab.stages.select.picks_of_records",
-    "evaluate": "lab.stages.evaluate.overview",
+    "evaluate": "lab.stages.evaluate.measure",
     "study": "lab.stages.study.make_study",
+    "ablate": "lab.stages.common.load_model",
     "report": "lab.stages.report.gather",
 }  # of each stage: what takes long
 
