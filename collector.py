@@ -26,7 +26,7 @@ from lab.attention.packing import pack
 from lab.attention.tokens import read_tokens, told, whole, with_answer
 from lab.base.errors import UserError
 from lab.records.record import Record
-from llava.conversation import ASKED_WITH
+from llava.conversation import asked_with
 from llava.family import LoadedModel, Picture, Sharing
 from llava.layers import warn_of_cut_pictures
 from llava.prompt import Prompt, check_query
@@ -187,7 +187,7 @@ class PendingRecords:
             "conv_mode": self.config.conv_mode or loaded.family.own_conv_mode,
             "prompt": prompt.text,
             **told(self.config.read, prompt, query, loaded.tokenizer),
-            **{key: value for key in ASKED_WITH if (value := getattr(self.config, key)) is not None},
+            **asked_with(self.config),
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
             "versions": {

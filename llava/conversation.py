@@ -7,8 +7,13 @@ about the image.
 """
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from lab.base.errors import UserError
+
+if TYPE_CHECKING:
+    from conf.schema import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,28 @@ CONVERSATIONS["mistral_direct"] = CONVERSATIONS["chatml_direct"]
 
 
 CHAT, CHAT_OPEN = "chat", "chat_open"
-ASKED_WITH = ("question", "system", "image_processor")  # of the configuration, in a record's meta where they are set
+ASKED_WITH = (
+    "question",
+    "system",
+    "image_processor",
+    "image_aspect_ratio",
+    "drop_space_tokens",
+)
+ANSWERED_WITH = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p")
 FAMILY_TEMPLATES = ("referseg", CHAT)  # those that a family asks in if no other is named
 OWN_TEMPLATES = {  # the checkpoint's own chat template, for families that have one
     CHAT: "as the model is asked, up to where it would answer",
     CHAT_OPEN: "the same with the user's turn left open, so that the last token is the expression's own",
 }
+
+
+def asked_with(model: "ModelConfig") -> dict[str, Any]:
+    """What decides how a model is asked, and how it answers if it does: the settings that are set, as plain values."""
+    names = (*ASKED_WITH, *(ANSWERED_WITH if model.answers else ()))
+    values = {name: getattr(model, name) for name in names}
+    return {
+        name: str(value) if isinstance(value, Enum) else value for name, value in values.items() if value is not None
+    }
 
 
 def check_conv_mode(conv_mode: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from conf.schema import DataConfig, LogicConfig, ModelConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.record import Record
+from llava.conversation import asked_with
 
 
 class Finishing(Protocol):
@@ -47,9 +48,7 @@ class BatchJob:
         maps = None if data.save_attention == SaveAttention.all else (self.choice, self.logic.entropy)
         asked = (
             model.conv_mode,
-            model.question,
-            model.system,
-            model.image_processor,
+            asked_with(model),
             model.read,
             model.dtype,
             model.answers,

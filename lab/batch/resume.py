@@ -14,7 +14,7 @@ from lab.datasets import Sample
 from lab.records.files import load_record
 from lab.records.folder import ENDINGS, find_record
 from lab.records.record import Record
-from llava.conversation import ASKED_WITH, FAMILY_TEMPLATES
+from llava.conversation import ANSWERED_WITH, ASKED_WITH, FAMILY_TEMPLATES, asked_with
 
 
 def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, Result]]:
@@ -60,7 +60,8 @@ def _same_question(record: Record, sample: Sample, job: BatchJob) -> bool:
     same_sample = same_sample and (sample.image_size is None or record.image_size in (None, sample.image_size))
     templates = (model.conv_mode,) if model.conv_mode else FAMILY_TEMPLATES
     same_way = meta.get("conv_mode") in templates and model.dtype in (Dtype.auto, meta.get("dtype"))
-    same_way = same_way and all(meta.get(key) == getattr(model, key) for key in ASKED_WITH)
+    names = (*ASKED_WITH, *(ANSWERED_WITH if model.answers else ()))
+    same_way = same_way and {name: meta[name] for name in names if name in meta} == asked_with(model)
     same_way = same_way and meta.get("read", "last") == model.read
     answered = meta.get("generated_text") is not None or not model.answers
     return same_sample and same_way and answered and (record.generic is not None or not job.generic)

@@ -460,6 +460,31 @@ def test_what_is_finished_by_the_same_rules_is_neither_read_nor_written_again(tm
 
 
 @pytest.mark.usefixtures("_shipped")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["model.image_aspect_ratio=crop"],
+        ["model.drop_space_tokens=false"],
+        ["model.question='Where is {query}?'"],
+        ["model.system=Look."],
+        ["model.use_generate=true"],
+    ],
+)
+def test_a_record_that_was_asked_otherwise_is_made_again(tmp_path, loads, changed):
+    def done() -> tuple[int, int]:
+        summary = json.loads((tmp_path / "out" / PICTUREBOOK / "summary.json").read_text())
+        return summary["done"] - summary["skipped"], summary["skipped"]
+
+    assert batch(tmp_path, asked=ASKED[:2]) == 0
+    for again in range(2):
+        assert batch(tmp_path, *changed, asked=ASKED[:2]) == 0
+        assert done() == ((0, 2) if again else (2, 0))
+    if changed == ["model.use_generate=true"]:
+        assert batch(tmp_path, *changed, "model.num_beams=2", asked=ASKED[:2]) == 0
+        assert done() == (2, 0)
+
+
+@pytest.mark.usefixtures("_shipped")
 @pytest.mark.parametrize("name", ["a.pkl", "a_analysis.pkl", "a_analysis.json", "a_mask.png", "a_bbox.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:9])])
 def test_a_file_that_is_gone_or_cut_is_made_again_and_no_other(tmp_path, loads, name, damage):
