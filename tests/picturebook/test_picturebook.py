@@ -16,6 +16,7 @@ from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.language import answer_loss, pack, silent_heads
 from lab.picturebook.make import make, samples
 from lab.picturebook.model import GRID, IMAGE_SIZE, make_model, make_processor, make_tokenizer
+from lab.picturebook.read import TOKENS, ReadConfig, measure, report
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
 from lab.picturebook.world import SIZES, Scene, Thing, make_scene, mask_box_xyxy, render
 
@@ -365,3 +366,12 @@ def test_a_scene_may_have_two_expressions_about_different_things(tmp_path):
         assert all(other["answer"] for other in a["others"])
     with pytest.raises(UserError, match="a scene has 1 or 2"):
         make(tmp_path, 1, 1, expressions=3)
+
+
+def test_the_table_of_tokens_that_can_be_read():
+    found = measure(ReadConfig(n=3, seed=5, find_n=2, find_seed=6, top_n=3))
+    assert list(found) == list(TOKENS)
+    assert all(set(hits) <= {0, 1} and hits.shape == (3,) for hits in found.values())
+    lines = report({"last": np.array([1.0, 0, 1, 0]), "answer": np.ones(4)}).splitlines()
+    assert "| last | 50.0 (0.0 to 100.0) | +0.0 (+0.0 to +0.0) |" in lines
+    assert lines[-1].startswith("| answer | 100.0 (100.0 to 100.0) | +50.0 (")
