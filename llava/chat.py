@@ -62,8 +62,8 @@ class ChatFamily(Family):
     """`image_processor` is the family's whole processor; prompts are texts that its tokenizer reads."""
 
     own_conv_mode: ClassVar[str] = CHAT
-    image_inputs: ClassVar[tuple[str, ...]] = ()  # of the processor's output, what the model takes; (): all of it
     options: ClassVar[tuple[str, ...]] = ()  # of the image processor, which the user may set
+    fills: ClassVar[Mapping[str, int]] = {}  # inputs of pictures of unlike size that are not filled up with zeros
     marks_image_tokens: ClassVar[str | None] = None  # the forward's input that tells which tokens are the picture's
 
     @classmethod
@@ -155,14 +155,15 @@ class ChatFamily(Family):
             raise UserError("its processor writes the prompt in a way that is not known here")
         tokens = int((output["input_ids"] == token_id).sum())
         layout = self.layout(image, processor.image_processor.result, tokens)
-        kept = self.image_inputs or [name for name in output if name not in TEXT_INPUTS]
-        inputs = {name: output[name] for name in kept if isinstance(output.get(name), torch.Tensor)}
+        kept = [name for name in output if name not in TEXT_INPUTS]
+        inputs = {name: output[name] for name in kept if isinstance(output[name], torch.Tensor)}
         own = written.removeprefix(before).removesuffix(after)
         return Picture(inputs, tokens, layout.grids, layout.beside, own, layout.shift)
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-        """Pictures of unlike size are filled up with zeros, which the models leave out again."""
-        return {name: joined([picture.inputs[name] for picture in pictures]) for name in pictures[0].inputs}
+        """Pictures of unlike size are filled up, with zeros or as `fills` says, which the models leave out again."""
+        names = pictures[0].inputs
+        return {name: joined([one.inputs[name] for one in pictures], self.fills.get(name, 0)) for name in names}
 
     def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
         if self.marks_image_tokens is None:

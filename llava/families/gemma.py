@@ -1,15 +1,15 @@
 """PaliGemma, Gemma 3 and Gemma 4: the picture stretched to a square, or kept in its shape, and crops of a long one."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from PIL import Image
 
-from llava.chat import ChatFamily, Layout, joined, square, whole
-from llava.family import Picture, Sharing
+from llava.chat import ChatFamily, Layout, square, whole
+from llava.family import Sharing
 from llava.grid import Grid
 
 
@@ -85,6 +85,7 @@ class Gemma4(ChatFamily):
     model_types = ("gemma4",)
     special = "one grid in the picture's own shape, of at most 280 tokens (max_soft_tokens)"
     options = ("max_soft_tokens",)
+    fills: ClassVar[Mapping[str, int]] = {"image_position_ids": -1}
     marks_image_tokens = "mm_token_type_ids"
 
     @classmethod
@@ -95,9 +96,3 @@ class Gemma4(ChatFamily):
         pooled = self.image_processor.image_processor.pooling_kernel_size
         cols, rows = (int(last) + 1 for last in made["image_position_ids"][0].max(0).values)
         return Layout((whole(image, rows // pooled, cols // pooled),))
-
-    def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-        return {
-            name: joined([one.inputs[name] for one in pictures], fill=-1 if name == "image_position_ids" else 0)
-            for name in pictures[0].inputs
-        }
