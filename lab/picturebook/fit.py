@@ -30,6 +30,9 @@ class StageConfig:
     checkpoint_every: int = 200  # steps
 
 
+APART = ("embed", "lm_head", "heads", "rel_pos", "mask_tokens", "iou_token")  # matrices that are tables, in fact
+
+
 def optimizers(module: nn.Module, config: StageConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, heads, norms and biases."""
     matrices: list[nn.Parameter] = []
@@ -37,7 +40,7 @@ def optimizers(module: nn.Module, config: StageConfig) -> list[torch.optim.Optim
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "heads"))
+        inner = parameter.ndim == 2 and not any(part in name for part in APART)
         (matrices if inner else others).append(parameter)
     muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)

@@ -1,0 +1,103 @@
+"""The SAM in miniature: what it is trained on, and that its training runs from nothing to a checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import SamModel
+
+from lab.picturebook.fit import StageConfig
+from lab.picturebook.sam import asking
+from lab.picturebook.sam.loss import cell_edges, coverage, mask_loss
+from lab.picturebook.sam.model import IMAGE_SIZE, MASK_SIZE, PATCH_SIZE
+from lab.picturebook.sam.scenes import in_frame
+from lab.picturebook.sam.train import KINDS, SamTrainConfig, ask, train
+from lab.picturebook.world import make_scene, mask_box_xyxy, render
+
+
+@pytest.fixture(scope="module")
+def owner():
+    return in_frame(*render(make_scene(3)))[1]
+
+
+@pytest.fixture(scope="module")
+def mask(owner):
+    return owner == np.bincount(owner[owner >= 0]).argmax()
+
+
+def test_a_scene_keeps_its_shape_and_is_padded_below_or_at_the_right():
+    scene = next(scene for scene in map(make_scene, range(50)) if scene.width > 1.3 * scene.height)
+    pixels, things = in_frame(*render(scene))
+    lowest = round(scene.height * IMAGE_SIZE / scene.width)
+    assert np.ptp(pixels[lowest + 1 :], axis=(0, 1)).max() == 0
+    assert (things[lowest + 1 :] == -1).all()
+    assert np.ptp(pixels[:lowest], axis=(0, 1)).min() > 0
+
+
+def test_boxes_are_near_the_thing_and_inside_the_picture(mask):
+    true = np.array(mask_box_xyxy(mask)) - [0, 0, 1, 1]
+    boxes = np.stack([asking.box(mask, np.random.default_rng(i)) for i in range(200)])
+    assert ((boxes >= 0) & (boxes < IMAGE_SIZE)).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    side = (true[2:] - true[:2]).max()
+    assert np.abs(np.median(boxes, axis=0) - true).max() < 0.15 * side
+    assert (boxes == true).all(1).any()
+
+
+def test_points_lie_on_the_thing_and_off_it(mask, owner):
+    for seed in range(50):
+        found = asking.points(mask, owner, 3, 2, np.random.default_rng(seed))
+        x, y = found.astype(int).T
+        assert not mask[y[3:], x[3:]].any()
+        assert np.isin(owner[y[:3], x[:3]], [-1, owner[mask][0]]).all()
+        assert mask[y[:3], x[:3]].any()
+
+
+def test_the_coarse_mask_is_above_zero_where_the_thing_is(mask):
+    logits = asking.heat(mask, np.random.default_rng(0))
+    assert logits.shape == (MASK_SIZE, MASK_SIZE)
+    assert np.abs(logits).max() <= 10
+    y, x = np.unravel_index(logits.argmax(), logits.shape)
+    step = IMAGE_SIZE // MASK_SIZE
+    assert coverage(torch.from_numpy(mask))[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].any(), (y * step, x * step)
+
+
+def test_every_kind_of_prompt_has_its_parts(owner):
+    parts = {"box": {"input_boxes"}, "points": {"input_points", "input_labels"}}
+    parts["box+points"], parts["mask"] = parts["box"] | parts["points"], {"input_boxes", "input_masks"}
+    for kind in KINDS:
+        asked = ask(np.stack([owner, owner]), kind, 3, np.random.default_rng(0))
+        assert asked.prompts.keys() == parts[kind]
+        assert all(value.shape[:2] == (2, 3) for value in asked.prompts.values())
+        assert asked.truth.shape == (2, 3, MASK_SIZE, MASK_SIZE)
+
+
+def test_the_edges_of_a_cell_are_those_of_its_thing(owner):
+    ways, known = cell_edges(owner[None])
+    row, column = np.argwhere(known[0].numpy())[0]
+    centre = np.array([column, row, column, row]) * PATCH_SIZE + PATCH_SIZE // 2
+    box = centre + ways[0, :, row, column].numpy() * IMAGE_SIZE
+    assert box.round().tolist() == list(mask_box_xyxy(owner == owner[centre[1], centre[0]]))
+
+
+def test_the_best_of_several_masks_counts():
+    truth = torch.zeros(1, 1, MASK_SIZE, MASK_SIZE)
+    truth[..., :20, :20] = 1
+    right, wrong = truth * 40 - 20, 20 - truth * 40
+    loss, iou = mask_loss(torch.stack([wrong, right], dim=2), torch.tensor([[[0.0, 1.0]]]), truth)
+    assert iou == 1
+    assert loss < 1e-3
+
+
+def test_training_runs_and_picks_up_where_it_was(tmp_path):
+    stage = StageConfig(steps=2, batch=2, lr=1e-3, checkpoint_every=1)
+    config = SamTrainConfig(str(tmp_path / "work"), str(tmp_path / "out"), workers=1, scenes=6, held_out=2, stage=stage)
+    train(config)
+    model = SamModel.from_pretrained(tmp_path / "out")
+    assert model.config.vision_config.image_size == IMAGE_SIZE
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 8e6
+    stage.steps = 3
+    train(config)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "work" / "sam.log.jsonl").open()]
+    assert steps == [1, 2, 3]
