@@ -27,6 +27,7 @@ if __name__ == "__main__":
     end_at_once()  # of Ctrl-C while the other libraries are imported
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import hydra
@@ -57,11 +58,14 @@ def run(cfg: Config | DictConfig) -> int:
     if not stage.many:
         refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
-    from lab.heads.files import warn_of_foreign_heads, with_heads_of_file
+    from lab.heads.choice import HeadChoice, head_choice, names_file, warn_of_foreign_heads
 
-    if cfg.logic.heads == PRESET and config.logic.heads is None and stage.heads and first_process():
+    if not stage.heads or (stage.finds and names_file(config.logic.heads)):
+        return stage.run(config, HeadChoice(config.logic.top_k))
+    if cfg.logic.heads == PRESET and config.logic.heads is None and not stage.finds and first_process():
         warn_of_foreign_heads(str(foreign_heads(cfg)), config.model.name)
-    return stage.run(with_heads_of_file(config))
+    choice = head_choice(config.logic, config.model)
+    return stage.run(replace(config, logic=replace(config.logic, heads=choice.as_setting)), choice)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

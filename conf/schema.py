@@ -149,7 +149,8 @@ class FigureFormat(Choice):
     svg = "svg"
 
 
-RecordFormat = Choice("RecordFormat", {ending: ending for ending in ("pkl", "pkl.gz", "safetensors")})  # type: ignore[call-overload]
+_ENDINGS = ("pkl", "pkl.gz", "safetensors")  # not all of them can be names of a class's members
+RecordFormat = Choice("RecordFormat", {ending: ending for ending in _ENDINGS})  # type: ignore[call-overload]
 
 
 def key(
@@ -745,9 +746,17 @@ def _plain_value(value: Any) -> Any:
     return str(value) if isinstance(value, Choice) else value
 
 
-def as_yaml(config: Config) -> str:
-    """The configuration as YAML that Hydra reads again."""
-    return OmegaConf.to_yaml(OmegaConf.create(literally(as_dict(config))))
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """What `as_dict` made of a configuration, as YAML that Hydra reads again."""
+    return OmegaConf.to_yaml(OmegaConf.create(literally(settings)))
+
+
+def of_saved(settings: Mapping[str, Any]) -> Config:
+    """The configuration that `as_dict` or the file of `as_yaml` tells; what it does not tell has its default.
+
+    Raises ValueError or an error of OmegaConf if it is not one of today's, UserError on impossible values.
+    """
+    return plain(OmegaConf.merge(OmegaConf.structured(Config), literally(settings)))  # type: ignore[arg-type]
 
 
 def literally(value: Any) -> Any:

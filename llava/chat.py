@@ -1,7 +1,7 @@
 """Families that transformers loads with a processor of their own, which knows chat template, pictures and placeholder.
 
-A family of these is a short class: which tokens of a picture lie where (`layout`), and what its processor does
-otherwise than the others. The picture is prepared once, with what its placeholder becomes in the prompt; every prompt
+A family of these is a short class: it says which tokens of a picture lie where (`layout`), and how its processor
+differs from the others. The picture is prepared once, with what its placeholder becomes in the prompt; every prompt
 about it is then text alone, tokenized with the place of each token in it.
 """
 
@@ -30,7 +30,7 @@ from llava.grid import Grid
 from llava.prompt import Prompt, check_frame, check_query, checked, span_in_query, station_of
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
-QUERY, SYSTEM = "\u2060query\u2060", "\u2060system\u2060"  # stand for the two while a template is filled in
+QUERY, SYSTEM = "\u2060query\u2060", "\u2060system\u2060"  # placeholders while a template is filled in
 USUAL, SMALL = (640, 480), (28, 28)  # pictures whose image tokens are counted
 
 

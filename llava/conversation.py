@@ -8,12 +8,10 @@ about the image.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conf.schema import ModelConfig
 from lab.base.errors import UserError
-
-if TYPE_CHECKING:
-    from conf.schema import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -23,10 +21,6 @@ class Conversation:
     system: str
     frame: str
     drop_space_tokens: bool = False  # leave stand-alone space tokens out of the prompt
-
-    def prompt(self, query: str) -> str:
-        """The whole prompt, with one `<image>` in it."""
-        return self.frame.format(system=self.system, query=query)
 
 
 _ASSISTANT = (
@@ -93,7 +87,7 @@ OWN_TEMPLATES = {  # the checkpoint's own chat template, for families that have 
 }
 
 
-def asked_with(model: "ModelConfig") -> dict[str, Any]:
+def asked_with(model: ModelConfig) -> dict[str, Any]:
     """What decides how a model is asked, and how it answers if it does: the settings that are set, as plain values."""
     names = (*ASKED_WITH, *(ANSWERED_WITH if model.answers else ()))
     values = {name: getattr(model, name) for name in names}

@@ -8,11 +8,24 @@ import pytest
 import conf.schema
 from conf.schema import Config
 from lab.base.paths import PROJECT
+from lab.heads.choice import HeadChoice, head_choice
+from lab.stages.study import settings_of
+from lab.study.settings import Settings
 
 
 def configuration(*overrides: str) -> Config:
     """The configuration that `python pipeline.py <overrides>` would run with."""
     return conf.schema.configuration(overrides)
+
+
+def choice_of(config: Config) -> HeadChoice:
+    """The heads that `python pipeline.py` would choose by it."""
+    return head_choice(config.logic, config.model)
+
+
+def study_settings(config: Config) -> Settings:
+    """What `stage=study` would take of it."""
+    return settings_of(config, choice_of(config))
 
 
 @pytest.fixture(autouse=True)

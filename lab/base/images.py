@@ -26,13 +26,13 @@ BRANDS = {  # what stands behind `ftyp` at the beginning of a file, the telling 
     b"avis": ("AVIF", "pillow-avif-plugin, or Pillow 11.3 or newer"),
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), ("HEIC", "pillow-heif")),
 }
-NO_PATHS = {  # how texts begin that are put where a path belongs: what would be right
+NO_PATHS = {  # how a text begins that is no path: what to do instead
     "data:": "it is a data URL; save the picture as a file and give its path",
     "http:": "it is a web address; download the picture and give its path",
     "https:": "it is a web address; download the picture and give its path",
     "~": "there is no such file, or no such user, in whose home folder it would be",
 }
-REASONS = {  # what the system says, for someone who wonders about a picture
+REASONS = {  # the system's errors, in words about a picture
     errno.ENAMETOOLONG: "the path is longer than the system allows; expected a path, not the picture itself",
     errno.ENOTDIR: "a part of its path is a file, not a folder",
 }

@@ -10,8 +10,8 @@ NEVER = 2**31 - 1  # bytes, the most that a C int holds
 def keep_freed_memory() -> None:
     """Memory that this process frees stays with it for the next use, until it ends or `give_back` is called.
 
-    By default large tensors are taken from the system anew and again, which empties them page by page: on a CPU that is
-    a good part of a forward's time.
+    By default large tensors are taken from the system again and again, which empties them page by page: on a CPU, a
+    good part of the time of a forward.
     """
     _call("mallopt", M_MMAP_THRESHOLD, NEVER)
     _call("mallopt", M_TRIM_THRESHOLD, NEVER)

@@ -11,6 +11,24 @@ def whole(number: Any) -> int:
     return int(number)
 
 
+def in_64_bits(number: int) -> int:
+    """The number, if a computer's integer holds it. Raises ValueError if not."""
+    if not -(2**63) <= number < 2**64:
+        raise ValueError("an integer of more than 64 bits")
+    return number
+
+
+def size(number: float) -> str:
+    """Bytes in words: 950 bytes, 1.2 MB, 35 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.5 or (unit == "bytes" and number < 1000):
+            break
+        number /= 1000
+    else:
+        unit = "TB"
+    return f"{number:.0f} {unit}" if number >= 99.5 or unit == "bytes" else f"{number:.2g} {unit}"
+
+
 def finite(value: Any) -> Any:
     """The same for JSON, which has no NaN and no infinity: null instead, however deep."""
     if isinstance(value, dict):

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.base.numbers import in_64_bits
+
 MOST_OPCODES = 1_000_000  # a ranking of 5,000 heads has 130,000
 MOST_DEPTH = 50  # containers in containers
 MOST_DIGITS = 20
@@ -290,9 +292,7 @@ def _unknown(code: int) -> Exception:
 
 
 def _whole(value: int) -> int:
-    if not -(2**63) <= value < 2**64 and value != MAGIC:
-        raise ValueError("an integer of more than 64 bits")
-    return value
+    return value if value == MAGIC else in_64_bits(value)
 
 
 def _key(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which records of an earlier run will do, so that their samples need not be asked again."""
+"""Which records of an earlier run can be kept, so that their samples need not be asked again."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from llava.conversation import ANSWERED_WITH, ASKED_WITH, FAMILY_TEMPLATES, aske
 
 
 def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, Result]]:
-    """Finishes the samples whose record is there and will do; yields each with its entry, or with why that failed.
+    """Finishes the samples whose record can be kept; yields each with its entry, or with the reason why that failed.
 
     Those that are finished by the same rules are not read. The others are, in worker processes. Raises DiskFull.
     """
@@ -36,7 +36,7 @@ def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) ->
 
 
 def _finished(found: tuple[Sample, bool], job: BatchJob) -> Result | None:
-    """The sample's entry, or what went wrong when its results were written; None if its record will not do.
+    """The sample's entry, or what went wrong when its results were written; None if its record cannot be kept.
 
     `found` also tells whether its files have changed since they were finished, or are by other rules.
     """

@@ -23,6 +23,7 @@ import numpy as np
 from analyze import Head, attention_sums, measure_heads, rank_heads
 from conf.schema import DataConfig, EntropyConfig, LogicConfig, RecordFormat, SaveAttention, StoredDtype
 from lab.base.chunks import cast
+from lab.base.numbers import size
 from lab.heads.choice import HeadChoice
 from lab.records.record import Record
 from lab.records.subset import HeadSubset, head_index
@@ -106,16 +107,21 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
 def as_stored(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> Record:
     """What of a record `data.save_dtype` and `data.save_attention` keep; its file reads back the same."""
     record = at_precision(record, data).under(logic)
-    if data.save_attention == SaveAttention.all or not record.subset.holds_all:
+    if data.save_attention == SaveAttention.all:
         return record
     return with_maps_of(record, wanted_heads(record, data, logic, choice), logic.entropy)
 
 
 def wanted_heads(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> list[Head]:
-    """The heads whose maps are kept of a record: those that make the heat map; none with save_attention=none."""
-    if data.save_attention == SaveAttention.none:
-        return []
-    return choice.of((record.num_layers, record.num_heads), rank_heads(record, logic))
+    """The heads whose maps `data.save_attention` keeps: all, those that make the heat map, or none."""
+    shape = record.num_layers, record.num_heads
+    match data.save_attention:
+        case SaveAttention.all:
+            return list(np.ndindex(shape))
+        case SaveAttention.selected:
+            return choice.of(shape, rank_heads(record, logic))
+        case SaveAttention.none:
+            return []
 
 
 def serves(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadChoice) -> bool:
@@ -125,11 +131,7 @@ def serves(record: Record, data: DataConfig, logic: LogicConfig, choice: HeadCho
     """
     if data.save_dtype == StoredDtype.float32 and record.dtype != "float32":
         return False
-    if record.subset.holds_all:
-        return True
-    if data.save_attention == SaveAttention.all or not record.subset.has_scores_by(
-        record.score_settings(logic.entropy)
-    ):
+    if not record.subset.has_scores_by(record.score_settings(logic.entropy)):
         return False
     return record.subset.holds(wanted_heads(record, data, logic, choice))
 
@@ -209,14 +211,3 @@ def tell_disk_use(use: DiskUse, folder: Path) -> bool:
             "that may not fit: the run stops when the disk is full, and the same command continues where it stopped"
         )
     return use.most <= free
-
-
-def size(number: float) -> str:
-    """Bytes in words: 950 bytes, 1.2 MB, 35 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 999.5 or (unit == "bytes" and number < 1000):
-            break
-        number /= 1000
-    else:
-        unit = "TB"
-    return f"{number:.0f} {unit}" if number >= 99.5 or unit == "bytes" else f"{number:.2g} {unit}"

@@ -33,6 +33,7 @@ from lab.batch.run import Outcome, collect_rows
 from lab.bench import reference_rules
 from lab.bench.machine import peak_memory, synchronize
 from lab.datasets import Sample
+from lab.heads.choice import head_choice
 from lab.picturebook.make import samples as drawn_scenes
 from lab.records.folder import write_record
 from lab.stages.batch import batch_job
@@ -119,7 +120,7 @@ def run_case(
             stock(loaded, sample, folder / f"{sample.id}.pkl")
         return 0.0
     data = replace(cfg.data, batch_size=case.batch, workers=0 if alone else cfg.data.workers)
-    job = replace(batch_job(replace(cfg, data=data), folder), windows=alone)
+    job = replace(batch_job(replace(cfg, data=data), head_choice(cfg.logic, cfg.model), folder), windows=alone)
     outcome = Outcome()
     one_of_two = Processes(rank=1, world=2)  # not the main one: no progress bar
     collect_rows(job, loaded, plan_rows(samples, share_image=True), one_of_two, outcome)
@@ -197,7 +198,8 @@ def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, floa
         for name, module in halves:
             stack.enter_context(_timed_module(module, name, took, loaded.device))
         profile.runcall(run)
-    seconds_of = {code: cumulative for code, (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
+    stats: dict[Any, Any] = vars(pstats.Stats(profile))["stats"]
+    seconds_of = {code: cumulative for code, (_, _, _, cumulative, _) in stats.items()}
     for name, parts_of_it in functions.items():
         took[name] = sum(seconds_of.get(_profiled_as(function), 0.0) for function in parts_of_it)
     took["LM"] -= took["capture"]

@@ -1,4 +1,4 @@
-"""True boxes: the forms in which files have them, and one line about a box that cannot be.
+"""True boxes: the forms in which files have them, and one line about an impossible box.
 
     box_xyxy = read_box([8, 10, 32, 20])                       # (8, 10, 40, 30)
     box_xyxy = read_box([8, 10, 39, 29], "xyxy_inclusive")     # the same

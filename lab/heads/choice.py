@@ -1,10 +1,11 @@
-"""Which heads make the heat map: `logic.heads` in any of its forms, resolved once into a `HeadChoice`.
+"""Which heads make the heat map: `logic.heads` in any of its forms, resolved once, before a stage runs.
 
 choice = head_choice(config.logic, config.model)    # raises on what cannot be heads of any model
 choice.fixed((32, 32))                              # [(14, 24), (14, 13), (14, 26)], or None: ranked per sample
 choice.of((32, 32), ranking)                        # the heads of one sample
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,12 @@ from typing import Any
 from analyze import Head, HeadScore
 from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.errors import UserError
+from lab.base.paths import find, same_model
+from lab.heads.files import read_heads
 
-PRESET_KEY = "model.localization_heads"
+log = logging.getLogger(__name__)
+
+KEY, PRESET_KEY = "logic.heads", "model.localization_heads"
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class HeadChoice:
 
     top_k: int
     heads: tuple[Head, ...] | None = None  # (layer, head), zero-based, best first
-    source: str = "logic.heads"  # what names them: the key, or a file of stage=select
+    source: str = KEY  # what names them: a key, or a file of stage=select
     whole: bool = True  # a list is taken whole; of a file the first top_k, of a preset as many or fewer
     model: str | None = None  # the one that they were found in, if known
     shape: tuple[int, int] | None = None  # (layers, heads) of that model
@@ -61,6 +66,17 @@ class HeadChoice:
         return [(score.layer, score.head) for score in ranking[: self.top_k]] if fixed is None else fixed
 
     @property
+    def as_setting(self) -> Any:
+        """`logic.heads` as a saved configuration tells it: of a file what was in it, whatever becomes of the file."""
+        if self.heads is None or self.is_preset:
+            return None if self.heads is None else PRESET
+        pairs = [list(head) for head in self.heads]
+        if self.whole:
+            return pairs
+        shape = None if self.shape is None else list(self.shape)
+        return {"file": self.source, "model": self.model, "shape": shape, "heads": pairs}
+
+    @property
     def number(self) -> int:
         """How many heads make a heat map, at most."""
         return len(self.heads) if self.heads is not None and self.whole else self.top_k
@@ -69,7 +85,8 @@ class HeadChoice:
 def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
     """`logic.heads` as a choice.
 
-    It is null | [[layer, head], ...] | preset | what `lab.heads.files.read_heads` made of a file.
+    It is null | [[layer, head], ...] | preset | the path of a file of stage=select | what a saved configuration tells
+    of such a file.
 
     Raises UserError if it is none of these, names a head twice, or names a preset that has no heads.
     """
@@ -82,11 +99,18 @@ def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
             raise UserError(f"{lacking}; set them, or logic.heads=null to rank")
         pairs = _pairs(model.localization_heads, PRESET_KEY)
         return HeadChoice(logic.top_k, pairs, PRESET_KEY, whole=False, model=model.name)
+    if names_file(heads):
+        heads = read_heads(find(heads))
     if isinstance(heads, Mapping) and {"file", "shape", "heads"} <= heads.keys():
         shape = None if heads["shape"] is None else (heads["shape"][0], heads["shape"][1])
-        pairs = _pairs(heads["heads"], heads["file"])
+        pairs = _pairs(heads["heads"][: logic.top_k], heads["file"])
         return HeadChoice(logic.top_k, pairs, heads["file"], whole=False, model=heads.get("model"), shape=shape)
-    return HeadChoice(logic.top_k, _pairs(heads, "logic.heads"))
+    return HeadChoice(logic.top_k, _pairs(heads, KEY))
+
+
+def names_file(heads: Any) -> bool:
+    """Whether `logic.heads` is the path of a file."""
+    return isinstance(heads, str) and heads != PRESET
 
 
 def _pairs(given: Any, source: str) -> tuple[Head, ...]:
@@ -108,3 +132,20 @@ def _not_a_head(pair: Any, source: str, shape: tuple[int, int] | None = None) ->
 def _expected(shape: tuple[int, int] | None = None) -> str:
     limits = f", layer < {shape[0]} and head < {shape[1]}" if shape else ""
     return f"expected [[layer, head], ...], zero-based, each once{limits}"
+
+
+def warn_of_foreign_heads(of: str, name: str) -> None:
+    """Says that the preset's heads are of the checkpoint `of`, not of the model `name`, and how to find its own."""
+    find_its_own = f"python pipeline.py stage=select model.name={name} data.data_file=FILE data.process_all=true"
+    log.warning(
+        "the preset's heads are of %s, not of %s: heads are ranked for each sample; to find its own: %s",
+        of,
+        name,
+        find_its_own,
+    )
+
+
+def warn_of_another_model(choice: HeadChoice, name: str) -> None:
+    """Says so if the heads were found in another model than `name`: of the same shape, but not the same heads."""
+    if choice.model and not choice.is_preset and not same_model(choice.model, name):
+        log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)

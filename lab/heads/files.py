@@ -1,19 +1,12 @@
-"""Files of localization heads, as stage=select writes them: read, checked, and put in place of `logic.heads=path`."""
+"""Files of localization heads, as stage=select writes them, read and checked."""
 
 import json
-import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conf.schema import PRESET, Config
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.numbers import whole
-from lab.base.paths import find, same_model
-from lab.heads.choice import HeadChoice
-
-log = logging.getLogger(__name__)
 
 NAME = "localization_heads.json"
 EXPECTED = f"expected a {NAME} as stage=select writes it"
@@ -48,35 +41,3 @@ def read_heads(path: Path) -> dict[str, Any]:
     if not heads:
         raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
     return {"file": str(path), "model": model if isinstance(model, str) else None, "shape": shape, "heads": heads}
-
-
-def with_heads_of_file(config: Config) -> Config:
-    """The configuration with what is in the file in place of `logic.heads=path`: its first `top_k` heads.
-
-    Unchanged if that names no file. stage=select ranks every sample, so that it may write the very file that
-    `logic.heads` names.
-    """
-    if not isinstance(config.logic.heads, str) or config.logic.heads == PRESET:
-        return config
-    heads: dict[str, Any] | None = None
-    if config.stage != "select":
-        heads = read_heads(find(config.logic.heads))
-        heads["heads"] = heads["heads"][: config.logic.top_k]
-    return replace(config, logic=replace(config.logic, heads=heads))
-
-
-def warn_of_foreign_heads(of: str, name: str) -> None:
-    """Says that the preset's heads are of the checkpoint `of`, not of the model `name`, and how to find its own."""
-    find_its_own = f"python pipeline.py stage=select model.name={name} data.data_file=FILE data.process_all=true"
-    log.warning(
-        "the preset's heads are of %s, not of %s: heads are ranked for each sample; to find its own: %s",
-        of,
-        name,
-        find_its_own,
-    )
-
-
-def warn_of_another_model(choice: HeadChoice, name: str) -> None:
-    """Says so if the heads were found in another model than `name`: of the same shape, but not the same heads."""
-    if choice.model and not choice.is_preset and not same_model(choice.model, name):
-        log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)

@@ -47,7 +47,7 @@ def glance(
     common: Bool[np.ndarray, "layers heads"] | None = None,
     sight: Sight | None = None,
 ) -> Glance:
-    """Looks at one record; at every head's own box if the true one is given.
+    """Looks at one record; at every head's own box if the true one is given and all maps are kept.
 
     `common` says which heads look at the image enough, if that is the same for all records. Raises UserError naming the
     file if the record lacks what a contrast needs.
@@ -59,13 +59,14 @@ def glance(
     both, by_entropy = (rank_table(table.only(some), logic, most) for some in (passes, np.ones_like(passes)))
     best = {"both": _heads(both), "entropy only": _heads(by_entropy), "sum only": _by_sum(table.attn_sum, logic)}
     top_n = max(logic.select.top_n, logic.top_k)
+    sight = sight or Sight(record)
     return Glance(
         record.meta.get("model_name"),
         table.passes.shape,
         table.attn_sum,
         {criterion: _filled(heads[:top_n], top_n) for criterion, heads in best.items()},
         tied_at(both, logic.top_k),
-        None if true_xyxy is None else (sight or Sight(record)).head_ious(true_xyxy, logic),
+        None if true_xyxy is None else record.subset.of_every_head(lambda: sight.head_ious(true_xyxy, logic)),
         record.generic is not None,
         str(record.meta["image_file"]) if record.meta.get("image_file") else None,
     )

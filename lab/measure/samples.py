@@ -158,8 +158,7 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     sight, truth = Sight(record), read_truth(job.sample, size)
     if rules.oracle:
         record.subset.need_all()
-    measured = record.subset.holds_all or rules.oracle
-    seen = glance(record, job.path, rules.logic, truth.box_xyxy if measured else None, sight=sight)
+    seen = glance(record, job.path, rules.logic, truth.box_xyxy, sight=sight)
     ranked = seen.picked("both", rules.logic.top_k)
     heads = rows["chosen"]
     located = localize(record, ranked if isinstance(heads, PerSample) else heads, rules.logic)

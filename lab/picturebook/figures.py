@@ -16,7 +16,8 @@ from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.stages.common import choice_of, load_model
+from lab.heads.choice import head_choice
+from lab.stages.common import load_model
 
 FIGURES = {
     "readme_cat.png": ("cat.png", "a cat on the floor"),
@@ -28,7 +29,7 @@ def draw_figures(out: Path) -> list[Path]:
     """Writes every figure of `FIGURES` into `out` and returns the paths."""
     config = configuration(["model=picturebook", "viz.heads=false"])
     loaded = load_model(config)
-    heads = choice_of(config).fixed((loaded.num_layers, loaded.num_heads))
+    heads = head_choice(config.logic, config.model).fixed((loaded.num_layers, loaded.num_heads))
     if heads is None:
         raise UserError("the figures show the model preset's heads: set logic.heads=preset")
     written = []

@@ -32,6 +32,7 @@ from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.base.workers import in_workers
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
+from lab.heads.choice import head_choice
 from lab.measure.intervals import bootstrap, numbered
 from lab.measure.metrics import box_iou, exclusive
 from lab.records.files import load_record
@@ -59,7 +60,8 @@ class SearchConfig:
 
 def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarray, "combinations 3"]]:
     """Every combination of CHOICES, and its Acc@0.5 with the 95 % interval."""
-    settings = settings_of(configuration([f"data.data_file={config.data_file}"]))
+    base = configuration([f"data.data_file={config.data_file}"])
+    settings = settings_of(base, head_choice(base.logic, base.model))
     samples = read_jsonl(Path(config.data_file))
     need_truth(samples, config.data_file)
     parts = split(samples, Path(config.records), settings)

@@ -19,6 +19,7 @@ from safetensors import deserialize
 
 from lab.base.arrays import Spend, Storage, StoredTensor, tensor_of
 from lab.base.errors import UserError
+from lab.base.numbers import in_64_bits
 from lab.base.opcodes import MOST_DIGITS
 from lab.base.pickles import FREE_BYTES, budget, damaged
 from lab.datasets.texts import TOO_DEEP, too_deep
@@ -102,9 +103,7 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if len(text) > MOST_DIGITS or not -(2**63) <= int(text) < 2**64:
-        raise ValueError("an integer of more than 64 bits")
-    return int(text)
+    return in_64_bits(int(text[:MOST_DIGITS]))  # more digits take long, and only make it larger
 
 
 def dump_exchange(content: Mapping[str, Any], where: str) -> bytes:

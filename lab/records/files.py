@@ -62,7 +62,7 @@ def check_record(record: Record, where: str) -> None:
         if weights is None:
             continue
         _check_weights(record.subset.kept(weights), where)
-        if record.subset.holds_all and not weights.any():
+        if record.subset.is_blank(weights):
             zero = "attention is zero everywhere; expected weights over the image tokens, which are never all zero"
             raise UserError(f"{where}: {zero}")
 

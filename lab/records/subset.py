@@ -36,8 +36,6 @@ class NotKept(UserError):
 class AllHeads:
     """The record keeps the map of every head, and scores are measured from the maps."""
 
-    holds_all = True
-
     def holds(self, heads: Sequence[tuple[int, int]]) -> bool:
         """Whether the maps of all of `heads` are kept."""
         return True
@@ -68,9 +66,17 @@ class AllHeads:
         """
         return measure()
 
+    def of_every_head(self, measure: Callable[[], Sums]) -> Sums | None:
+        """What `measure` computes from the maps of all heads; None if some are not kept."""
+        return measure()
+
     def kept(self, weights: Float[np.ndarray, "layers heads read vis"]) -> Float[np.ndarray, "*heads read vis"]:
         """The part of a record's `attn` or `generic` that is kept, as its file stores it."""
         return weights
+
+    def is_blank(self, weights: Float[np.ndarray, "layers heads read vis"]) -> bool:
+        """Whether `weights`, a record's `attn` or `generic`, are zero where some head must look at the picture."""
+        return not weights.any()
 
     def in_file(self) -> dict[str, Any]:
         """What a record's file holds beside the weights and meta."""
@@ -86,8 +92,6 @@ class HeadSubset:
 
     The methods are those of `AllHeads`.
     """
-
-    holds_all = False
 
     heads: tuple[tuple[int, int], ...]  # (layer, head), zero-based: those whose maps are kept
     attn_sum: Float[np.ndarray, "layers heads"]  # float32, a value of the record's precision
@@ -141,8 +145,14 @@ class HeadSubset:
                     "data.save_attention=all"
                 )
 
+    def of_every_head(self, measure: Callable[[], Sums]) -> Sums | None:
+        return None
+
     def kept(self, weights: Float[np.ndarray, "layers heads read vis"]) -> Float[np.ndarray, "*heads read vis"]:
         return weights[head_index(self.heads)]
+
+    def is_blank(self, weights: Float[np.ndarray, "layers heads read vis"]) -> bool:
+        return False  # the few that are kept may be blind to the picture
 
     def in_file(self) -> dict[str, Any]:
         return {"partial": self.to_dict()}

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from conf.schema import Config
 from lab.datasets import Sample, Truth
 from lab.report.folder import RunFolder
 from lab.report.pictures import Outline
@@ -16,7 +16,7 @@ class Run:
 
     folder: RunFolder
     rules: Rules
-    config: Config  # to be shown and compared
+    settings: Mapping[str, Any]  # the whole configuration, by group, to be shown and compared
     known: Mapping[str, Sample]  # of its data file
 
 

@@ -13,10 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from conf.schema import Config, literally, plain
 from lab.base.errors import UserError
 from lab.base.paths import find
-from lab.heads.files import with_heads_of_file
 from lab.records.folder import list_samples
 
 log = logging.getLogger(__name__)
@@ -125,24 +123,25 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def saved_config(folder: RunFolder, config: Config) -> Config:
-    """The configuration that the run was evaluated with or, failing that, made with; `config` if none is told.
+def saved_settings(folder: RunFolder) -> tuple[Path, Mapping[str, Any]] | None:
+    """The file that tells the configuration which the run was evaluated with or, failing that, made with, and what it
+    tells, by group; None if there is none.
 
-    Raises UserError naming the file if the configuration is not one of today's.
+    Raises UserError naming the file if it is no configuration.
     """
+    if saved := (folder.metrics or {}).get("config"):
+        return folder.results / "metrics.json", saved
     of_run = folder.results / "config.yaml"
     latest = [of_run] if of_run.exists() else sorted(folder.results.glob("config.*.yaml"), key=_written)[-1:]
-    saved: Any = literally((folder.metrics or {}).get("config"))
-    where = folder.results / "metrics.json" if saved else (latest or [folder.results])[0]
+    if not latest:
+        return None
     try:
-        if saved is None and latest:
-            saved = OmegaConf.load(where)
-        if saved is None:
-            log.warning("%s has no config.yaml: its records are read with this command's configuration", folder.results)
-            return config
-        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
+        return latest[0], OmegaConf.to_container(OmegaConf.load(latest[0]))  # type: ignore[return-value]
     except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        other = f"{where}: its configuration is not one of this version ({reason})"
-        raise UserError(f"{other}; run stage=evaluate there again") from None
-    return with_heads_of_file(plain(merged))  # type: ignore[arg-type]
+        raise not_of_this_version(latest[0], error) from None
+
+
+def not_of_this_version(path: Path, error: Exception) -> UserError:
+    """For a saved configuration that cannot be read as one of today's."""
+    reason = str(error).splitlines()[0]
+    return UserError(f"{path}: its configuration is not one of this version ({reason}); run stage=evaluate there again")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.schema import Config, ReportConfig
+from conf.schema import ReportConfig
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.images import header_size
@@ -18,39 +18,30 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_jsonl
 from lab.heads.reading import ModelOfRecords
 from lab.report.contents import Gathered, Run, Shown
-from lab.report.folder import RunFolder, SampleFiles, read_folder, saved_config
+from lab.report.folder import RunFolder, SampleFiles, read_folder
 from lab.report.pictures import Outline, outline
 from lab.report.samples import Finding, Pictures, Rules, find_sample, scored, truth_of
 
 log = logging.getLogger(__name__)
 
 
-def read_run(path: Path, config: Config, data_file: str | None, results: Path | None = None) -> Run:
-    """The run in a folder, whose records are read as `config` says.
-
-    `results` is where other stages wrote what they made of the records, if that is another folder.
-    """
-    folder = read_folder(path, results)
-    return Run(folder, Rules.of(config), config, known_samples(folder, data_file))
-
-
-def read_two_runs(folders: Sequence[str], config: Config) -> list[Run]:
-    """Two runs, each with the configuration that it was made with; `config` where its folder tells none.
+def two_folders(named: Sequence[str]) -> list[RunFolder]:
+    """The two folders of `data.runs`.
 
     A folder of results stands for the records that they were made of, so that two settings over the same records can be
-    compared.
-
-    Raises UserError unless there are two, about the same pictures.
+    compared. Raises UserError unless there are two.
     """
-    if len(folders) != 2 or resolved(folders[0]) == resolved(folders[1]):
-        raise UserError(f"data.runs={list(folders)}: give two different folders of records, data.runs=[A,B]")
-    paths = [find(folder) for folder in folders]
-    runs = [read_run(path, saved_config(read_folder(path), config), config.data.data_file) for path in paths]
-    if not set(runs[0].folder.ids) & set(runs[1].folder.ids):
-        counts = f"{len(runs[0].folder.ids)} and {len(runs[1].folder.ids)} samples"
-        nothing = f"data.runs: {folders[0]} and {folders[1]} have no sample in common ({counts})"
+    if len(named) != 2 or resolved(named[0]) == resolved(named[1]):
+        raise UserError(f"data.runs={list(named)}: give two different folders of records, data.runs=[A,B]")
+    return [read_folder(find(name)) for name in named]
+
+
+def check_common(one: RunFolder, other: RunFolder) -> None:
+    """Raises UserError unless some sample is in both."""
+    if not set(one.ids) & set(other.ids):
+        counts = f"{len(one.ids)} and {len(other.ids)} samples"
+        nothing = f"data.runs: {one.results} and {other.results} have no sample in common ({counts})"
         raise UserError(f"{nothing}; give two runs over the same data")
-    return runs
 
 
 def known_samples(folder: RunFolder, data_file: str | None) -> dict[str, Sample]:

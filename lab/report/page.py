@@ -20,7 +20,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from analyze import Head
-from conf.schema import as_dict, as_yaml
+from conf.schema import as_yaml
 from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
 from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
@@ -114,11 +114,9 @@ def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict
     return {
         "label": "AB"[index],
         "name": str(run.folder.path),
-        "model": str(
-            next((f.meta["model_name"] for f in findings if f.meta and f.meta.get("model_name")), run.config.model.name)
-        ),
+        "model": str(tables.model_name(run, findings)),
         "facts": tables.facts(run, findings),
-        "config": as_yaml(run.config),
+        "config": as_yaml(run.settings),
         "failures": list(run.folder.errors.items()),
         "fresh": tables.metric_table({"chosen heads": fresh}) if fresh else None,
         "groups": tables.group_table(fresh) if fresh else None,
@@ -128,7 +126,7 @@ def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict
         ),
         "saved": tables.metric_table(saved) if saved else None,
         "saved_samples": max((one.n for estimates in saved.values() for one in estimates), default=0),
-        "other_rules": tables.other_rules(run.folder.metrics, run.config),
+        "other_rules": tables.other_rules(run.folder.metrics, run.settings),
         "histogram": np.histogram(ious, BINS, (0, 1))[0].tolist() if ious else None,
         "rho": _rho(run.folder.metrics),
         "selection": _selection(run.folder.selection),
@@ -176,7 +174,7 @@ def _comparison(gathered: Gathered, resamples: int, seed: int) -> dict[str, Any]
         "both": both,
         "one_only": one_only,
         "span": max([5.0, *(max(abs(row["low"]), abs(row["high"])) for row in rows)]),
-        "settings": tables.config_differences(*(as_dict(run.config) for run in gathered.runs)),
+        "settings": tables.config_differences(*(run.settings for run in gathered.runs)),
         "points": [pair for pair in ious if None not in pair],
     }
 

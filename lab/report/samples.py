@@ -1,4 +1,4 @@
-"""Each sample of a run anew, from its record: the chosen heads and their maps, mask and box, and how good they are."""
+"""Each sample of a run, read again from its record: its heads, their maps, mask and box, and how good they are."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy as np
 
 from analyze import Head, HeadScore, rank_heads, scores_of
 from bbox import Localization, head_maps, localize_record
-from conf.schema import BoxConvention, Config, Contrast, LogicConfig
+from conf.schema import Contrast, LogicConfig
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.images import open_image
@@ -19,7 +19,7 @@ from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.boxes import Box
-from lab.heads.choice import HeadChoice, head_choice
+from lab.heads.choice import HeadChoice
 from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
 from lab.measure.predictions import prediction
 from lab.records.files import load_record
@@ -36,12 +36,6 @@ class Rules:
     logic: LogicConfig
     choice: HeadChoice
     inclusive: bool
-
-    @classmethod
-    def of(cls, config: Config) -> "Rules":
-        """As a configuration says."""
-        choice = head_choice(config.logic, config.model)
-        return cls(config.logic, choice, config.metrics.box == BoxConvention.inclusive)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from analyze import Head
-from conf.schema import PRESET, Config, Contrast, LogicConfig, as_dict
+from conf.schema import PRESET, Contrast, LogicConfig
 from lab.heads.choice import PRESET_KEY
 from lab.measure.intervals import Estimate, compare, metric_names, summarize
 from lab.measure.metrics import Score
@@ -50,7 +50,7 @@ def facts(run: Run, findings: Sequence[Finding]) -> list[tuple[str, str]]:
     grids = sorted({f"{f.maps.levels.shape[1]} x {f.maps.levels.shape[2]}" for f in done if f.maps})
     versions = ", ".join(f"{name} {number}" for name, number in dict(meta.get("versions") or {}).items())
     told = [
-        ("Model", f"{meta.get('model_name') or run.config.model.name}{size}"),
+        ("Model", f"{model_name(run, findings)}{size}"),
         ("Heads", heads_in_words(run, shape)),
         ("Rules", rules_in_words(run.rules.logic)),
         ("Image tokens", " or ".join(grids)),
@@ -64,6 +64,12 @@ def facts(run: Run, findings: Sequence[Finding]) -> list[tuple[str, str]]:
         ("Failures", _failures(run)),
     ]
     return [(term, value) for term, value in told if value]
+
+
+def model_name(run: Run, findings: Sequence[Finding]) -> str:
+    """The model as the first record tells that names one; else the one of the configuration."""
+    told = (finding.meta["model_name"] for finding in findings if finding.meta and finding.meta.get("model_name"))
+    return next(told, run.settings["model"]["name"])
 
 
 def shape_of(findings: Sequence[Finding]) -> tuple[int, int] | None:
@@ -239,11 +245,11 @@ def _told(config: Mapping[str, Any], key: str) -> str:
     return "null" if key in config and config[key] is None else str(config.get(key, "-"))
 
 
-def other_rules(metrics: Mapping[str, Any] | None, config: Config) -> list[str]:
+def other_rules(metrics: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> list[str]:
     """`key=value` of the rules that metrics.json was made with and this page was not."""
     saved = (metrics or {}).get("config")
     if not isinstance(saved, Mapping):
         return []
-    changed = config_differences(saved, as_dict(config))
+    changed = config_differences(saved, settings)
     # How heads are counted over samples is no rule of what is found in one.
     return [f"{key}={then}" for key, then, _ in changed if key.startswith(RULES) and not key.startswith("logic.select")]

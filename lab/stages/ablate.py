@@ -2,7 +2,7 @@
 
     python pipeline.py stage=ablate data.data_file=samples.jsonl
 
-The model is asked anew, so no records are needed. The data is read twice: once for what is selected and said on
+The model is asked again, so no records are needed. The data is read twice: once for what is selected and said on
 average, once with the heads changed.
 """
 
@@ -19,9 +19,10 @@ from lab.base.console import progress
 from lab.base.errors import UserError, reason
 from lab.base.files import check_writable, write_atomic
 from lab.datasets import Sample
+from lab.heads.choice import HeadChoice
 from lab.stages import common
 from lab.stages.batch import chosen_samples
-from lab.stages.common import choice_of, make_results_folder, print_written, results_folder
+from lab.stages.common import make_results_folder, print_written, results_folder
 
 if TYPE_CHECKING:  # torch
     from lab.ablate.report import Ablation
@@ -34,13 +35,13 @@ log = logging.getLogger(__name__)
 FILES = ("ablate.json", "ablate.md")
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Changes heads, measures, prints the headlines, writes the rest. Returns 1 if a sample could not be asked."""
     from lab.ablate.report import screen
 
     samples = asked_samples(config)
     check_writable(results_folder(config), *FILES)
-    found = ablate(common.load_model(config), samples, config)
+    found = ablate(common.model_with_heads(config, choice), samples, config, choice)
     written = write(found, config)
     print(screen(found))
     print_written(written)
@@ -66,7 +67,7 @@ def asked_samples(config: Config) -> list[Sample]:
     return samples
 
 
-def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config) -> "Ablation":
+def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config, choice: HeadChoice) -> "Ablation":
     """Everything that is measured. Raises UserError if nothing can be."""
     from lab.ablate.estimates import each_set, estimates
     from lab.ablate.report import Ablation
@@ -84,7 +85,7 @@ def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config) -> 
         return feed(rows, workers=workers, pin=loaded.device.type == "cuda")
 
     first = survey(loaded, progress(read(), "ablate 1/2", total=len(rows)), config.model, config.logic)
-    ranked, choice = first.ranked(), choice_of(config)
+    ranked = first.ranked()
     fixed = choice.fixed(first.selected.shape)
     chosen = ranked[: config.logic.top_k] if fixed is None else fixed
     rng = np.random.default_rng(config.seed)

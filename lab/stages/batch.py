@@ -29,8 +29,9 @@ from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, Outcome, collect_rows
 from lab.batch.storage import disk_use, tell_disk_use
 from lab.datasets import Sample, read_samples
+from lab.heads.choice import HeadChoice
 from lab.stages import common
-from lab.stages.common import choice_of, make_folder, model_folder, wants_generic
+from lab.stages.common import make_folder, model_folder, wants_generic
 from lab.stages.finish import Finish
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Collects and analyses every chosen sample that is not done yet; returns 1 if any failed, else 0."""
     if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
@@ -50,7 +51,7 @@ def run(config: Config) -> int:
     group.first(partial(_begin, config))
     with only_run(folder, group):
         began = time.time()
-        found = group.gather([_share(config, folder, chosen, group)])
+        found = group.gather([_share(config, choice, folder, chosen, group)])
         # The others wait: a launcher may end everyone as soon as one process fails.
         group.first(lambda: _conclude(config, folder, chosen, found, time.time() - began))
     return 1 if any(one.errors for one in found) else 0
@@ -62,12 +63,12 @@ def _begin(config: Config) -> None:
     make_folder(config)
 
 
-def collect_first(config: Config) -> bool:
+def collect_first(config: Config, choice: HeadChoice) -> bool:
     """With `data.process_all`: collects what is missing. Whether a sample failed."""
     if not config.data.process_all:
         return False
     refuse_two_sources(config.data)
-    return run(config) != 0
+    return run(config, choice) != 0
 
 
 def refuse_two_sources(data: DataConfig) -> None:
@@ -90,22 +91,20 @@ def chosen_samples(data: DataConfig) -> list[Sample]:
     return samples[start:stop]
 
 
-def batch_job(config: Config, folder: Path) -> BatchJob:
+def batch_job(config: Config, choice: HeadChoice, folder: Path) -> BatchJob:
     """What a bulk run asks and writes, as a configuration says."""
-    choice, generic = choice_of(config), wants_generic(config)
-    finish = Finish.of(config)
-    windows = config.show_plot
-    return BatchJob(folder, config.model, config.data, config.logic, choice, finish, generic, windows)
+    finish, generic = Finish.of(config, choice), wants_generic(config)
+    return BatchJob(folder, config.model, config.data, config.logic, choice, finish, generic, windows=config.show_plot)
 
 
 # one process
 
 
-def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Processes) -> Outcome:
+def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sample], group: Processes) -> Outcome:
     """This process's share: records that are there get today's ranking, and the missing ones are collected."""
     from lab.batch.rows import plan_rows  # torch
 
-    outcome, job = Outcome(), batch_job(config, folder)
+    outcome, job = Outcome(), batch_job(config, choice, folder)
     rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
     block = config.data.batch_size or BLOCK
     mine = [row for rows in group.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
@@ -113,7 +112,7 @@ def _share(config: Config, folder: Path, chosen: Sequence[Sample], group: Proces
         done = _finish_found(job, [sample for row in mine for sample in row], group, outcome)
         missing = [left for row in mine if (left := tuple(sample for sample in row if sample.id not in done))]
         if missing:
-            loaded = common.load_model(config)
+            loaded = common.model_with_heads(config, choice)
             if group.main:
                 about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
                 _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)

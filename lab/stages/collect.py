@@ -5,12 +5,12 @@ from lab.base.errors import UserError
 from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.batch.storage import as_stored
+from lab.heads.choice import HeadChoice
 from lab.records.folder import write_record
 from lab.records.record import Record
 from lab.stages import common
 from lab.stages.common import (
     asked,
-    choice_of,
     image_path,
     make_folder,
     model_folder,
@@ -21,16 +21,16 @@ from lab.stages.common import (
 )
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Asks the model about one picture and writes the record."""
     config = with_example(config)
-    name, record = ask(config)
-    kept = as_stored(record, config.data, config.logic, choice_of(config))
+    name, record = ask(config, choice)
+    kept = as_stored(record, config.data, config.logic, choice)
     print_written([write_record(make_folder(config), name, kept, config.data.record_format)])
     return 0
 
 
-def ask(config: Config) -> tuple[str, Record]:
+def ask(config: Config, choice: HeadChoice) -> tuple[str, Record]:
     """The record's name and the record; whatever can be refused is refused before the model is loaded."""
     if config.data.attention_file is not None or config.data.attention_dir is not None:
         read = "data.attention_file and data.attention_dir name records to read"
@@ -43,7 +43,7 @@ def ask(config: Config) -> tuple[str, Record]:
     check_writable(model_folder(config))
     from collector import collect  # torch and transformers take seconds: wrong input is told before
 
-    loaded = common.load_model(config)
+    loaded = common.model_with_heads(config, choice)
     generic = wants_generic(config)
     record = collect(loaded, image, query, config.model, image_file=str(image_file), generic=generic)
     return name, record.under(config.logic)

@@ -7,15 +7,14 @@ from itertools import count, takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from conf.schema import Config, Contrast, as_yaml
+from conf.schema import Config, Contrast, as_dict, as_yaml
 from lab.base.errors import UserError, shown
 from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
 from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.base.remote import is_url, kept_at
 from lab.datasets.sample import with_period
-from lab.heads.choice import HeadChoice, head_choice
-from lab.heads.files import warn_of_another_model
+from lab.heads.choice import HeadChoice, warn_of_another_model
 from lab.records.files import load_record
 from lab.records.folder import find_record
 
@@ -33,22 +32,23 @@ def wants_generic(config: Config) -> bool:
     return config.data.save_generic or config.logic.contrast != Contrast.none
 
 
-def choice_of(config: Config) -> HeadChoice:
-    """Which heads make the heat maps."""
-    return head_choice(config.logic, config.model)
-
-
 def load_model(config: Config) -> "LoadedModel":
-    """The checkpoint that `model` names, on this process's device, with the attention asked for.
-
-    Raises UserError if `logic.heads` names heads that the model does not have.
-    """
+    """The checkpoint that `model` names, on this process's device, with the attention asked for."""
     from lab.attention.capture import use_attention
     from llava.model.builder import load_from_config
 
-    choice, device = choice_of(config), processes().device(device_name(config))
+    device = processes().device(device_name(config))
     loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
     use_attention(loaded.model, config.model.attention)
+    return loaded
+
+
+def model_with_heads(config: Config, choice: HeadChoice) -> "LoadedModel":
+    """`load_model`, with a warning if the heads were found in another model.
+
+    Raises UserError if the model does not have them.
+    """
+    loaded = load_model(config)
     choice.fixed((loaded.num_layers, loaded.num_heads))
     warn_of_another_model(choice, loaded.name)
     return loaded
@@ -128,7 +128,7 @@ def _made(folder: Path, name: str, config: Config) -> Path:
     except OSError as error:
         hint = "set data.output_dir to a folder you can write to"
         raise UserError(f"cannot create {folder}: {error.strerror}; {hint}") from None
-    write_atomic(folder / name, as_yaml(config))
+    write_atomic(folder / name, as_yaml(as_dict(config)))
     return folder
 
 

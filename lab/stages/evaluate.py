@@ -20,6 +20,7 @@ from lab.base.errors import UserError
 from lab.base.files import check_writable, write_atomic, write_parts
 from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
+from lab.heads.choice import HeadChoice
 from lab.heads.reading import by_name
 from lab.measure.coco import CATEGORY
 from lab.measure.controls import Setting, check_controls, is_draw, merge_draws
@@ -29,23 +30,22 @@ from lab.measure.overview import Overview, rank_correlation, record_files, shape
 from lab.measure.samples import LINES, Measured, Rules, measure
 from lab.measure.spreadsheet import HEADER
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
 
 FILES = ("metrics.json", "metrics.md", "samples.csv", "predictions.coco.json", "truth.coco.json")
 COLUMNS = metric_names()
 SHORT = [name.replace("@0.", "@.").replace("pointing", "point") for name in COLUMNS]  # on screen
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Measures the records of a data file's samples, prints the table, writes metrics and predictions.
 
     Returns 1 if a sample could not be collected, or a record not be read.
     """
     check_controls(config.evaluate.controls)
     samples = samples_with_truth(config.data)
-    failed = collect_first(config)
-    folder, choice = records_folder(config), choice_of(config)
-    files = record_files(folder, samples)
+    failed = collect_first(config, choice)
+    files = record_files(records_folder(config), samples)
     check_writable(results_folder(config), *FILES)
     shape = shape_of(files.values())
     rng = np.random.default_rng(config.seed)
@@ -55,7 +55,7 @@ def run(config: Config) -> int:
         lines = {name: stack.enter_context(tempfile.TemporaryFile()) for name in LINES}
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
-        written = _write(make_results_folder(config), config, found, rows, lines)
+        written = _write(make_results_folder(config), config, choice, found, rows, lines)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     print(f"\n{ties_in_words(found.view, config.logic)}")
     if missed := misses(found.chosen):
@@ -104,7 +104,12 @@ def _cells(estimates: Sequence[Estimate], *, group: str = "all", interval: bool 
 
 
 def _write(
-    folder: Path, config: Config, found: Measured, rows: dict[str, list[Estimate]], lines: Mapping[str, IO[bytes]]
+    folder: Path,
+    config: Config,
+    choice: HeadChoice,
+    found: Measured,
+    rows: dict[str, list[Estimate]],
+    lines: Mapping[str, IO[bytes]],
 ) -> list[Path]:
     """FILES and, unless save_fig=false, the map of each head's own boxes."""
     view = found.view
@@ -132,7 +137,7 @@ def _write(
         import viz
 
         written.append(folder / f"head_iou.{config.save_format}")
-        chosen = choice_of(config).fixed(view.shape) or ()
+        chosen = choice.fixed(view.shape) or ()
         viz.save_figure(viz.head_quality_figure(mean_iou, view.selected / view.samples, rho, chosen), written[-1])
     return written
 

@@ -11,7 +11,6 @@ from conf.schema import Config, LogicConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.folder import sibling
 from lab.records.record import Record
-from lab.stages.common import choice_of
 from lab.stages.results import (
     FigureOptions,
     box_json,
@@ -34,13 +33,13 @@ class Finish:
     locate: bool  # mask and box too, and the figures that are wanted
 
     @classmethod
-    def of(cls, config: Config) -> "Finish":
+    def of(cls, config: Config, choice: HeadChoice) -> "Finish":
         """As a configuration says."""
         data, figures = config.data, FigureOptions.of(config)
         if not data.visualize_batch:
             figures = replace(figures, save=False, show=False)
         masks = data.save_masks and data.save_attention != SaveAttention.none
-        return cls(config.logic, choice_of(config), figures, masks or data.visualize_batch)
+        return cls(config.logic, choice, figures, masks or data.visualize_batch)
 
     @property
     def rules(self) -> str:

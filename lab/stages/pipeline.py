@@ -4,9 +4,10 @@ from analyze import rank_heads, scores_of
 from bbox import localize_record
 from conf.schema import Config
 from lab.batch.storage import as_stored, at_precision
+from lab.heads.choice import HeadChoice
 from lab.records.folder import write_record
 from lab.stages.collect import ask
-from lab.stages.common import choice_of, make_folder, print_written, with_example
+from lab.stages.common import make_folder, print_written, with_example
 from lab.stages.results import (
     FigureOptions,
     box_line,
@@ -16,11 +17,10 @@ from lab.stages.results import (
 )
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Collects, analyses and visualizes one picture."""
     config = with_example(config)
-    choice = choice_of(config)
-    name, asked = ask(config)
+    name, asked = ask(config, choice)
     record = at_precision(asked, config.data)  # so that a later reading finds the same
     ranking = rank_heads(record, config.logic)
     result = localize_record(record, ranking, config.logic, choice)

@@ -1,19 +1,31 @@
 """stage=report: one page about a run, or about two side by side."""
 
-from conf.schema import Config
+import logging
+
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import BoxConvention, Config, as_dict, of_saved
 from lab.base.files import check_writable, write_atomic
-from lab.report.gather import gather, read_run, read_two_runs
+from lab.heads.choice import HeadChoice, head_choice
+from lab.report.contents import Run
+from lab.report.folder import RunFolder, not_of_this_version, read_folder, saved_settings
+from lab.report.gather import check_common, gather, known_samples, two_folders
+from lab.report.samples import Rules
 from lab.stages.common import make_results_folder, output_folder, print_written, records_folder, results_folder
 
+log = logging.getLogger(__name__)
 
-def run(config: Config) -> int:
+
+def run(config: Config, choice: HeadChoice) -> int:
     """Writes report.html where results go or, of two runs, compare.html into `data.output_dir`."""
     if config.data.runs is None:
-        folder, target = records_folder(config), results_folder(config) / "report.html"
-        runs = [read_run(folder, config, config.data.data_file, results_folder(config))]
+        results = results_folder(config)
+        folder, target = read_folder(records_folder(config), results), results / "report.html"
+        runs = [run_of(folder, config, choice, config.data.data_file)]
     else:
-        runs = read_two_runs(config.data.runs, config)
-        target = output_folder(config) / "compare.html"
+        folders, target = two_folders(config.data.runs), output_folder(config) / "compare.html"
+        runs = [run_of(folder, *_as_made(folder, config, choice), config.data.data_file) for folder in folders]
+        check_common(*folders)
     check_writable(target.parent, target.name)
     from lab.report.page import render  # jinja2, only when a page is made
 
@@ -25,3 +37,22 @@ def run(config: Config) -> int:
     print_written([target])
     print(f"  {target.stat().st_size / 1e6:.1f} MB; open it in any browser, no network is needed")
     return 0
+
+
+def run_of(folder: RunFolder, config: Config, choice: HeadChoice, data_file: str | None) -> Run:
+    """The run in a folder, whose records are read as a configuration says."""
+    rules = Rules(config.logic, choice, config.metrics.box == BoxConvention.inclusive)
+    return Run(folder, rules, as_dict(config), known_samples(folder, data_file))
+
+
+def _as_made(folder: RunFolder, config: Config, choice: HeadChoice) -> tuple[Config, HeadChoice]:
+    """The configuration that the run was made with, and its heads; those of this command if its folder tells none."""
+    if (found := saved_settings(folder)) is None:
+        log.warning("%s has no config.yaml: its records are read with this command's configuration", folder.results)
+        return config, choice
+    path, settings = found
+    try:
+        saved = of_saved(settings)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise not_of_this_version(path, error) from None
+    return saved, head_choice(saved.logic, saved.model)

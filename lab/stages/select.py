@@ -17,6 +17,7 @@ from lab.base.errors import UserError
 from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.datasets import read_samples
+from lab.heads.choice import HeadChoice
 from lab.heads.files import NAME
 from lab.heads.reading import by_name, picks_of_analyses, picks_of_records
 from lab.heads.selection import Picks, Selection, count_selections
@@ -28,12 +29,12 @@ from lab.stages.common import make_results_folder, model_folder, print_written, 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Counts, writes the heads, the frequencies and their figure, and shows the best.
 
     Returns 1 if a sample could not be collected, or a record not be read.
     """
-    failed, names = _collected(config)
+    failed, names = _collected(config, choice)
     folder = records_folder(config)
     listed = list_samples(folder)
     check_writable(results_folder(config), NAME, "selection_frequency.csv")
@@ -53,7 +54,7 @@ def run(config: Config) -> int:
     return 1 if failed or picks.unreadable else 0
 
 
-def _collected(config: Config) -> tuple[bool, set[str] | None]:
+def _collected(config: Config, choice: HeadChoice) -> tuple[bool, set[str] | None]:
     """With `data.process_all`: collects what the data file asks for.
 
     Whether a sample failed, and the names of those to be counted.
@@ -65,7 +66,7 @@ def _collected(config: Config) -> tuple[bool, set[str] | None]:
         raise UserError("data.process_all=true, but no data file: set data.data_file=samples.jsonl")
     names = {sample.id for sample in read_samples(find(config.data.data_file))}
     _check_number(len(names), str(config.data.data_file), config.logic.select)
-    if not batch.run(config):
+    if not batch.run(config, choice):
         return False, names
     errors = (model_folder(config) / "errors.jsonl").read_text().splitlines()
     return True, names - {json.loads(line)["id"] for line in errors}

@@ -9,8 +9,9 @@ from lab.base.console import table
 from lab.base.files import check_writable, write_atomic
 from lab.base.numbers import finite
 from lab.datasets import Sample
+from lab.heads.choice import HeadChoice
 from lab.stages.batch import collect_first
-from lab.stages.common import choice_of, make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
 from lab.stages.evaluate import samples_with_truth
 from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
@@ -21,24 +22,24 @@ from lab.study.report import Study, to_json, to_markdown
 from lab.study.settings import Settings
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
     samples = samples_with_truth(config.data)
-    failed = collect_first(config)
+    failed = collect_first(config, choice)
     folder = records_folder(config)
     check_writable(results_folder(config), "study.md", "study.json")
-    study = make_study(samples, folder, settings_of(config))
+    study = make_study(samples, folder, settings_of(config, choice))
     written = write(study, make_results_folder(config), figures=config.save_fig)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)
     return 1 if failed or study.split.unreadable else 0
 
 
-def settings_of(config: Config) -> Settings:
+def settings_of(config: Config, choice: HeadChoice) -> Settings:
     """What the study needs of the configuration."""
     return Settings(
         config.logic,
-        choice_of(config),
+        choice,
         config.study,
         config.data.data_file,
         config.model.name,

@@ -12,13 +12,13 @@ from lab.base.images import open_image
 from lab.heads.choice import HeadChoice
 from lab.records.files import load_record
 from lab.records.record import Record
-from lab.stages.common import choice_of, make_results_folder, print_written, record_path, results_folder, with_example
+from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
 from lab.stages.results import FigureOptions, box_line, heads_table, picture_of, write_localization
 
 
-def run(config: Config) -> int:
+def run(config: Config, choice: HeadChoice) -> int:
     """Localizes one saved record and draws it, or each record of a folder."""
-    choice, figures = choice_of(config), FigureOptions.of(config)
+    figures = FigureOptions.of(config)
     if config.data.attention_dir is not None:
         from lab.stages.over_folder import over_folder  # worker processes, which one record does without
 

@@ -30,7 +30,7 @@ FAILURES = (  # what broken files and configs make the libraries raise
     *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, ImportError),
     *(SafetensorError, StrictDataclassError),
 )
-# Buffers that old checkpoints saved and the model computes anew.
+# Buffers that old checkpoints saved and that the model computes itself.
 COMPUTED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
 

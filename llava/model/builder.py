@@ -17,10 +17,11 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
+from conf.schema import ModelConfig
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
@@ -32,9 +33,6 @@ from llava.families.llava import Llava
 from llava.family import LoadedModel, Request
 from llava.model.cells import drawn, figure_kind
 from llava.model.look import describe, in_colour, look
-
-if TYPE_CHECKING:
-    from conf.schema import ModelConfig
 
 __all__ = ["LoadedModel", "load_from_config", "load_llava", "load_model"]
 
@@ -99,7 +97,7 @@ def load_llava(name: str, *, cache_dir: str | None = None, **options: Any) -> Lo
     return load_model(name, cache_dir=cache_dir, **options)
 
 
-def load_from_config(config: "ModelConfig", *, name: str | None = None, device: str = "auto") -> LoadedModel:
+def load_from_config(config: ModelConfig, *, name: str | None = None, device: str = "auto") -> LoadedModel:
     """`load_model` with the values of a `model` config group; `name` says where it is if not under its own name."""
     loaded = load_model(
         name or config.name,

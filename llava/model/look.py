@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
+from lab.base.numbers import size
 from lab.stations import positions
 from llava.family import LoadedModel, Picture, Sharing
 from llava.grid import Grid
@@ -149,9 +150,3 @@ def in_colour() -> bool:
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """A key and its value a line, the values below each other."""
     return "\n".join(f"{key:<15} {value}" for key, value in rows)
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that fits: 13.52 GB, 1.18 MB."""
-    power, unit = next((p, u) for p, u in ((9, "GB"), (6, "MB"), (3, "kB")) if count >= 10**p or p == 3)
-    return f"{count / 10**power:.2f} {unit}"

@@ -15,7 +15,7 @@ from lab.picturebook.make import make
 from lab.stages.ablate import ablate
 from llava.model.builder import load_model
 from pipeline import run
-from tests.conftest import configuration
+from tests.conftest import choice_of, configuration
 from tests.llava.tiny_families import write_llava_next
 
 QUICK = (
@@ -99,7 +99,7 @@ def test_a_second_family_runs(tmp_path, scenes, attention):
     )  # fmt: skip
     loaded = load_model(config.model.name, device="cpu")
     use_attention(loaded.model, attention)
-    found = ablate(loaded, read_jsonl(scenes)[:5], config)
+    found = ablate(loaded, read_jsonl(scenes)[:5], config, choice_of(config))
     assert not found.failed
     assert set(found.measured) == set(config.ablate.interventions)
     assert len(found.heads) == 2
@@ -129,6 +129,7 @@ def test_an_exact_answer_is_what_the_model_writes(picturebook, scenes):
         collect(picturebook, open_image(one.image_file), one.query, asked).meta["generated_text"] for one in samples
     ]
     right = [text == one.extra["answer"] for text, one in zip(written, samples, strict=True)]
-    found = ablate(picturebook, samples, configuration("ablate.interventions=[zero]", "ablate.sets=[]", *QUICK[:2]))
+    config = configuration("ablate.interventions=[zero]", "ablate.sets=[]", *QUICK[:2])
+    found = ablate(picturebook, samples, config, choice_of(config))
     assert found.of("zero", "exact")["untouched"].value == pytest.approx(sum(right) / len(right))
     assert 0 < sum(right) < len(right)

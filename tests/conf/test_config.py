@@ -236,7 +236,7 @@ def test_words_are_named_as_they_are_written():
 
 def test_a_configuration_reads_back_from_what_is_written(tmp_path):
     config = configuration("logic=paper", "data.record_format=pkl.gz", "data.save_dtype=float16")
-    (tmp_path / "config.yaml").write_text(as_yaml(config))
+    (tmp_path / "config.yaml").write_text(as_yaml(as_dict(config)))
     merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(tmp_path / "config.yaml"))
     assert plain(merged) == config
     assert plain(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(as_dict(config)))) == config

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from conf.keys import README as KEYS
-from conf.keys import with_tables
+from conf.keys import key_tables
 from conf.schema import configuration, free_text
 from lab.base.arguments import hydra_arguments
+from lab.base.marked import between
 from lab.base.paths import PROJECT
 
 ROOMS = sorted(path.parent for path in PROJECT.glob("lab/*/__init__.py"))
@@ -56,7 +57,8 @@ def test_every_command_exists(command):
 
 def test_the_key_tables_are_those_of_the_schema():
     text = KEYS.read_text(encoding="utf-8")
-    assert with_tables(text) == text, "python -m conf.keys --write"
+    command = "python -m conf.keys --write"
+    assert between(text, "keys", command, key_tables()) == text, command
 
 
 def test_a_picture_of_the_readme_is_there():

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from PIL import Image
 
 import viz
 from analyze import attention_sums, passes_threshold, rank_heads, selection_frequency, selection_trials
+from conf.schema import LogicConfig, ModelConfig
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
-from lab.heads.choice import head_choice
-from lab.heads.files import read_heads, warn_of_another_model, with_heads_of_file
+from lab.heads.choice import head_choice, warn_of_another_model
 from lab.heads.reading import picks_of_analyses, picks_of_records
 from lab.records.files import load_record, save_record
 from lab.records.record import Record
@@ -472,7 +473,7 @@ def test_what_select_writes_is_what_the_other_stages_read(tmp_path, monkeypatch,
 
 
 def fixed_by(path: Path, shape: tuple[int, int], *overrides: str) -> list[tuple[int, int]] | None:
-    cfg = with_heads_of_file(configuration("model=llava15_7b", "logic.top_k=3", f"logic.heads={path}", *overrides))
+    cfg = configuration("model=llava15_7b", "logic.top_k=3", f"logic.heads={path}", *overrides)
     return head_choice(cfg.logic, cfg.model).fixed(shape)
 
 
@@ -535,7 +536,7 @@ def test_a_missing_file_of_heads_says_what_else_there_is(tmp_path):
 
 def test_heads_found_in_another_model_of_the_same_shape_are_told(tmp_path, caplog):
     path = heads_file(tmp_path / "h.json", model="one/model")
-    cfg = with_heads_of_file(configuration("model=llava15_7b", f"logic.heads={path}"))
+    cfg = configuration("model=llava15_7b", f"logic.heads={path}")
     choice = head_choice(cfg.logic, cfg.model)
     warn_of_another_model(choice, "one/model")
     assert not caplog.records
@@ -544,12 +545,20 @@ def test_heads_found_in_another_model_of_the_same_shape_are_told(tmp_path, caplo
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_the_heads_of_a_file_leave_the_given_configuration_as_it_was(tmp_path):
-    path = heads_file(tmp_path / "h.json")
+def test_a_saved_configuration_tells_the_heads_of_a_file_that_is_gone(tmp_path):
+    path = heads_file(tmp_path / "h.json", model="one/model")
     cfg = configuration("model=llava15_7b", "logic.top_k=3", f"logic.heads={path}")
-    assert with_heads_of_file(cfg).logic.heads["heads"] == [[4, 1], [5, 2], [1, 6]]
-    assert cfg.logic.heads == str(path)
-    assert len(read_heads(path)["heads"]) == 4
+    choice = head_choice(cfg.logic, cfg.model)
+    path.unlink()
+    saved = replace(cfg.logic, heads=choice.as_setting)
+    assert saved.heads["heads"] == [[4, 1], [5, 2], [1, 6]]
+    assert head_choice(saved, cfg.model) == choice
+
+
+@pytest.mark.parametrize("heads", [None, "preset", [[3, 1], [2, 0]]])
+def test_a_saved_configuration_tells_heads_as_they_were_given(heads):
+    logic, model = LogicConfig(heads=heads), ModelConfig(name="one/model", localization_heads=[[1, 2], [3, 4]])
+    assert head_choice(logic, model).as_setting == heads
 
 
 # the figure

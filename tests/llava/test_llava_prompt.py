@@ -57,20 +57,21 @@ IMAGE = ImageTokens(token_id=0, count=16)
         ),
     ],
 )
-def test_templates_are_the_originals(conv_mode, expected):
-    assert conversation(conv_mode).prompt("Q") == expected
+def test_templates_are_the_originals(conv_mode, expected, tokenizer):
+    assert build("Q", conv_mode, tokenizer).text == expected
 
 
 @pytest.mark.parametrize("conv_mode", sorted(CONVERSATIONS))
-def test_every_template_has_one_image_and_the_query_as_it_is(conv_mode):
+def test_every_template_has_one_image_and_the_query_as_it_is(conv_mode, tokenizer):
     query = "a {red} 100% {query}"
-    assert conversation(conv_mode).prompt(query).count("<image>") == 1
-    assert query in conversation(conv_mode).prompt(query)
+    text = build(query, conv_mode, tokenizer).text
+    assert text.count("<image>") == 1
+    assert query in text
 
 
 def test_unknown_template_lists_the_known():
     with pytest.raises(UserError, match=r"'vicuna'.*llava_v0.*referseg.*vicuna_v1"):
-        conversation("vicuna").prompt("Q")
+        conversation("vicuna")
 
 
 # ids
@@ -103,7 +104,8 @@ def build(query, conv_mode, tokenizer, **options):
 
 
 def spelled_out(query: str, conv_mode: str, *, drop_spaces: bool) -> list[int]:
-    before, after = conversation(conv_mode).prompt(query).split("<image>")
+    template = conversation(conv_mode)
+    before, after = template.frame.format(system=template.system, query=query).split("<image>")
     first, second = original_ids(before, after, drop_spaces=drop_spaces)
     return [*first, *[0] * 16, *second]
 

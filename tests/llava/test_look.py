@@ -89,7 +89,7 @@ def test_many_grids_of_one_shape_are_told_together():
 
 def test_numbers_in_words():
     assert spans([0, 1, 2, 4, 6, 7]) == "0-2, 4, 6-7"
-    assert [size(count) for count in (512, 1_180_000, 13_520_000_000)] == ["0.51 kB", "1.18 MB", "13.52 GB"]
+    assert [size(count) for count in (512, 1_180_000, 13_520_000_000)] == ["512 bytes", "1.2 MB", "14 GB"]
 
 
 def test_a_chunk_and_layers_without_a_map():

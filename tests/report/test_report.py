@@ -18,14 +18,15 @@ from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
 from lab.measure.metrics import Score
 from lab.records.files import load_record, save_record
 from lab.report import pictures
-from lab.report.contents import Run
+from lab.report.folder import read_folder
 from lab.report.gather import gather, shown_ids
 from lab.report.page import _Fields, samples_data, style_text, to_json
 from lab.report.pictures import levels, outline, thumbnail
-from lab.report.samples import Finding, Pictures, Rules, disagreement
+from lab.report.samples import Finding, Pictures, disagreement
 from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, reading, saved_estimates
+from lab.stages.report import run_of
 from pipeline import run
-from tests.conftest import configuration
+from tests.conftest import choice_of, configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
 
@@ -312,8 +313,8 @@ def test_settings_that_differ_leave_out_where_a_run_reads_and_writes():
     a = configuration("data.output_dir=x", "logic.top_k=2")
     b = configuration("data.output_dir=y", "stage=batch")
     assert config_differences(as_dict(a), as_dict(b)) == [("logic.top_k", "2", "3")]
-    assert other_rules({"config": {}}, b)
-    assert other_rules(None, b) == []
+    assert other_rules({"config": {}}, as_dict(b))
+    assert other_rules(None, as_dict(b)) == []
     assert saved_estimates({"metrics": {"chosen": [{"unknown": 1}]}}) == {}
     assert fresh_estimates([], 1000, 0) == []
 
@@ -325,11 +326,8 @@ def test_more_samples_than_a_page_holds_are_drawn_by_seed_the_touched_ones_first
     data, folder = write_run(tmp_path, scenes, 12)
     for i in range(8):
         (folder / f"s{i:04d}.pkl").unlink()
-    from lab.report.folder import read_folder
-    from lab.report.gather import known_samples
-
     cfg = configuration(f"data.data_file={data}")
-    one = Run(read_folder(folder), Rules.of(cfg), cfg, known_samples(read_folder(folder), cfg.data.data_file))
+    one = run_of(read_folder(folder), cfg, choice_of(cfg), cfg.data.data_file)
     names, total = shown_ids([one], 6, seed=0)
     assert (len(names), total) == (6, 12)
     assert {"s0008", "s0009", "s0010", "s0011"} <= set(names)
@@ -340,11 +338,9 @@ def test_more_samples_than_a_page_holds_are_drawn_by_seed_the_touched_ones_first
 
 
 def test_gathering_twice_gives_the_same(scenes, tmp_path):
-    from lab.report.folder import read_folder
-
     data, folder = write_run(tmp_path, scenes, 6)
     cfg = configuration(f"data.data_file={data}")
-    one = Run(read_folder(folder), Rules.of(cfg), cfg, {})
+    one = run_of(read_folder(folder), cfg, choice_of(cfg), None)
     first, second = (samples_data(gather([one], cfg.report, cfg.seed)) for _ in range(2))
     assert first == second
     rows, both, only = differences(gather([one, one], cfg.report, cfg.seed), 1000, 0)

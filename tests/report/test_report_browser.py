@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 
 from lab.report import pictures
-from lab.report.contents import Run
 from lab.report.folder import read_folder
-from lab.report.gather import gather, known_samples
+from lab.report.gather import gather
 from lab.report.page import render
-from lab.report.samples import Rules
+from lab.stages.report import run_of
 from pipeline import run
-from tests.conftest import configuration
+from tests.conftest import choice_of, configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
 CHROMIUM = shutil.which("chromium")
@@ -41,7 +40,7 @@ def gathered(tmp_path_factory, scenes):
     spoil(data, folder)
     cfg = configuration(f"data.data_file={data}")
     return gather(
-        [Run(read_folder(folder), Rules.of(cfg), cfg, known_samples(read_folder(folder), cfg.data.data_file))],
+        [run_of(read_folder(folder), cfg, choice_of(cfg), cfg.data.data_file)],
         cfg.report,
         cfg.seed,
     )

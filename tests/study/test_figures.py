@@ -8,9 +8,9 @@ from matplotlib.colors import same_color
 from matplotlib.text import Text
 
 from lab.stages.evaluate import samples_with_truth
-from lab.stages.study import make_study, settings_of
+from lab.stages.study import make_study
 from lab.study.figures import METRIC, RANGE, settings_figure
-from tests.conftest import configuration
+from tests.conftest import configuration, study_settings
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def study(collect_scenes):
     quick = ("study.discovery=[4,8]", "study.draws=3", "evaluate.draws=3", "evaluate.resamples=100")
     options = (f"data.data_file={data}", f"data.output_dir={out}", "logic.select.trials=4", "logic.heads=[[3,0],[4,5]]")
     config = configuration("stage=study", *quick, *options)
-    return make_study(samples_with_truth(config.data), out / "examples-models-picturebook", settings_of(config))
+    return make_study(samples_with_truth(config.data), out / "examples-models-picturebook", study_settings(config))
 
 
 def test_a_range_of_several_settings_looks_unlike_an_interval(study):

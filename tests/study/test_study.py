@@ -14,13 +14,13 @@ from lab.base.paths import PROJECT
 from lab.heads.reading import picks_of_records
 from lab.records.files import load_record, save_record
 from lab.records.folder import list_samples
-from lab.stages.study import make_study, settings_of
+from lab.stages.study import make_study
 from lab.study.chance import Chance, found_again, interval, ratio_in_draws
 from lab.study.claims import RHO, Claim, agreements, rank_correlations, trial_counts
 from lab.study.find import Found, find_heads, first_heads, split
 from lab.study.plan import discovered, in_random_order
 from pipeline import run
-from tests.conftest import configuration
+from tests.conftest import configuration, study_settings
 
 MODEL = "examples-models-picturebook"
 N = 12
@@ -164,14 +164,14 @@ def test_labels_do_not_touch_the_heads_that_are_found(scenes, tmp_path):
 
 def test_half_finds_on_one_half_and_scores_the_other(scenes):
     cfg = study_config(scenes, "study.find=half", "study.discovery=[3]")
-    found = make_study(_samples(scenes), scenes[1] / MODEL, settings_of(cfg))
+    found = make_study(_samples(scenes), scenes[1] / MODEL, study_settings(cfg))
     scored, finders = {sample.id for sample in found.split.scored}, {path.stem for path in found.split.finding}
     assert (len(scored), len(finders), scored & finders) == (N // 2, N // 2, set())
     assert found.found.counts("both", cfg.logic).sum() <= 10 * len(finders)
     other = make_study(
         _samples(scenes),
         scenes[1] / MODEL,
-        settings_of(study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1")),
+        study_settings(study_config(scenes, "study.find=half", "study.discovery=[3]", "seed=1")),
     )
     assert {path.stem for path in other.split.finding} != finders
 
@@ -197,7 +197,7 @@ def test_a_sample_without_a_record_is_a_miss(scenes):
 
 def test_one_threshold_over_the_data_set_finds_what_select_finds(scenes):
     cfg = study_config(scenes, "logic=paper", "study.top_k=[1,2]")
-    settings = settings_of(cfg)
+    settings = study_settings(cfg)
     parts = split(_samples(scenes), scenes[1] / MODEL, settings)
     found = find_heads(parts, settings)
     np.testing.assert_array_equal(found.picks["both"], picks_of_records(parts.finding, cfg.logic).heads)
@@ -256,11 +256,11 @@ def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_cha
     counts = np.array([[0, 0, 0, 0], [9, 8, 7, 6], [1, 2, 1, 0]])
     iou = np.array([[1.0, 1, 1, 1], [0.9, 0.8, 0.7, 0.6], [0.65, 0.1, 0.75, 0.3]])
     found = found_with(counts, iou)
-    every, often = rank_correlations(found, settings_of(cfg), chance_of(found))
+    every, often = rank_correlations(found, study_settings(cfg), chance_of(found))
     assert (every.heads, often.heads) == (7, 4)  # the average of eight heads is 4.25
     assert every.value < 1
     assert often.value == often.high == pytest.approx(1)
-    few = rank_correlations(found_with(counts * 0, iou), settings_of(cfg), chance_of(found))
+    few = rank_correlations(found_with(counts * 0, iou), study_settings(cfg), chance_of(found))
     assert [one.heads for one in few] == [0, 0]
     assert np.isnan(few[0].value)
 
@@ -268,7 +268,7 @@ def test_rank_correlation_leaves_out_heads_that_are_selected_no_more_than_by_cha
 def test_trials_agree_as_far_as_they_share_heads():
     same = np.array([[5, 4, 3, 2, 1]])
     trials = np.stack([same, same, np.array([[5, 4, 2, 3, 1]])])
-    settings = settings_of(configuration("evaluate.resamples=200"))
+    settings = study_settings(configuration("evaluate.resamples=200"))
     found = agreements(trials, 2, settings)
     assert {one.k: (one.value, one.least, one.most) for one in found} == {
         1: (1, 1, 1), 2: (1, 1, 1), 3: (pytest.approx((1 + 2 / 3 + 2 / 3) / 3), pytest.approx(2 / 3), 1), 5: (1, 1, 1),
@@ -281,7 +281,7 @@ def test_trials_agree_as_far_as_they_share_heads():
 def test_trials_and_subsets_share_no_sample_and_trials_no_picture():
     pictures = np.repeat(np.arange(20), 3)  # three expressions a picture
     found = found_with(np.full((4, 4), 60), np.zeros((4, 4)), pictures)
-    settings = settings_of(configuration("logic.select.trials=7", "study.draws=100", "logic.select.top_n=16"))
+    settings = study_settings(configuration("logic.select.trials=7", "study.draws=100", "logic.select.top_n=16"))
     counts, sizes = trial_counts(found, settings)
     assert sizes.sum() == 60
     assert len(sizes) == 7
@@ -297,7 +297,7 @@ def test_trials_and_subsets_share_no_sample_and_trials_no_picture():
 
 def test_more_trials_than_pictures_are_as_many_as_there_are():
     found = found_with(np.full((4, 4), 5), np.zeros((4, 4)), np.array([0, 0, 0, 1, 2]))
-    assert sorted(trial_counts(found, settings_of(configuration()))[1].tolist()) == [1, 1, 3]
+    assert sorted(trial_counts(found, study_settings(configuration()))[1].tolist()) == [1, 1, 3]
 
 
 # chance
@@ -310,7 +310,7 @@ def test_draws_take_pictures_with_all_their_samples_and_find_their_own_heads():
     chance = chance_of(found, 400)
     assert chance.scored is chance.finding  # the same pictures find and are scored
     assert set(chance.scored.sum(1)) == {3}
-    logic = settings_of(configuration("logic.select.top_n=16")).logic
+    logic = study_settings(configuration("logic.select.top_n=16")).logic
     again = found_again(found, "both", 1, logic, chance)
     assert set(again) == {((2, 1),)}
     first = found.votes("both", logic)[:, 3, 3]
