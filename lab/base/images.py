@@ -38,6 +38,10 @@ REASONS = {  # the system's errors, in words about a picture
 }
 
 RANGES = (255.0, 4095.0, 65535.0)  # the highest values of 8, 12 and 16 bits
+CUT_12_BITS = 4095 >> 8  # what is left of 12 bits when the upper 8 of 16 are read
+FEWER_BITS = (
+    "16 bits that fill 12 or fewer, and Pillow reads the upper 8: it would be black; save it with 8 bits a channel"
+)
 OVERSHOOT = 2.0  # a float picture of 0 to 1 that was resampled may reach beyond 1
 
 
@@ -45,10 +49,11 @@ def open_image(path: str | Path) -> Image.Image:
     """The image as RGB, turned upright as its EXIF tag says, transparency on white, first frame of an animation.
 
     A picture from the web is fetched if it is not there yet. Grey values of more than 8 bits are scaled as `eight_bits`
-    says.
+    says; of colours, Pillow reads the upper 8 of 16 bits.
 
     Raises:
-        UserError: the file is missing, unreadable, broken or no image, or it would unpack to an absurd size.
+        UserError: the file is missing, unreadable, broken or no image, it would unpack to an absurd size, or it leaves
+        the upper bits of its colours empty.
     """
     path = Path(path)
     name = named(path)
@@ -58,8 +63,13 @@ def open_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             if getattr(image, "is_animated", False):
                 log.warning("%s is animated: only its first frame is used", path)
+            cut = _is_cut(image)
             image.load()
+            if cut and max(high for _, high in image.convert("RGB").getextrema()) <= CUT_12_BITS:
+                raise UserError(f"The image {name} has colours of {FEWER_BITS}")
             return _to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"No such image: {name}{_hint(path)}") from None
     except IsADirectoryError:
@@ -123,6 +133,11 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 def is_deep(image: Image.Image) -> bool:
     """Whether the image is grey with more than 8 bits a pixel."""
     return image.mode.startswith("I") or image.mode == "F"
+
+
+def _is_cut(image: Image.Image) -> bool:
+    """Whether the image, not loaded yet, has colours of 16 bits, of which Pillow reads the upper 8."""
+    return not is_deep(image) and any(";16" in str(tile.args) for tile in image.tile)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,9 @@
 """Pictures as users have them."""
 
 import logging
+import struct
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +102,32 @@ def test_sixteen_bits_are_scaled_from_the_bits_they_fill(tmp_path, ending, value
 def test_deep_grey_values_are_scaled_from_the_range_they_fill(tmp_path, values, kind, expected):
     path = save(tmp_path / "a.tiff", Image.fromarray(np.array([values], dtype=kind)))
     assert pixels(path)[0, :, 0].tolist() == expected
+
+
+def png_of_16_bits(path: Path, values: np.ndarray) -> Path:
+    """Colours [height, width, 3 or 4] of 16 bits, which Pillow reads but does not write (PNG, third edition, 11.2)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_that_fill_fewer_are_refused_not_black(tmp_path, channels):
+    values = np.full((2, 3, channels), 4095)
+    values[0, 0, :3] = (0, 2048, 4095)
+    values[..., 3:] = 65535
+    with pytest.raises(UserError, match=r"a\.png has colours of 16 bits that fill 12 or fewer.*save it with 8 bits"):
+        open_image(png_of_16_bits(tmp_path / "a.png", values))
+    values[1, 1, 0] = 65535
+    found = pixels(png_of_16_bits(tmp_path / "b.png", values))
+    assert found[1, 1].tolist() == [255, 15, 15]
 
 
 def test_avif_is_read_where_pillow_reads_it(tmp_path):
