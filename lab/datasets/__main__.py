@@ -100,8 +100,9 @@ def summary(samples: Sequence[Sample]) -> str:
         len({sample.image_file for sample in samples}),
         sum(sample.box_xyxy is not None for sample in samples),
         sum(sample.mask_source is not None for sample in samples),
+        sum(not sample.present for sample in samples),
     )
-    return table(("samples", "images", "with box", "with mask"), [counts])
+    return table(("samples", "images", "with box", "with mask", "absent"), [counts])
 
 
 # Formats
@@ -125,11 +126,12 @@ def _reasonseg(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
 def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
     """A file of one's own is put right, not thinned out: it is refused at its first wrong line."""
     samples = read_jsonl(options.source)
-    need_truth(samples, str(options.source))
+    need_truth([sample for sample in samples if sample.present], str(options.source))
     for sample in progress(samples, "check"):
         try:
             size = header_size(sample.image_file)
-            decode_truth(sample, size)
+            if sample.present:
+                decode_truth(sample, size)
         except UserError as error:
             raise UserError(f"{options.source} line {sample.line}: {error}") from None
         yield replace(sample, image_size=size)

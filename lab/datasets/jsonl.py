@@ -10,6 +10,7 @@
 | `mask_path` | true mask: an image of the same size; `masks.py` says what is the object |
 | `segmentation` | or the mask as COCO has it: polygons [[x0, y0, x1, y1, ...], ...], or RLE {"size", "counts"} |
 | `ignore` | what no metric counts, in the same forms as `segmentation` |
+| `present` | false: the expression describes nothing in the picture, and there is no truth |
 | `split`, `image_size` | name of the subset; [width, height] |
 
 Only the first three are needed to run; every other key is kept in `Sample.extra`.
@@ -47,6 +48,7 @@ KEYS = (
     "ignore",
     "split",
     "image_size",
+    "present",
 )
 
 
@@ -136,6 +138,7 @@ def _sample(row: dict[str, Any], path: Path, line: int, final_period: bool) -> S
         {key: value for key, value in row.items() if key not in KEYS},
         line,
         str(row.get("bbox_format", "xywh")),
+        _present(row),
     )
     check_truth(sample, sample.image_size)
     return sample
@@ -161,6 +164,13 @@ def _mask_source(row: dict[str, Any], path: Path) -> MaskSource | None:
     if not isinstance(row["mask_path"], str) or not row["mask_path"]:
         raise UserError("mask_path must be a path")
     return _beside(row["mask_path"], path)
+
+
+def _present(row: dict[str, Any]) -> bool:
+    present = row.get("present", True)
+    if not isinstance(present, bool):
+        raise UserError(f"present {quoted(present)} is malformed; expected true or false")
+    return present
 
 
 def _image_size(row: dict[str, Any]) -> tuple[int, int] | None:
@@ -198,6 +208,7 @@ def _to_row(sample: Sample, folder: Path) -> dict[str, Any]:
         "segmentation": None if isinstance(mask, Path) else mask,
         "ignore": sample.ignore_source,
         "split": sample.split,
+        "present": None if sample.present else False,
         **sample.extra,
     }
     return {key: value for key, value in row.items() if value is not None}

@@ -5,7 +5,8 @@
 The pickle is read without executing anything in it. One sample per EXPRESSION: RefCOCO by UNC has 10,834 in val, 5,657
 in testA and 5,095 in testB; RefCOCO+ by UNC 10,758, 5,726 and 4,889; RefCOCOg by UMD 4,896 in val and 9,602 in test.
 
-gRefCOCO (`grefs(unc).json`) also asks for several things at once and for what is not there: those refs are left out.
+gRefCOCO (`grefs(unc).json`) also asks for what is not there, which gives samples that are not `present`. It asks for
+several things at once, too: those refs are left out.
 """
 
 import json
@@ -31,7 +32,6 @@ from lab.datasets.sample import Sample, check_size, decode_truth
 from lab.datasets.skipped import (
     NO_EXPRESSION,
     NO_PICTURE,
-    NO_TARGET,
     SEVERAL_TARGETS,
     Skip,
     Stop,
@@ -64,7 +64,9 @@ def read_refcoco(
     for ref in progress(refs, f"{folder.name} {split}"):
         where = f"{path}: ref {ref.get('ref_id')}"
         try:
-            truth = _truth(ref, annotations[_target(ref)], pictures[ref["image_id"]], images, categories)
+            target, picture = _target(ref), pictures[ref["image_id"]]
+            annotation = None if target is None else annotations[target]
+            truth = _truth(ref, annotation, picture, images, categories)
             _check_picture(truth, sizes)
             samples = _expressions(ref, truth, text, where, skip)
         except Stop:
@@ -78,34 +80,38 @@ def read_refcoco(
 
 
 def _target(ref: Mapping[str, Any]) -> Any:
-    """The id of the one annotation that a ref is about. Raises Unfit if it is about none or several."""
+    """The id of the one annotation that a ref is about; None: nothing in the picture. Raises Unfit for several."""
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list | tuple) else [ref["ann_id"]]
     if ref.get("no_target") or not ids or list(ids) == [-1]:
-        raise Unfit(NO_TARGET, "its expressions describe nothing in the picture")
+        return None
     if len(ids) > 1:
         raise Unfit(SEVERAL_TARGETS, f"it is about {len(ids)} annotations; expected one")
     return ids[0]
 
 
 def _truth(
-    ref: Mapping[str, Any], annotation: Mapping[str, Any], picture: Mapping[str, Any], images: Path, categories: Mapping
+    ref: Mapping[str, Any],
+    annotation: Mapping[str, Any] | None,
+    picture: Mapping[str, Any],
+    images: Path,
+    categories: Mapping,
 ) -> Sample:
-    """What all expressions of a ref share: a sample without id and query."""
+    """What all expressions of a ref share: a sample without id and query. Without an annotation nothing is present."""
     size = whole(picture["width"]), whole(picture["height"])
+    about = {"ref_id": ref["ref_id"], "ann_id": _target(ref), "image_id": ref["image_id"]}
+    image = images / picture["file_name"]
+    if annotation is None:
+        return Sample("", "", image, split=ref["split"], image_size=size, extra=about, present=False)
+    category = categories.get(annotation.get("category_id"), {}).get("name")
     sample = Sample(
         id="",
         query="",
-        image_file=images / picture["file_name"],
+        image_file=image,
         box_xyxy=read_box(annotation["bbox"]),
         mask_source=check_source(annotation["segmentation"]),
         split=ref["split"],
         image_size=size,
-        extra={
-            "ref_id": ref["ref_id"],
-            "ann_id": _target(ref),
-            "image_id": ref["image_id"],
-            "category": categories.get(annotation.get("category_id"), {}).get("name"),
-        },
+        extra={**about, "category": category},
     )
     decode_truth(sample, size)
     return sample

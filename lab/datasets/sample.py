@@ -18,6 +18,7 @@ class Sample:
     `box_xyxy` is in pixels, edges exclusive; `box_form` is how a file had it, one of `boxes.FORMS`. `mask_source` is an
     image file, a COCO RLE (compressed or not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same
     forms, is what no metric counts. `image_size` is (width, height). `line` is where a data file has the sample.
+    Without `present` the expression describes nothing in the picture, and there is neither box nor mask.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
     line: int | None = None
     box_form: str = "xywh"
+    present: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,8 @@ def check_truth(sample: Sample, image_size: tuple[int, int] | None, *, masks: bo
 
     Masks are not decoded: of an image file only the header is read.
     """
+    if not sample.present and (sample.box_xyxy is not None or sample.mask_source is not None):
+        raise UserError("present is false, but there is a box or a mask; leave out one or the other")
     if image_size is not None:
         check_size(sample, image_size)
     if sample.box_xyxy is not None:

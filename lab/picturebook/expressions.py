@@ -148,15 +148,24 @@ def describe(
         asides: share of expressions that carry harmless unknown words.
     """
     category = category or str(rng.choice(list(CATEGORIES), p=list(CATEGORIES.values())))
+    meant = choose(scene, rng, category)
+    if meant is None:
+        return None
+    description, targets = meant
+    answers = tuple(answer(scene, description, [i]) for i in range(len(scene.things)))
+    text = word(description, rng, asides)
+    return Expression(text, answer(scene, description, targets), targets, category, answers)
+
+
+def choose(scene: Scene, rng: np.random.Generator, category: str) -> tuple[Description, tuple[int, ...]] | None:
+    """A random unambiguous description of a category and what it means, or None when the category does not fit."""
     for _ in range(10):
         target = int(rng.integers(len(scene.things)))
         description = _description(scene, scene.things[target], category, rng)
         targets = referents(scene, description)
         if targets is None or target not in targets or (_says_too_much(scene, description) and rng.random() < 0.7):
             continue
-        answers = tuple(answer(scene, description, [i]) for i in range(len(scene.things)))
-        text = word(description, rng, asides)
-        return Expression(text, answer(scene, description, targets), targets, category, answers)
+        return description, targets
     return None
 
 

@@ -9,12 +9,19 @@
 
 `n` counts scenes. With `expressions=2` a scene has a second one where it can, about another thing and of the same
 category, so that both ask for the same attributes.
+
+With `absent=all`, or some kinds of absence (`lab.picturebook.absent.ABSENCES`), a scene has instead, for each kind that
+fits it, two expressions in the same words: one about what is there, and its twin about what is not. The twin's line has
+`present` false, `absence` and no truth; both lines name the other in `twin`.
+
+    python -m lab.picturebook.make out=DIR n=500 seed=64 absent=all
+    python -m lab.picturebook.make out=DIR n=500 seed=64 absent=[colour,apart]
 """
 
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +33,7 @@ from PIL import Image
 from lab.base.console import exit_in_one_line, progress
 from lab.base.errors import UserError
 from lab.datasets.rle import encode
+from lab.picturebook.absent import ABSENCES, chosen_absences, twins
 from lab.picturebook.drawing import TRAINING_SEEDS
 from lab.picturebook.expressions import CATEGORIES, Expression, describe
 from lab.picturebook.world import Scene, make_scene, mask_box_xyxy, render
@@ -45,6 +53,8 @@ class Drawn:
     mask: np.ndarray  # bool [height, width]
     owner: np.ndarray  # int8 [height, width], which thing covers a pixel
     picture: str  # the name of the scene's image
+    absence: str | None = None  # what kind of absence the expression describes
+    twin: str | None = None  # the sample that says the same of what is there, or is not
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
@@ -84,6 +94,25 @@ def samples(n: int, seed: int, *, asides: float = 0.12, expressions: int = 1) ->
             yield Drawn(name + suffix, scene, expression, image, mask, owner, name)
 
 
+def pairs(n: int, seed: int, absences: Sequence[str], *, asides: float = 0.12) -> Iterator[Drawn]:
+    """The samples of `n` scenes that ask, for each kind of absence that fits, for what is there and for what is not.
+
+    The scenes are those of `samples`.
+    """
+    for index in range(n):
+        scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index)
+        image, owner = render(scene)
+        name = f"{seed}_{index:06d}"
+        for absence in absences:
+            found = twins(scene, absence, np.random.default_rng([scene.seed, 5, list(ABSENCES).index(absence)]))
+            if found is None:
+                continue
+            there, gone = f"{name}_{absence}_there", f"{name}_{absence}"
+            mask = np.isin(owner, found[0].targets)
+            yield Drawn(there, scene, found[0], image, mask, owner, name, None, gone)
+            yield Drawn(gone, scene, found[1], image, np.zeros_like(mask), owner, name, absence, there)
+
+
 def _expression(scene: Scene, asides: float) -> Expression:
     """The first expression that fits: the categories come in their shares as far as the scene allows."""
     rng = np.random.default_rng([scene.seed, 3])
@@ -101,7 +130,7 @@ def _second(scene: Scene, first: Expression, asides: float) -> Expression | None
     return next((one for one in tries if one is not None and not set(one.targets) & set(first.targets)), None)
 
 
-def make(out: Path, n: int, seed: int, expressions: int = 1) -> Path:
+def make(out: Path, n: int, seed: int, expressions: int = 1, absent: str | Sequence[str] | None = None) -> Path:
     """Writes the samples and returns the JSONL's path."""
     if expressions not in (1, 2):
         raise UserError(f"expressions={expressions}: a scene has 1 or 2")
@@ -109,35 +138,50 @@ def make(out: Path, n: int, seed: int, expressions: int = 1) -> Path:
         raise UserError(f"n={n}: must lie between 1 and {SCENES_PER_SEED}")
     if seed < 0:
         raise UserError(f"seed={seed}: must be 0 or more")
+    if absent is None:
+        drawings = samples(n, seed, expressions=expressions)
+    elif expressions == 1:
+        drawings = pairs(n, seed, chosen_absences(absent))
+    else:
+        raise UserError("absent=... draws expressions in pairs of its own: leave out expressions=2")
     for folder in (out / "images", out / "masks"):
         folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, pictures = [], set[str]()
     drawn: Drawn
-    for drawn in progress(samples(n, seed, expressions=expressions), "make", total=n if expressions == 1 else None):
-        if drawn.id == drawn.picture:
+    for drawn in progress(drawings, "make", total=n if expressions == 1 and absent is None else None):
+        if drawn.picture not in pictures:
+            pictures.add(drawn.picture)
             drawn.image.save(out / "images" / f"{drawn.picture}.png")
-        Image.fromarray(drawn.mask.astype(np.uint8) * 255).save(out / "masks" / f"{drawn.id}.png")
-        lines.append(
-            {
-                "id": drawn.id,
-                "prompt": drawn.expression.text,
-                "image_path": f"images/{drawn.picture}.png",
-                "bbox": _xywh(drawn.box_xyxy),
-                "mask_path": f"masks/{drawn.id}.png",
-                "category": drawn.expression.category,
-                "answer": " ".join(drawn.expression.answer),
-                "others": drawn.others,
-            }
-        )
+        if drawn.absence is None:
+            Image.fromarray(drawn.mask.astype(np.uint8) * 255).save(out / "masks" / f"{drawn.id}.png")
+        lines.append(_line(drawn))
     target = out / "picturebook.jsonl"
     target.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return target
 
 
+def _line(drawn: Drawn) -> dict[str, Any]:
+    """The sample's line of the JSONL."""
+    about = {"id": drawn.id, "prompt": drawn.expression.text, "image_path": f"images/{drawn.picture}.png"}
+    last = {} if drawn.twin is None else {"twin": drawn.twin}
+    if drawn.absence is not None:
+        return {**about, "category": drawn.expression.category, "present": False, "absence": drawn.absence, **last}
+    return {
+        **about,
+        "bbox": _xywh(drawn.box_xyxy),
+        "mask_path": f"masks/{drawn.id}.png",
+        "category": drawn.expression.category,
+        "answer": " ".join(drawn.expression.answer),
+        "others": drawn.others,
+        **last,
+    }
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        schema = OmegaConf.create({"out": "???", "n": 1000, "seed": 1, "expressions": 1})
+        schema = OmegaConf.create({"out": "???", "n": 1000, "seed": 1, "expressions": 1, "absent": None})
         OmegaConf.set_struct(schema, True)
         options = OmegaConf.merge(schema, OmegaConf.from_cli(sys.argv[1:]))
-        print(f"wrote {make(Path(options.out), options.n, options.seed, options.expressions)}")
+        absent = OmegaConf.to_container(options).get("absent")  # type: ignore[union-attr]
+        print(f"wrote {make(Path(options.out), options.n, options.seed, options.expressions, absent)}")

@@ -516,7 +516,7 @@ def test_one_odd_annotation_does_not_end_a_conversion(refcoco, tmp_path, keys, k
 
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "grefs(unc).json"])
-def test_grefcocos_refs_about_several_things_or_none_are_left_out(refcoco, tmp_path, name):
+def test_grefcocos_refs_about_nothing_have_no_target_and_those_about_several_are_left_out(refcoco, tmp_path, name):
     (refcoco / "refs(unc).p").unlink()
     said = {"sent_id": 1, "sent": "the dish"}
     targets = {1: [1537681], 2: [1537681, 710706], 3: [-1], 4: [], 5: 1537681}
@@ -524,8 +524,23 @@ def test_grefcocos_refs_about_several_things_or_none_are_left_out(refcoco, tmp_p
     refs_of(refcoco, refs, name)
     skipped = Skipped()
     samples = list(read_refcoco(refcoco, tmp_path / "train2014", split="val", skip=skipped))
-    assert [(sample.id, sample.extra["ann_id"]) for sample in samples] == [("1_1", 1537681), ("5_1", 1537681)]
-    assert skipped.counts() == [("no target", 2), ("several targets", 1)]
+    found = [(sample.id, sample.extra["ann_id"], sample.present) for sample in samples]
+    assert found == [("1_1", 1537681, True), ("3_1", None, False), ("4_1", None, False), ("5_1", 1537681, True)]
+    assert all(sample.box_xyxy is None and sample.mask_source is None for sample in samples if not sample.present)
+    assert skipped.counts() == [("several targets", 1)]
+    write_jsonl(tmp_path / "grefs.jsonl", samples)
+    assert [sample.present for sample in read_jsonl(tmp_path / "grefs.jsonl")] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [({"present": "no"}, "expected true or false"), ({"present": False, "bbox": [1, 1, 2, 2]}, "present is false")],
+)
+def test_what_is_absent_has_no_truth(tmp_path, row, why):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "the cat", "image_path": "a.png", **row}))
+    with pytest.raises(UserError, match=f"line 1: .*{why}"):
+        read_jsonl(path)
 
 
 def test_a_picture_of_another_size_than_the_annotated_one_is_left_out(refcoco, tmp_path):
@@ -975,7 +990,7 @@ def test_convert_writes_a_file_that_batch_reads(refcoco, tmp_path, capsys, monke
         assert_array_equal(read_truth(written).mask, read_truth(read).mask)
         assert read_truth(written).box_xyxy == pytest.approx(read_truth(read).box_xyxy)
     printed = capsys.readouterr().out
-    assert [line.split() for line in printed.splitlines()[2:3]] == [["3", "2", "3", "3"]]
+    assert [line.split() for line in printed.splitlines()[2:3]] == [["3", "2", "3", "3", "0"]]
     assert str(out) in printed
 
 
@@ -1055,9 +1070,11 @@ def test_a_folder_is_no_file_to_write(refcoco):
 
 
 def test_a_conversion_that_leaves_nothing_is_refused(refcoco, tmp_path):
-    refs_of(refcoco, [ref(77, 1537681, 580957, "val", {"sent_id": 1, "sent": None}), ref(78, [-1], 580957, "val")])
+    unfit = [ref(77, 1537681, 580957, "val", {"sent_id": 1, "sent": None}), ref(78, [1537681, 710706], 580957, "val")]
+    refs_of(refcoco, unfit)
     with pytest.raises(
-        UserError, match=r"refcoco: nothing to write \(no expression: 1, no target: 1\); the first: .*ref 77 sentence 1"
+        UserError,
+        match=r"refcoco: nothing to write \(no expression: 1, several targets: 1\); the first: .*ref 77 sentence 1",
     ) as error:
         convert_refcoco(refcoco)
     one_line(error)

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from lab.base.errors import UserError
+from lab.datasets import read_jsonl
+from lab.picturebook.absent import ABSENCES
 from lab.picturebook.drawing import MAX_TOKENS, TRAINING_SEEDS, ask, encode, patch_labels, square_pixels
 from lab.picturebook.examples import QUERIES, SCENES, draw_examples
 from lab.picturebook.expressions import CATEGORIES, Description, describe, lexicon, plural, referents, word
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.language import answer_loss, pack, silent_heads
-from lab.picturebook.make import make, samples
+from lab.picturebook.make import make, pairs, samples
 from lab.picturebook.model import GRID, IMAGE_SIZE, make_model, make_processor, make_tokenizer
 from lab.picturebook.read import TOKENS, ReadConfig, measure, report
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
@@ -232,6 +234,38 @@ def test_make_writes_what_the_data_stage_reads(tmp_path):
         assert set(np.unique(mask)) == {0, 255}
         x0, y0, x1, y1 = mask_box_xyxy(mask > 0)
         assert line["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+
+
+def test_what_an_absent_expression_names_is_not_in_the_scene_and_its_twin_says_the_same_of_what_is(tmp_path):
+    """Read back from the words alone: which things of the scene have every attribute that is named."""
+    drawn = {one.id: one for one in pairs(12, 64, tuple(ABSENCES))}
+    assert {one.absence for one in drawn.values()} == {None, *ABSENCES}
+    for one in drawn.values():
+        twin, words = drawn[one.twin], one.expression.text.rstrip(".").split()
+        assert len(twin.expression.text.rstrip(".").split()) == len(words)
+        assert twin.expression.category == one.expression.category
+        assert one.mask.any() == (one.absence is None) == bool(one.expression.targets)
+        if one.absence is None or one.expression.category in ("place", "relation"):
+            continue
+        kinds = {k for k in KINDS if k in words or plural(k) in words}
+        colours, patterns = set(words) & set(COLOURS), set(words) & set(PATTERNS)
+        of_kind = [t for t in one.scene.things if t.kind in kinds]
+        there = {t.colour for t in one.scene.things}
+        assert bool(of_kind) == (one.absence in ("colour", "apart", "pattern"))
+        assert bool(kinds) == (one.absence != "word")
+        assert bool(colours & there) == (one.absence in ("same_colour", "apart")) or one.absence == "word"
+        assert not any(t.colour in colours for t in of_kind)
+        assert one.absence != "pattern" or not any(t.pattern in patterns for t in of_kind)
+    for sample in read_jsonl(make(tmp_path, 2, 64, absent=["colour", "word"])):
+        assert sample.present == (sample.box_xyxy is not None) == ("absence" not in sample.extra)
+        assert sample.extra["twin"] != sample.id
+
+
+def test_a_kind_of_absence_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UserError, match="absent=shape: choose from all, kind, neither, same_colour, colour, apart"):
+        make(tmp_path, 1, 1, absent="shape")
+    with pytest.raises(UserError, match="leave out expressions=2"):
+        make(tmp_path, 1, 1, expressions=2, absent="all")
 
 
 def test_evaluation_scenes_are_not_training_scenes():
