@@ -106,7 +106,7 @@ def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {name: asdict(one) for name, one in found.items()} | large
 
 
-PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "write")
+PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "mask", "write")
 
 
 def _rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[object, ...]]:

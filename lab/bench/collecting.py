@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from analyze import rank_heads
+from bbox import localize_record
 from collector import PendingRecords, Question, make_prompt, prepare
 from conf.schema import Config
 from lab.attention.capture import kept_of_map, use_attention, wanted_weights
@@ -37,7 +38,7 @@ from lab.heads.choice import head_choice
 from lab.picturebook.make import samples as drawn_scenes
 from lab.records.folder import write_record
 from lab.stages.batch import batch_job
-from lab.stages.results import write_ranking
+from lab.stages.results import write_localization, write_ranking
 from llava.family import LoadedModel
 
 EXPRESSIONS = (
@@ -189,6 +190,7 @@ def time_parts(loaded: LoadedModel, run: Callable[[], object]) -> dict[str, floa
         "capture": (wanted_weights, kept_of_map, stacked),
         "copy": (PendingRecords.of,),
         "analyze": (rank_heads,),
+        "mask": (localize_record, write_localization),
         "write": (write_record, write_ranking),
     }
     took: dict[str, float] = {}
