@@ -3,8 +3,8 @@
     python -m lab.picturebook.read n=250 seed=41 find_n=250 find_seed=40
 
 Heads are found by selection alone on `find_n` scenes of `find_seed`, anew for each choice, by the rules of the shipped
-model, and scored on the `n` scenes of `seed`. Prints Acc@0.5 with its 95 % interval over pictures, and the difference
-from the last prompt token, each picture drawn for both.
+model, and scored on the `n` scenes of `seed`. Prints Acc@0.5 with its 95 % interval over pictures, the difference from
+the last prompt token, each picture drawn for both, and the same for Acc@0.75.
 """
 
 import logging
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from omegaconf import OmegaConf
 
 from analyze import most_selected, rank_heads, selection_frequency
@@ -44,17 +45,17 @@ class ReadConfig:
     top_k: int = 3  # heads that are fixed
 
 
-def hits(finding: Sequence[Scored], scored: Sequence[Scored], logic: LogicConfig, config: ReadConfig) -> np.ndarray:
-    """Whether each scene's box is right, [scenes], by heads that `logic` finds."""
+def ious(finding: Sequence[Scored], scored: Sequence[Scored], logic: LogicConfig, config: ReadConfig) -> np.ndarray:
+    """The IoU of each scene's box with the true one, [scenes], by heads that `logic` finds."""
     shape = finding[0].record.num_layers, finding[0].record.num_heads
     counts = selection_frequency([rank_heads(s.record.under(logic), logic) for s in finding], config.top_n, shape)
     heads = most_selected(counts, config.top_k)
     boxes = [localize(s.record.under(logic), heads, logic).box_xyxy for s in scored]
-    return np.array([s.box_iou(box) >= 0.5 for s, box in zip(scored, boxes, strict=True)], float)
+    return np.array([s.box_iou(box) for s, box in zip(scored, boxes, strict=True)])
 
 
 def measure(config: ReadConfig) -> dict[str, np.ndarray]:
-    """The hits of every choice of TOKENS."""
+    """The IoUs of every choice of TOKENS."""
     from collector import collect
     from lab.stages.common import load_model
 
@@ -71,21 +72,28 @@ def measure(config: ReadConfig) -> dict[str, np.ndarray]:
         finding, scored = collected(config.find_n, config.find_seed, read), collected(config.n, config.seed, read)
         for name, (own, token) in TOKENS.items():
             if own == read:
-                found[name] = hits(finding, scored, replace(base.logic, token=token), config)
+                found[name] = ious(finding, scored, replace(base.logic, token=token), config)
     return {name: found[name] for name in TOKENS}
 
 
 def report(found: dict[str, np.ndarray]) -> str:
     """The table as Markdown."""
-    right = np.stack(list(found.values()))
-    rows = np.concatenate([right, right - right[:1]])
+    columns = [column for threshold in (0.5, 0.75) for column in _accuracy(np.stack(list(found.values())) >= threshold)]
+    headers = [f"{name}{at}" for at in ("@0.5", "@0.75") for name in ("Acc", "against the last prompt token, Acc")]
+    return markdown(
+        ("token that is read", *(f"{header}, %" for header in headers)), list(zip(found, *columns, strict=True))
+    )
+
+
+def _accuracy(right: Bool[np.ndarray, "choices scenes"]) -> tuple[list[str], list[str]]:
+    """Each choice's accuracy, and its difference from the first one's, both with their intervals."""
+    rows = np.concatenate([right.astype(float), right - right[:1].astype(float)])
     estimates = 100 * np.stack(bootstrap(rows, np.ones_like(rows), np.arange(rows.shape[1])), axis=1)
     acc, gain = estimates[: len(right)], estimates[len(right) :]
-    lines = [
-        (name, f"{a[0]:.1f} ({a[1]:.1f} to {a[2]:.1f})", f"{g[0]:+.1f} ({g[1]:+.1f} to {g[2]:+.1f})")
-        for name, a, g in zip(found, acc, gain, strict=True)
-    ]
-    return markdown(("token that is read", "Acc@0.5, %", "against the last prompt token"), lines)
+    return (
+        [f"{a:.1f} ({low:.1f} to {high:.1f})" for a, low, high in acc],
+        [f"{g:+.1f} ({low:+.1f} to {high:+.1f})" for g, low, high in gain],
+    )
 
 
 if __name__ == "__main__":

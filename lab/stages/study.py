@@ -20,6 +20,7 @@ from lab.study.measure import measure_plan
 from lab.study.plan import make_plan
 from lab.study.report import Study, to_json, to_markdown
 from lab.study.settings import Settings
+from lab.study.tokens import which_token
 
 
 def run(config: Config, choice: HeadChoice) -> int:
@@ -63,7 +64,8 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
     agreement = agreements(counts, settings.logic.top_k, settings)
     rhos = rank_correlations(found, settings, chance)
     verdicts = claims(plan, measured, chance, rhos, agreement, settings)
-    return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings)
+    tokens = which_token(samples, folder, settings)
+    return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings, tokens)
 
 
 def write(study: Study, folder: Path, *, figures: bool) -> list[Path]:

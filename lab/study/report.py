@@ -17,6 +17,7 @@ from lab.study.find import Found, Split, first_heads
 from lab.study.measure import METRICS, Measured
 from lab.study.plan import Plan, Row, Table, discovered, name_heads, sizes, told
 from lab.study.settings import Settings
+from lab.study.tokens import GAIN, Token
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Study:
     rhos: list[Correlation]
     claims: list[Claim]
     settings: Settings
+    tokens: Sequence[Token] = ()
 
     def estimate(self, row: Row, metric: str) -> tuple[float, float, float]:
         """Value and 95 % interval of a row: of several settings their mean, and the range of 95 % of them."""
@@ -47,6 +49,12 @@ class Study:
         return [len(one & other) / max(1, len(one)) for one, other in combinations(subsets, 2)]
 
 
+TOKENS_NOTE = (
+    "The heads are found anew for each token whose attention is read, and the same samples are scored. The gain over "
+    "the first row is in points, each picture drawn for both."
+)
+
+
 # Markdown
 
 
@@ -56,6 +64,8 @@ def to_markdown(study: Study, figures: Sequence[str]) -> str:
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures[:1]]
     for table in study.plan.tables.values():
         parts += [f"## {table.title}", _table(study, table), table.note]
+    if study.tokens:
+        parts += ["## Which token", _tokens(study.tokens), TOKENS_NOTE]
     parts += ["## How much two trials agree", *_trials(study)]
     parts += ["## Selected often, and good?", _rho(study)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in figures[1:]]
@@ -116,6 +126,21 @@ def _cell(value: float, low: float, high: float, *, spread: bool) -> str:
     return f"{100 * value:.1f} {left}{100 * low:.1f} to {100 * high:.1f}{right}"
 
 
+def _tokens(tokens: Sequence[Token]) -> str:
+    metrics = [name for name in METRICS if any(math.isfinite(one.metrics[name][0]) for one in tokens)]
+    rows = [
+        (
+            one.read,
+            "" if one.read == "last" else one.token,
+            name_heads(one.heads),
+            *(_cell(*one.metrics[name], spread=False) for name in metrics),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in one.gain)),
+        )
+        for one in tokens
+    ]
+    return markdown(("model.read", "logic.token", "heads", *metrics, f"{GAIN} over the first"), rows)
+
+
 def _trials(study: Study) -> list[str]:
     trials, k = len(study.trials), study.settings.logic.top_k
     shares = study.trials / study.per_trial[:, None, None]
@@ -168,6 +193,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "found_note": study.split.note,
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in study.claims],
         "tables": {key: {**told(table), "rows": _rows(study, table)} for key, table in study.plan.tables.items()},
+        "tokens": [one.to_dict() for one in study.tokens],
         "ties_at_cut": float(study.found.tied.mean()),
         "discovery_shared_heads": {str(n): study.discovery_overlap(n) for n in sizes(study.found, settings)},
         "trials": {"samples": study.per_trial.tolist(), "agreement": [asdict(one) for one in study.agreements]},

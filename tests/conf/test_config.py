@@ -160,7 +160,7 @@ PATHS = [name for name, takes in free_text().items() if takes != "text"]
 )
 def test_a_path_that_the_system_refuses_is_one_short_line_that_names_its_key(name, path, why, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    typed = f"[{path.replace(',', ';')},x]" if name == "data.runs" else path
+    typed = f"[{path.replace(',', ';')},x]" if free_text()[name] == "folders" else path
     config = configuration(*hydra_arguments([f"{name}={typed}"], free_text()))
     with pytest.raises(UserError, match=re.escape(f"{name}=")) as caught:
         pipeline.run(config)
@@ -179,7 +179,7 @@ def set_key(name: str, value: object) -> Config:
 @pytest.mark.parametrize(("text", "why"), [("a\0b", "NUL"), ("caf\udce9", "UTF-8")])
 def test_a_text_that_is_none_is_refused_by_key(name, text, why):
     with pytest.raises(UserError, match=rf"^{re.escape(name)}=.*{why}") as caught:
-        set_key(name, [text] if name == "data.runs" else text)
+        set_key(name, [text] if free_text()[name] == "folders" else text)
     assert str(caught.value).isprintable()
 
 
