@@ -139,8 +139,12 @@ def passes_threshold(
 
 
 def sum_threshold(sums: Float[np.ndarray, "layers heads"], config: ThresholdConfig) -> float:
-    """The attention sum from which on a head looks at the image enough; -inf: every head does."""
-    return SUM_THRESHOLDS[config.method](sums, config)
+    """The attention sum from which on a head looks at the image enough; -inf: every head does.
+
+    Layers in which no head can look at it (linear attention, layers that see text alone) take no part.
+    """
+    looks = (sums > 0).any(axis=1)
+    return SUM_THRESHOLDS[config.method](sums[looks] if looks.any() else sums, config)
 
 
 SUM_THRESHOLDS: dict[ThresholdMethod, Callable[[np.ndarray, ThresholdConfig], float]] = {

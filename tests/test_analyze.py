@@ -175,6 +175,10 @@ def test_elbow_is_the_value_farthest_from_the_chord(values, elbow):
 def test_threshold_keeps_its_own_head_and_none_keeps_all():
     sums = np.array([[0.0, 0.1, 0.1], [0.2, 0.9, 0.9]])
     assert_array_equal(passes_threshold(sums, ThresholdConfig()), sums >= chord_elbow(sums))
+    blind = np.insert(sums, [0, 1, 1], 0, axis=0)  # layers that form no map of the image change no threshold
+    assert_array_equal(
+        passes_threshold(blind, ThresholdConfig())[[1, *range(4, len(blind))]], sums >= chord_elbow(sums)
+    )
     assert passes_threshold(sums, ThresholdConfig()).sum() == 3
     assert passes_threshold(sums, ThresholdConfig(method="none")).all()
 

@@ -30,7 +30,6 @@ REFUSED = {  # model_type -> why
     ),
     "florence2": "its words look at the picture through an encoder, which reads words and picture together",
     "mllama": "its words see the picture in cross-attention layers of their own, which are not read yet",
-    "qwen3_5": "most of its layers form no attention map (linear attention), which is not read yet",
     "multi_modality": "this is DeepSeek's own layout; take the same model from deepseek-community, such as "
     "deepseek-community/deepseek-vl-1.3b-chat, or Janus-Pro-1B there",
 }

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: one grid as fine as the picture is large, merged m x m patches a token."""
+"""Qwen2-VL to Qwen3.5 and GLM-4V: one grid as fine as the picture is large, merged m x m patches a token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,11 @@ from llava.family import Sharing
 class Merged(ChatFamily):
     """Tokens have two coordinates each (M-RoPE), so what follows is counted from the longer side of the grid."""
 
-    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm46v")
-    special = "one grid in the picture's own shape; its fineness follows min_pixels and max_pixels (or size)"
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm46v")
+    special = (
+        "one grid in the picture's own shape; its fineness follows min_pixels and max_pixels (or size); of qwen3_5 the "
+        "linear layers form no map, and each expression is asked alone"
+    )
     options = ("min_pixels", "max_pixels", "size")
     marks_image_tokens = "mm_token_type_ids"
 

@@ -203,9 +203,9 @@ def test_the_tokens_of_an_answer_are_those_of_the_steps_that_take_them_in(loaded
     columns = positions(prompt.stations, "image")
     tokens = record.meta["tokens"]
     assert [token["place"] for token in tokens] == [len(prompt.ids) + i for i in range(len(tokens))]
-    compared = 0
+    compared, own = 0, [int(module.layer_idx) for module in attention_modules(loaded.model)]
     for number, token in enumerate(tokens):
-        for layer, step in enumerate(out.attentions[number + 1]):  # the step that takes the token in
+        for layer, step in zip(own, out.attentions[number + 1], strict=True):  # the step that takes the token in
             if step.shape[-1] == token["place"] + 1:  # layers with a window have forgotten the first keys
                 expected = step[0, :, -1][:, columns].numpy()
                 np.testing.assert_allclose(record.attn[layer, :, number], expected, rtol=0, atol=1e-5)

@@ -120,6 +120,11 @@ TOKEN_KEYS = (
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
+LINEAR = {
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
+
+
 def qwen(kind: str, processor: str, **vision: Any) -> Tiny:
     """Qwen2-VL, Qwen2.5-VL, Qwen3-VL, and GLM-4V, which follows them."""
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
@@ -127,8 +132,10 @@ def qwen(kind: str, processor: str, **vision: Any) -> Tiny:
     image, video = ("<|image|>", "<|video|>") if glm else ("<|image_pad|>", "<|video_pad|>")
     start, end = ("<|begin_of_image|>", "<|end_of_image|>") if glm else ("<|vision_start|>", "<|vision_end|>")
     names = ("image_start_token_id", "image_end_token_id") if glm else ("vision_start_token_id", "vision_end_token_id")
-    if kind == "qwen3_vl_moe":
+    if kind.endswith("_moe"):
         text = {**text, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    if kind.startswith("qwen3_5"):  # real ones: three linear layers, then one of attention
+        text = {**text, "layer_types": ["linear_attention", "linear_attention", "full_attention"], **LINEAR}
     if kind == "glm46v":
         text = {**text, "model_type": "glm4v_text"}
     config = {
@@ -147,7 +154,7 @@ def qwen(kind: str, processor: str, **vision: Any) -> Tiny:
     tokens = (video, start, end, "<|begin_of_video|>", "<|end_of_video|>", *CHATML_TOKENS)
     return Tiny(
         config, images, {"processor_class": processor}, CHATML.replace("IMAGE", f"{start}IMAGE{end}"), image, tokens,
-        {"video_token": video},
+        {"video_token": video}, quiet="linear_attn.out_proj",  # recurrent layers round more than 1e-5 at full size
     )  # fmt: skip
 
 
@@ -160,6 +167,7 @@ QWEN3_TOWER = {
     "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "num_position_embeddings": 64,
     "deepstack_visual_indexes": [0],
 }  # fmt: skip
+QWEN35_TOWER = {key: value for key, value in QWEN3_TOWER.items() if key != "deepstack_visual_indexes"}
 GLM_TOWER = {
     "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "image_size": 32,
 }  # fmt: skip
@@ -430,6 +438,8 @@ CHAT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen2_5_vl": qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", **QWEN25_TOWER),
     "qwen3_vl": qwen("qwen3_vl", "Qwen3VLProcessor", **QWEN3_TOWER),
     "qwen3_vl_moe": qwen("qwen3_vl_moe", "Qwen3VLProcessor", **QWEN3_TOWER),
+    "qwen3_5": qwen("qwen3_5", "Qwen3VLProcessor", **QWEN35_TOWER),
+    "qwen3_5_moe": qwen("qwen3_5_moe", "Qwen3VLProcessor", **QWEN35_TOWER),
     "glm4v": qwen("glm4v", "Glm4vProcessor", **GLM_TOWER),
     "glm46v": qwen("glm46v", "Glm46VProcessor", **GLM_TOWER),
     "internvl": internvl(),
