@@ -290,12 +290,13 @@ def _generate(
             f"exceed the {loaded.context} that the model reads"
         )
     sampling: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p} if config.do_sample else {}
+    inputs = to_model(loaded, loaded.family.inputs([question.picture]))
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted()) as rows:
         output = loaded.model.generate(
             input_ids=packed.ids,
             attention_mask=torch.ones_like(packed.ids),
-            **loaded.family.text_inputs(packed.ids),
-            **to_model(loaded, loaded.family.inputs([question.picture])),
+            **loaded.family.text_inputs(packed.ids, inputs),
+            **inputs,
             max_new_tokens=config.max_new_tokens,
             do_sample=config.do_sample,
             num_beams=config.num_beams,

@@ -35,7 +35,9 @@ def positions(ranges: Mapping[str, Sequence[Sequence[int]]], station: str) -> li
     return [i for first, end in ranges.get(station, ()) for i in range(first, end)]
 
 
-def check_stations(ranges: Mapping[str, Sequence[Sequence[int]]], ids: Sequence[int], image_token_id: int) -> None:
+def check_stations(
+    ranges: Mapping[str, Sequence[Sequence[int]]], ids: Sequence[int], image_token_id: int | None
+) -> None:
     """Raises UserError unless every position has one station, and the image's are those of `image_token_id`."""
     unknown = set(ranges) - set(STATIONS)
     if unknown:

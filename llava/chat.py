@@ -29,7 +29,7 @@ from llava.finish import finish
 from llava.grid import Grid
 from llava.prompt import Prompt, check_frame, check_query, checked, span_in_query, station_of
 
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "cross_attention_mask")
 QUERY, SYSTEM = "\u2060query\u2060", "\u2060system\u2060"  # placeholders while a template is filled in
 USUAL, SMALL = (640, 480), (28, 28)  # pictures whose image tokens are counted
 
@@ -41,6 +41,7 @@ class Layout:
     grids: tuple[Grid, ...]
     beside: tuple[int, ...] = ()
     shift: int = 0  # see Picture
+    apart: bool = False  # see Picture
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class ChatFamily(Family):
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         """Where the picture's tokens lie; `made` is all that the image processor returned about it."""
 
+    def counted(self, made: Mapping[str, Any], tokens: int) -> int:
+        """How many image tokens the picture has; `tokens` is how many its prompt holds."""
+        return tokens
+
     @classmethod
     def check(cls, config: Any, name: str) -> None:
         """Raises UserError for a checkpoint of this model_type that cannot be read."""
@@ -153,19 +158,22 @@ class ChatFamily(Family):
         written = written[0] if isinstance(written, list) else written
         if not (written.startswith(before) and written.endswith(after)):
             raise UserError("its processor writes the prompt in a way that is not known here")
-        tokens = int((output["input_ids"] == token_id).sum())
-        layout = self.layout(image, processor.image_processor.result, tokens)
+        made = processor.image_processor.result
+        tokens = self.counted(made, int((output["input_ids"] == token_id).sum()))
+        layout = self.layout(image, made, tokens)
         kept = [name for name in output if name not in TEXT_INPUTS]
         inputs = {name: output[name] for name in kept if isinstance(output[name], torch.Tensor)}
         own = written.removeprefix(before).removesuffix(after)
-        return Picture(inputs, tokens, layout.grids, layout.beside, own, layout.shift)
+        return Picture(inputs, tokens, layout.grids, layout.beside, own, layout.apart, layout.shift)
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """Pictures of unlike size are filled up, with zeros or as `fills` says, which the models leave out again."""
         names = pictures[0].inputs
         return {name: joined([one.inputs[name] for one in pictures], self.fills.get(name, 0)) for name in names}
 
-    def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
+    def text_inputs(
+        self, ids: Int[torch.Tensor, "batch length"], inputs: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         if self.marks_image_tokens is None:
             return {}
         return {self.marks_image_tokens: (ids == self.image_tokens.token_id).long()}
@@ -199,21 +207,22 @@ class ChatFamily(Family):
         specials = not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
         encoded = self.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True, verbose=False)
         ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
+        image_id = None if picture.apart else self.image_tokens.token_id
         labels = [
-            "image" if token == self.image_tokens.token_id else station_of(stations[a:b])
+            "image" if token == image_id else station_of(stations[a:b])
             for token, (a, b) in zip(ids, offsets, strict=True)
         ]
         if labels[0] != "image" and ids[0] == self.tokenizer.bos_token_id:
             labels[0] = "bos"
-        if labels.count("image") != picture.tokens:
+        if labels.count("image") != (0 if picture.apart else picture.tokens):
             raise UserError(f"The query {query!r} holds a token that is reserved for the image; write it differently")
         spans = {
             place: span_in_query(stations, *offsets[place]) for place, label in enumerate(labels) if label == "query"
         }
-        ranges = checked(query, ids, labels, self.image_tokens.token_id, self.context)
+        ranges = checked(query, ids, labels, image_id, self.context)
         before = len(given) - len(given.lstrip())
         letters = {place: (span[0] + before, span[1] + before) for place, span in spans.items() if span}
-        return Prompt(ids, ranges, plain, letters, picture.shift)
+        return Prompt(ids, ranges, plain, letters, picture.shift, apart=picture.tokens if picture.apart else 0)
 
     def framed(self, conv_mode: str, system: str | None, question: str = QUERY) -> tuple[str, str]:
         """The text of a prompt with its placeholder, and with SYSTEM and QUERY in it; and the system text.

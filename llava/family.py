@@ -37,6 +37,7 @@ class Picture:
     grids: tuple[Grid, ...]
     beside: tuple[int, ...] = ()  # tokens that lie nowhere in the picture: class token, ends of rows
     text: str = ""  # what the picture's placeholder becomes in the prompt, for families that prepare it as text
+    apart: bool = False  # layers of their own look at its tokens, and the prompt holds none of them
     shift: int = 0  # how much further on the model counts what follows than there are image tokens (M-RoPE: below 0)
 
     def pin_memory(self) -> "Picture":
@@ -164,8 +165,13 @@ class Family(ABC):
         """What the model's forward takes of several pictures, in their order."""
         return {key: torch.cat([picture.inputs[key] for picture in pictures]) for key in pictures[0].inputs}
 
-    def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
-        """What the model's forward takes of a prompt's tokens beside their ids, such as which are the picture's."""
+    def text_inputs(
+        self, ids: Int[torch.Tensor, "batch length"], inputs: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What the model's forward takes of a prompt's tokens beside their ids, such as which are the picture's.
+
+        `inputs` are those of the pictures.
+        """
         return {}
 
 

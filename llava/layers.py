@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from lab.stations import positions
 from llava.prompt import Prompt
 
 log = logging.getLogger(__name__)
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"  # transformers' names
+CROSS, TEXT_ALONE = "cross_attention", "self_attention"  # of models that look at pictures in layers of their own
 
 
 def kinds(config: Any) -> list[str]:
     """The kind of each layer of a text config."""
+    crossing = getattr(config, "cross_attention_layers", None)
+    if crossing:
+        return [CROSS if layer in crossing else TEXT_ALONE for layer in range(config.num_hidden_layers)]
     own = SLIDING if getattr(config, "sliding_window", None) else FULL
     return list(getattr(config, "layer_types", None) or [own] * getattr(config, "num_hidden_layers", 1))
 
@@ -23,10 +26,10 @@ def reaches(config: Any) -> dict[str, int | None]:
     """The kinds of layers that a text config names, and how many tokens each reaches; None: all of them.
 
     A sliding layer sees keys less than so many tokens back, a chunked one those of its own chunk of so many. Kinds
-    that form no attention map (linear attention, convolutions) have 0.
+    that form no map of the picture (linear attention, convolutions, attention to the text alone) have 0.
     """
     window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
-    known = {FULL: None, SLIDING: window, CHUNKED: chunk}
+    known = {FULL: None, CROSS: None, SLIDING: window, CHUNKED: chunk}
     return {kind: known.get(kind, 0) for kind in dict.fromkeys(kinds(config))}
 
 
@@ -37,7 +40,7 @@ def plain_causal(config: Any, context: int) -> bool:
 
 def seen_tokens(config: Any, prompt: Prompt) -> dict[str, int]:
     """How many of the prompt's image tokens its last token sees, in each kind of layer."""
-    image, last = positions(prompt.stations, "image"), len(prompt.ids) - 1
+    image, last = prompt.columns, len(prompt.ids) - 1
 
     def sees(kind: str, reach: int | None, place: int) -> bool:
         if not reach:
@@ -52,7 +55,7 @@ def warn_of_cut_pictures(name: str, config: Any, prompts: Sequence[Prompt]) -> N
     if plain_causal(config, max((len(prompt.ids) for prompt in prompts), default=0)):
         return
     for prompt in prompts:
-        tokens = len(positions(prompt.stations, "image"))
+        tokens = len(prompt.columns)
         for kind, seen in seen_tokens(config, prompt).items():
             if seen < tokens and reaches(config)[kind]:
                 _say_cut(name, kind, near(kind, reaches(config)[kind]), "a part" if seen else "nothing")

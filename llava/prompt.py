@@ -6,7 +6,7 @@ from string import Formatter
 from typing import Any
 
 from lab.base.errors import UserError
-from lab.stations import Ranges, check_stations, to_ranges
+from lab.stations import Ranges, check_stations, positions, to_ranges
 from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
 from llava.conversation import conversation
 
@@ -39,11 +39,17 @@ class Prompt:
     )  # place of a query's token -> its letters in the query
     shift: int = 0  # of the places behind the picture: their number for the model minus their place in `ids`
     read: tuple[int, ...] = ()  # places of the tokens whose attention is wanted; none: the last token's
+    apart: int = 0  # image tokens that stand outside the prompt, where layers of their own look at them
 
     @property
     def places(self) -> tuple[int, ...]:
         """Places of the tokens whose attention is wanted, at least one."""
         return self.read or (len(self.ids) - 1,)
+
+    @property
+    def columns(self) -> list[int]:
+        """Places of the image tokens among the keys of the layers that look at them."""
+        return list(range(self.apart)) or positions(self.stations, "image")
 
 
 def build_prompt(
@@ -93,7 +99,7 @@ def build_prompt(
     return Prompt(ids, stations, text, {place: span for place, span in enumerate(spans) if span is not None})
 
 
-def checked(query: str, ids: Sequence[int], labels: Sequence[str], image_token_id: int, context: int) -> Ranges:
+def checked(query: str, ids: Sequence[int], labels: Sequence[str], image_token_id: int | None, context: int) -> Ranges:
     """The stations of a prompt, one label a token.
 
     Raises UserError if nothing is left of the query, or if the model does not read as many tokens.

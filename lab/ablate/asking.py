@@ -59,7 +59,7 @@ class ReadPicture:
         self.start = packed.start
         self.cache = DynamicCache()  # without a config: with one, layers with a window would forget keys
         prefix = packed.ids[:, : self.start]
-        inputs |= loaded.family.text_inputs(prefix)
+        inputs |= loaded.family.text_inputs(prefix, inputs)
         with torch.inference_mode(), until_last_attention(loaded.model):
             loaded.model.model(input_ids=prefix, **inputs, past_key_values=self.cache, use_cache=True)
 

@@ -73,12 +73,17 @@ def attention_name(model: PreTrainedModel) -> str:
 
 
 def attention_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The attention modules of the language model, layer by layer; those of vision towers have another config."""
+    """The attention modules of the language model, layer by layer; those of vision towers have another config.
+
+    Where layers of their own look at the picture (cross-attention), those.
+    """
     config = model.config.get_text_config(decoder=True)
+    crossing = getattr(config, "cross_attention_layers", None)
     return [
         module
         for module in model.modules()
         if hasattr(module, "layer_idx")
+        and (crossing is None or module.layer_idx in crossing)
         and getattr(module, "config", None) is config
         and type(module).__name__.endswith("Attention")  # convolutions and linear layers form no map
     ]

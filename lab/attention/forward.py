@@ -82,7 +82,7 @@ def _at_once(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packed: Pa
         text["attention_mask"] = packed.own.long()
     with torch.inference_mode(), kept_rows(loaded.model, packed.wanted(), stop=True) as rows:
         # the model below the output layer: no text is asked for
-        body(loaded)(**text, **inputs, **loaded.family.text_inputs(packed.ids), use_cache=False)
+        body(loaded)(**text, **inputs, **loaded.family.text_inputs(packed.ids, inputs), use_cache=False)
     with torch.inference_mode():
         return stacked(rows)
 
@@ -92,7 +92,7 @@ def _behind_cache(loaded: LoadedModel, inputs: Mapping[str, torch.Tensor], packe
     text = packed.inputs_behind(reaches(loaded.text_config), attention_name(loaded.model), loaded.dtype)
     with torch.inference_mode(), until_last_attention(loaded.model):
         prefix = packed.ids[:, : packed.start]
-        of_tokens = loaded.family.text_inputs(prefix)
+        of_tokens = loaded.family.text_inputs(prefix, inputs)
         body(loaded)(input_ids=prefix, **inputs, **of_tokens, past_key_values=cache, use_cache=True)
     if loaded.family.sharing is Sharing.ALONE:  # it knows best which masks and places its own way of reading needs
         text = {"input_ids": text["input_ids"]}

@@ -117,8 +117,8 @@ def pack(rows: Sequence[Sequence[Prompt]]) -> Packed:
 
     Raises ValueError otherwise, or if there is nothing to pack.
     """
-    columns = [positions(row[0].stations, "image") for row in rows]
-    heads = [row[0].ids[: image[-1] + 1] for row, image in zip(rows, columns, strict=True)]
+    columns = [row[0].columns for row in rows]
+    heads = [row[0].ids[: max(positions(row[0].stations, "image"), default=-1) + 1] for row in rows]
     if any(prompt.ids[: len(head)] != head for row, head in zip(rows, heads, strict=True) for prompt in row):
         raise ValueError("the prompts differ before the end of the image; they cannot share it")
     queries = max(map(len, rows))
@@ -153,7 +153,7 @@ def pack_behind(prompt: Prompt, answer: Sequence[int]) -> Packed:
     length = len(prompt.ids) + len(answer)
     ids, place = torch.tensor([[*prompt.ids, *answer]]), torch.arange(length)[None]
     start, last = len(prompt.ids), torch.tensor([[length - 1]])
-    columns = _columns([positions(prompt.stations, "image")])
+    columns = _columns([prompt.columns])
     shift = torch.tensor([prompt.shift])
     return Packed(ids, place, (place >= start).long(), last, place[None, :, start:], start, start, columns, shift)
 

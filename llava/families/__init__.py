@@ -12,6 +12,7 @@ from llava.families.llava import Llava
 from llava.families.llava_next import LlavaNext
 from llava.families.llava_onevision import LlavaOnevision
 from llava.families.merged import Merged
+from llava.families.mllama import Mllama
 from llava.families.molmo import Molmo2
 from llava.families.pixtral import LightOnOcr, Pixtral
 from llava.families.tiled import Idefics3, InternVL, Lfm2Vl, Ovis2, PerceptionLM
@@ -20,7 +21,7 @@ from llava.family import Family
 
 KINDS: tuple[type[Family], ...] = (
     Llava, VipLlava, LlavaNext, LlavaOnevision, Merged, InternVL, Idefics3, Ovis2, PaliGemma, Gemma3, Gemma4,
-    DeepseekVL, Pixtral, LightOnOcr, Llama4, PerceptionLM, Lfm2Vl, Molmo2, KimiK25,
+    DeepseekVL, Pixtral, LightOnOcr, Llama4, PerceptionLM, Lfm2Vl, Molmo2, KimiK25, Mllama,
 )  # fmt: skip
 FAMILIES = {kind: family for family in KINDS for kind in family.model_types}  # model_type of config.json -> family
 NO_GRID = "a resampler or Q-Former mixes its image tokens, so that none of them has a place in the picture"
@@ -29,7 +30,6 @@ REFUSED = {  # model_type -> why
         ("idefics2", "aria", "blip-2", "instructblip", "kosmos-2", "git", "pix2struct", "minicpmv", "qwen"), NO_GRID
     ),
     "florence2": "its words look at the picture through an encoder, which reads words and picture together",
-    "mllama": "its words see the picture in cross-attention layers of their own, which are not read yet",
     "multi_modality": "this is DeepSeek's own layout; take the same model from deepseek-community, such as "
     "deepseek-community/deepseek-vl-1.3b-chat, or Janus-Pro-1B there",
 }

@@ -23,7 +23,9 @@ class PaliGemma(ChatFamily):
     def shares(cls, text_config: Any, context: int) -> Sharing:
         return Sharing.ALONE
 
-    def text_inputs(self, ids: Int[torch.Tensor, "batch length"]) -> dict[str, torch.Tensor]:
+    def text_inputs(
+        self, ids: Int[torch.Tensor, "batch length"], inputs: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         return {"token_type_ids": torch.zeros_like(ids)}  # all of it is the prompt
 
     def asked(self, text: str) -> str:

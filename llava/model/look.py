@@ -97,7 +97,7 @@ def _box(grid: Grid) -> str:
 
 def sight(config: Any, prompt: Prompt) -> list[str]:
     """Which layers reach the image from the prompt's last token, a line for each kind of layer."""
-    own, tokens = kinds(config), len(positions(prompt.stations, "image"))
+    own, tokens = kinds(config), len(prompt.columns)
     lines = []
     for kind, seen in seen_tokens(config, prompt).items():
         share = "all" if seen == tokens else str(seen) if seen else "none"

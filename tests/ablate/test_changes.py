@@ -49,7 +49,8 @@ def whole(loaded, question, number=0, answer=ANSWER) -> torch.Tensor:
     """The logits behind the last prompt token and each of the answer, from one ordinary forward."""
     ids = torch.tensor([question.prompts[number].ids + answer])
     with torch.inference_mode():
-        inputs = {**loaded.family.inputs([question.picture]), **loaded.family.text_inputs(ids)}
+        inputs = loaded.family.inputs([question.picture])
+        inputs |= loaded.family.text_inputs(ids, inputs)
         output = loaded.model(input_ids=ids, **inputs, use_cache=False)
     return output.logits[0, -1 - len(answer) :]
 

@@ -23,7 +23,6 @@ from lab.base.errors import UserError
 from lab.batch.rows import RowDataset, feed, plan_rows
 from lab.datasets import Sample
 from lab.records.files import load_record, save_record
-from lab.stations import positions
 from llava.chat import Measured
 from llava.families import FAMILIES as KNOWN
 from llava.family import LoadedModel, Picture, Sharing
@@ -97,20 +96,28 @@ def shared(loaded: LoadedModel, sharing: Sharing) -> LoadedModel:
     return replace(loaded, family=replace(loaded.family, sharing=sharing))
 
 
+def taken(loaded: LoadedModel, ids: torch.Tensor, *pictures: Picture) -> dict[str, torch.Tensor]:
+    """What a stock forward takes."""
+    inputs = to_model(loaded, loaded.family.inputs(pictures))
+    return {"input_ids": ids, **inputs, **loaded.family.text_inputs(ids, inputs)}
+
+
+def maps_of(loaded: LoadedModel, attentions: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """Of what transformers returns, the maps of the layers that look at pictures, in their order."""
+    own = [int(module.layer_idx) for module in attention_modules(loaded.model)]
+    return [attentions[layer] for layer in own] if len(attentions) == loaded.num_layers else list(attentions)
+
+
 def stock(loaded: LoadedModel, image: Image.Image, query: str) -> torch.Tensor:
     """What transformers' own `output_attentions` says, [layers, heads, 1, image tokens]."""
     use_attention(loaded.model, "eager")
     picture = loaded.family.picture(image)
     prompt = loaded.family.prompt(query, picture)
     with torch.inference_mode():
-        inputs = to_model(loaded, loaded.family.inputs([picture]))
-        ids = torch.tensor([prompt.ids])
-        text = loaded.family.text_inputs(ids)
-        output = loaded.model(input_ids=ids, **inputs, **text, output_attentions=True, use_cache=False)
-    rows = torch.stack(output.attentions)[:, 0, :, -1:, positions(prompt.stations, "image")]
-    every = rows.new_zeros((loaded.num_layers, *rows.shape[1:]))  # layers without attention have no map
-    every[[module.layer_idx for module in attention_modules(loaded.model)]] = rows
-    return every
+        given = taken(loaded, torch.tensor([prompt.ids]), picture)
+        output = loaded.model(**given, output_attentions=True, use_cache=False)
+    rows = torch.stack(maps_of(loaded, output.attentions))[:, 0, :, -1:, prompt.columns]
+    return in_all_layers(loaded, rows)
 
 
 def test_every_family_is_tested():
@@ -159,12 +166,8 @@ def stock_at(loaded: LoadedModel, answer: tuple[int, ...], places: list[int]) ->
     prompt = loaded.family.prompt("a small dog", picture)
     ids = torch.tensor([[*prompt.ids, *answer]])
     with torch.inference_mode():
-        output = loaded.model(
-            input_ids=ids, **to_model(loaded, loaded.family.inputs([picture])), **loaded.family.text_inputs(ids),
-            output_attentions=True, use_cache=False,
-        )  # fmt: skip
-    columns = positions(prompt.stations, "image")
-    rows = torch.stack(output.attentions)[:, 0][:, :, places][..., columns]
+        output = loaded.model(**taken(loaded, ids, picture), output_attentions=True, use_cache=False)
+    rows = torch.stack(maps_of(loaded, output.attentions))[:, 0][:, :, places][..., prompt.columns]
     return in_all_layers(loaded, rows).numpy()
 
 
@@ -197,17 +200,17 @@ def test_the_tokens_of_an_answer_are_those_of_the_steps_that_take_them_in(loaded
     use_attention(loaded.model, "eager")
     with torch.inference_mode():
         out = loaded.model.generate(
-            input_ids=ids, **loaded.family.inputs([picture]), **loaded.family.text_inputs(ids), max_new_tokens=5,
-            min_new_tokens=5, do_sample=False, output_attentions=True, return_dict_in_generate=True,
+            **taken(loaded, ids, picture), max_new_tokens=5, min_new_tokens=5, do_sample=False, output_attentions=True,
+            return_dict_in_generate=True,
         )  # fmt: skip
-    columns = positions(prompt.stations, "image")
     tokens = record.meta["tokens"]
     assert [token["place"] for token in tokens] == [len(prompt.ids) + i for i in range(len(tokens))]
     compared, own = 0, [int(module.layer_idx) for module in attention_modules(loaded.model)]
     for number, token in enumerate(tokens):
-        for layer, step in zip(own, out.attentions[number + 1], strict=True):  # the step that takes the token in
-            if step.shape[-1] == token["place"] + 1:  # layers with a window have forgotten the first keys
-                expected = step[0, :, -1][:, columns].numpy()
+        step = maps_of(loaded, out.attentions[number + 1])  # that takes the token in
+        for layer, seen in zip(own, step, strict=True):
+            if prompt.apart or seen.shape[-1] == token["place"] + 1:  # layers with a window forget the first keys
+                expected = seen[0, :, -1][:, prompt.columns].numpy()
                 np.testing.assert_allclose(record.attn[layer, :, number], expected, rtol=0, atol=1e-5)
                 compared += 1
     assert compared >= len(tokens) > 0
@@ -225,9 +228,8 @@ def test_the_tokens_of_an_answer_behind_layers_with_a_window(variant, attention)
 def greedy(loaded: LoadedModel, query: str, tokens: int) -> tuple[int, ...]:
     picture = loaded.family.picture(WIDE)
     ids = torch.tensor([loaded.family.prompt(query, picture).ids])
-    inputs = {**loaded.family.inputs([picture]), **loaded.family.text_inputs(ids)}
     with torch.inference_mode():
-        output = loaded.model.generate(input_ids=ids, **inputs, max_new_tokens=tokens, do_sample=False)
+        output = loaded.model.generate(**taken(loaded, ids, picture), max_new_tokens=tokens, do_sample=False)
     return tuple(output[0, ids.shape[1] :].tolist())
 
 
@@ -242,7 +244,7 @@ def test_grids_and_what_is_beside_them_hold_every_image_token_once(eager):
         if not isinstance(eager.geometry, Measured):
             assert eager.geometry.fewest <= picture.tokens <= eager.geometry.tokens
         prompt = eager.family.prompt("a bird", picture)
-        assert len(positions(prompt.stations, "image")) == picture.tokens
+        assert len(prompt.columns) == picture.tokens
 
 
 @pytest.mark.parametrize("pad", ["pad", "crop"])
@@ -272,7 +274,11 @@ def silenced(loaded: LoadedModel) -> None:
 @torch.inference_mode()
 def features(loaded: LoadedModel, image: Image.Image) -> np.ndarray:
     """The picture's image features, [image tokens, width]."""
-    inputs = to_model(loaded, loaded.family.inputs([loaded.family.picture(image)]))
+    picture = loaded.family.picture(image)
+    inputs = to_model(loaded, loaded.family.inputs([picture]))
+    if picture.apart:
+        tower, project = body(loaded).vision_model, body(loaded).multi_modal_projector
+        return project(tower(**inputs).last_hidden_state).flatten(0, -2).numpy()
     output = body(loaded).get_image_features(**inputs, return_dict=True)
     found = output.last_hidden_state if output.get("pooler_output") is None else torch.cat(list(output.pooler_output))
     return found.flatten(0, -2).numpy()
@@ -385,9 +391,11 @@ def test_the_way_of_sharing_is_told_by_the_checkpoint(tmp_path):
 
 
 def test_the_picture_is_read_once(eager, monkeypatch):
+    together = [sharing for sharing in WAYS[eager.family.sharing] if sharing is not Sharing.ALONE]
+    if not together:
+        pytest.skip("the family cannot")
     seen, features = [], body(eager).get_image_features
     monkeypatch.setattr(body(eager), "get_image_features", lambda *a, **k: seen.append(1) or features(*a, **k))
-    together = [sharing for sharing in WAYS[eager.family.sharing] if sharing is not Sharing.ALONE]
     for sharing in together:
         ask(shared(eager, sharing), [prepare(eager, image, queries) for image, queries in ASKED])
     assert len(seen) == len(together)
@@ -402,20 +410,14 @@ def test_a_left_padded_batch_equals_alone(loaded):
     ids = torch.tensor([[1] * gap + list(prompt.ids) for gap, prompt in zip(gaps, prompts, strict=True)])
     mask = torch.tensor([[0] * gap + [1] * (length - gap) for gap in gaps])
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    columns = [[gap + i for i in positions(p.stations, "image")] for gap, p in zip(gaps, prompts, strict=True)]
+    columns = [[i + gap * (not p.apart) for i in p.columns] for gap, p in zip(gaps, prompts, strict=True)]
     most = max(map(len, columns))
     wanted = Wanted(
         torch.full((2, 1), length - 1), torch.tensor([row + [row[0]] * (most - len(row)) for row in columns])
     )
     with torch.inference_mode(), kept_rows(loaded.model, wanted) as rows:
-        loaded.model(
-            input_ids=ids,
-            attention_mask=mask,
-            **({} if any(picture.shift for picture in pictures) else {"position_ids": places}),
-            **to_model(loaded, loaded.family.inputs(pictures)),
-            **loaded.family.text_inputs(ids),
-            use_cache=False,
-        )
+        own = {} if any(picture.shift for picture in pictures) else {"position_ids": places}
+        loaded.model(**taken(loaded, ids, *pictures), **own, attention_mask=mask, use_cache=False)
     for number, (image, query) in enumerate(asked):
         found = in_all_layers(loaded, torch.stack(rows))[:, number, ..., : pictures[number].tokens]
         np.testing.assert_allclose(found.numpy(), collect(loaded, image, query).attn, rtol=0, atol=1e-5)
@@ -426,17 +428,16 @@ def test_nothing_runs_behind_the_last_attention(loaded, sharing):
     if sharing not in WAYS[loaded.family.sharing]:
         pytest.skip("the family cannot")
     layers = next(module.layers for module in loaded.model.get_decoder().modules() if hasattr(module, "layers"))
-    assert attention_modules(loaded.model) == [layer.self_attn for layer in layers if hasattr(layer, "self_attn")]
+    kind = "cross_attn" if loaded.family.picture(WIDE).apart else "self_attn"
+    assert attention_modules(loaded.model) == [getattr(layer, kind) for layer in layers if hasattr(layer, kind)]
     seen, last = [], layers[-1]
     for module in (last.mlp if hasattr(last, "mlp") else last.feed_forward, loaded.model.get_output_embeddings()):
         module.register_forward_hook(lambda module, *_: seen.append(module))
     ask(shared(loaded, sharing), [prepare(loaded, image, queries) for image, queries in ASKED])
     assert seen == []
     prompt = loaded.family.prompt("a bird", loaded.family.picture(WIDE))
-    picture, ids = loaded.family.picture(WIDE), torch.tensor([prompt.ids])
     with torch.inference_mode():
-        inputs = to_model(loaded, loaded.family.inputs([picture]))
-        loaded.model(input_ids=ids, **inputs, **loaded.family.text_inputs(ids))
+        loaded.model(**taken(loaded, torch.tensor([prompt.ids]), loaded.family.picture(WIDE)))
     assert len(seen) == 2  # and the model is as it was
 
 
@@ -447,12 +448,8 @@ def test_an_answer_is_that_of_the_model_alone(loaded):
         picture = loaded.family.picture(WIDE)
         prompt = loaded.family.prompt("a bird", picture)
         with torch.inference_mode():
-            asked = torch.tensor([prompt.ids])
-            ids = loaded.model.generate(
-                input_ids=asked, **to_model(loaded, loaded.family.inputs([picture])),
-                **loaded.family.text_inputs(asked),
-                max_new_tokens=6, num_beams=beams, do_sample=False,
-            )  # fmt: skip
+            given = taken(loaded, torch.tensor([prompt.ids]), picture)
+            ids = loaded.model.generate(**given, max_new_tokens=6, num_beams=beams, do_sample=False)
         text = loaded.tokenizer.decode(ids[0, len(prompt.ids) :], skip_special_tokens=True).strip()
         assert record.meta["generated_text"] == text
         np.testing.assert_allclose(record.attn, collect(loaded, WIDE, "a bird").attn, rtol=0, atol=1e-6)
@@ -497,6 +494,8 @@ def test_other_processes_get_the_family_without_its_weights(eager, tmp_path):
 def test_the_prefix_is_shared_by_rows_that_have_the_same(eager):
     """One range of columns and the longest causal prefix, whatever the expressions."""
     questions = [prepare(eager, WIDE, [query, "a cat"]) for query in QUERIES]
+    if questions[0].picture.apart:
+        pytest.skip("the prompt holds no picture")
     packed = pack([question.prompts for question in questions])
     image = questions[0].prompts[0].stations["image"]
     assert isinstance(packed.columns, slice) == (len(image) == 1)
@@ -511,7 +510,8 @@ def test_what_was_found_is_told(folder, eager, capsys):
     told = capsys.readouterr().out
     picture = eager.family.picture(Image.new("RGB", (640, 480), "white"))
     assert all(text in told for text in (*eager.geometry.describe().values(), "3 layers x 4 heads"))
-    assert all(text in told for text in (*grids(picture.grids), f"image tokens    {picture.tokens}, from place"))
+    where = "none of them in the prompt" if picture.apart else "from place"
+    assert all(text in told for text in (*grids(picture.grids), f"image tokens    {picture.tokens}, {where}"))
     assert "[query: the cup]" in told or "[query: thecup]" in told  # LLaVA's templates leave out lone spaces
 
 
@@ -536,7 +536,8 @@ def assert_seen_as_told(loaded: LoadedModel, image: Image.Image) -> None:
 
 
 def test_a_picture_that_leaves_no_room_for_words(eager):
-    small = replace(eager, family=replace(eager.family, context=eager.family.picture(WIDE).tokens))
+    prompt = eager.family.prompt("a bird", eager.family.picture(WIDE))
+    small = replace(eager, family=replace(eager.family, context=len(prompt.ids) - 1))
     with pytest.raises(UserError, match=r"tokens, [0-9]+ of them for the image, but the model reads"):
         collect(small, WIDE, "a bird")
 

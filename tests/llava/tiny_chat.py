@@ -433,6 +433,27 @@ def vipllava() -> Tiny:
     return Tiny(config, images, processor, USER, "<image>")
 
 
+def mllama() -> Tiny:
+    """Llama 3.2 Vision: 8 x 8 tokens a tile and a class token; one layer of cross-attention."""
+    text = {key: value for key, value in TEXT.items() if key != "head_dim"}
+    config = {
+        "model_type": "mllama", "text_config": {**text, "vocab_size": ROWS - 8, "cross_attention_layers": [1]},
+        "image_token_index": "<|image|>",
+        "vision_config": {
+            "image_size": 64, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_global_layers": 1, "attention_heads": 2, "vision_output_dim": 48, "max_num_tiles": 4,
+            "intermediate_layers_indices": [0, 1],
+            "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+        },
+    }  # fmt: skip
+    images = {
+        **RESIZED, "size": {"height": 64, "width": 64}, "max_image_tiles": 4, "do_pad": True,
+        "image_processor_type": "MllamaImageProcessor", "processor_class": "MllamaProcessor",
+    }  # fmt: skip
+    template = "{{ bos_token }}" + CHATML
+    return Tiny(config, images, {"processor_class": "MllamaProcessor"}, template, "<|image|>", CHATML_TOKENS)
+
+
 CHAT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     "qwen2_vl": qwen("qwen2_vl", "Qwen2VLProcessor", **QWEN_TOWER),
     "qwen2_5_vl": qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", **QWEN25_TOWER),
@@ -460,4 +481,5 @@ CHAT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     "lighton_ocr": pixtral("lighton_ocr"),
     "llava_onevision": llava_onevision(),
     "vipllava": vipllava(),
+    "mllama": mllama(),
 }
