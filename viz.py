@@ -40,9 +40,8 @@ from lab.records.record import Record
 from llava.grid import Grid
 
 __all__ = [
-    "components_figure", "head_quality_figure", "heads_figure", "sample_figures", "save_figure", "score_title",
-    "selection_figure", "show",
-    "top_heads_figure",
+    "components_figure", "figure_bytes", "head_quality_figure", "heads_figure", "sample_figures", "save_figure",
+    "score_title", "selection_figure", "show", "top_heads_figure",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -140,18 +139,20 @@ def sample_figures(
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 300) -> None:
-    """Writes the figure, whole or not at all, the same bytes for the same figure.
+    """Writes the figure, whole or not at all. The format is the suffix (.png, .pdf, .svg)."""
+    write_atomic(path, figure_bytes(figure, path.suffix[1:], dpi, name=path.name))
 
-    The format is the suffix (.png, .pdf, .svg).
-    """
-    buffer, kind = io.BytesIO(), path.suffix[1:]
+
+def figure_bytes(figure: Figure, kind: str, dpi: int = 300, *, name: str = "") -> bytes:
+    """The figure as a png, pdf or svg; the same bytes for the same figure and `name`."""
+    buffer = io.BytesIO()
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     fast: dict[str, Any] = (
         {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
     )  # half the time for a tenth more bytes
-    with any_glyphs(), rc_context({"pdf.fonttype": 42, "svg.hashsalt": path.name}):
+    with any_glyphs(), rc_context({"pdf.fonttype": 42, "svg.hashsalt": name}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=undated.get(kind), **fast)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def show(*figures: Figure) -> None:

@@ -65,9 +65,9 @@ def open_image(path: str | Path) -> Image.Image:
                 log.warning("%s is animated: only its first frame is used", path)
             cut = _is_cut(image)
             image.load()
-            if cut and max(high for _, high in image.convert("RGB").getextrema()) <= CUT_12_BITS:
+            if cut and np.asarray(image.convert("RGB")).max() <= CUT_12_BITS:
                 raise UserError(f"The image {name} has colours of {FEWER_BITS}")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return as_rgb(image)
     except UserError:
         raise
     except FileNotFoundError:
@@ -137,10 +137,12 @@ def is_deep(image: Image.Image) -> bool:
 
 def _is_cut(image: Image.Image) -> bool:
     """Whether the image, not loaded yet, has colours of 16 bits, of which Pillow reads the upper 8."""
-    return not is_deep(image) and any(";16" in str(tile.args) for tile in image.tile)
+    return not is_deep(image) and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `open_image` gives it."""
+    image = ImageOps.exif_transpose(image)
     if is_deep(image):
         image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.has_transparency_data:

@@ -1,0 +1,253 @@
+"""The same as the stages, in a few lines of Python.
+
+    from lab.api import load
+
+    model = load("examples/models/picturebook")              # any folder, hub id or preset
+    found = model.find("photo.jpg", "the cup on the left")
+    found.show()                                             # in a notebook, `found` alone shows itself
+    found.box_xyxy, found.mask, found.heads, found.record
+
+Options are those of the command line: load("llava15_7b", "logic=paper", "model.dtype=float16").
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from analyze import Head, HeadScore, rank_heads
+from bbox import Box, Localization, localize_record
+from collector import prepare
+from conf.presets import preset_of
+from conf.schema import Config, LogicConfig, VizConfig, configuration, free_text
+from lab.base.arguments import hydra_arguments
+from lab.base.errors import UserError
+from lab.base.images import as_rgb, open_image
+from lab.base.paths import find
+from lab.base.remote import is_url, kept_at
+from lab.batch.batcher import AdaptiveBatcher, automatic_size
+from lab.batch.rows import MOST_EXPRESSIONS, ReadyRow
+from lab.batch.storage import at_precision
+from lab.datasets import Sample
+from lab.heads.choice import HeadChoice, head_choice, warn_of_another_model
+from lab.measure.coco import coco_prediction
+from lab.measure.metrics import exclusive
+from lab.measure.predictions import prediction
+from lab.records.record import Record
+from lab.stages.common import load_model, wants_generic
+from llava.family import LoadedModel
+
+if TYPE_CHECKING:  # a second to import, for figures only
+    from matplotlib.figure import Figure
+
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where the chosen heads look in one picture."""
+
+    picture: Image.Image
+    expression: str
+    record: Record
+    ranking: list[HeadScore]  # of this picture, best first
+    localization: Localization
+    logic: LogicConfig
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that were used, (layer, head), zero-based."""
+        return self.localization.heads
+
+    @property
+    def heat(self) -> Float[np.ndarray, "rows cols"]:
+        """The sum of their smoothed maps on the record's canvas, float32."""
+        return self.localization.heat
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "height width"]:
+        """On the picture."""
+        return self.localization.mask
+
+    @property
+    def box_xyxy(self) -> Box | None:
+        """Pixels; x1 and y1 are the last ones inside, as in `_bbox.json`. None: nothing stands out."""
+        return self.localization.box_xyxy
+
+    def figure(self) -> "Figure":
+        """The picture with mask and box, and what each head looks at."""
+        import viz
+
+        alone = VizConfig(heads=False, components=False)
+        figures = viz.sample_figures(self.record, self.localization, self.picture, self.logic, alone)
+        return next(iter(figures.values()))
+
+    def show(self) -> None:
+        """Shows the figure: in the notebook, or in a window."""
+        import viz
+
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            viz.show(self.figure())
+            return
+        display(self) if get_ipython() is not None else viz.show(self.figure())
+
+    def _repr_png_(self) -> bytes:
+        import viz
+
+        return viz.figure_bytes(self.figure(), "png", dpi=110)
+
+    def to_coco(self, image_id: Any = 0) -> dict[str, Any] | None:
+        """A row of COCO's results: bbox [x, y, width, height], segmentation (RLE), score. None without a box."""
+        found = prediction(str(image_id), self.localization, self.record.grid)
+        return coco_prediction(found, {found.id: image_id})
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections` of one object, or of none without a box. Needs the package supervision."""
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise UserError("to_supervision needs a package that is not installed: pip install supervision") from None
+        if self.box_xyxy is None:
+            return Detections.empty()
+        box, named = np.array([exclusive(self.box_xyxy)], np.float32), np.array([self.expression])
+        return Detections(xyxy=box, mask=self.mask[None], class_id=np.zeros(1, int), data={"class_name": named})
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint, and the rules by which it finds."""
+
+    loaded: LoadedModel
+    config: Config
+    choice: HeadChoice
+    options: tuple[str, ...]  # as the command line takes them
+
+    def find(self, picture: Picture | Iterable[Picture], expression: str | Sequence[Any]) -> Any:
+        """Where the chosen heads look: one `Found`, or as many as are asked for.
+
+        Expressions of one picture are asked behind it together, and pictures in batches that fit memory.
+
+        Args:
+            picture: a path, a web address, a PIL image or an array [height, width] or [height, width, 3 or 4]; or
+                several of these, such as a column of a `datasets.Dataset`.
+            expression: one, or several. Of several pictures: one for all, or for each its own, one or several.
+
+        Returns:
+            A `Found` for one picture and one expression; else a list, and of several expressions of several pictures a
+            list of lists.
+
+        Raises:
+            UserError: a picture cannot be read, an expression cannot be asked, or there are not as many of one as of
+                the other.
+        """
+        if _is_one(picture):
+            return self._find([picture], [expression])[0]
+        pictures: list[Picture] = list(picture)  # type: ignore[arg-type]
+        each = [expression] * len(pictures) if isinstance(expression, str) else list(expression)
+        if len(each) != len(pictures):
+            raise UserError(f"{len(pictures)} pictures, but {len(each)} expressions: give one for all, or one for each")
+        return self._find(pictures, each)
+
+    def with_options(self, *options: str) -> "Model":
+        """The same weights by other rules: with_options("logic.top_k=5", "logic.mask.method=mean").
+
+        Raises UserError on an option that the command line refuses, and on one of another group than `logic`.
+        """
+        if others := [one for one in options if not one.startswith("logic")]:
+            raise UserError(f"{others[0]}: only logic can change while a model is loaded; load it again")
+        every = tuple({one.partition("=")[0]: one for one in (*self.options, *options)}.values())  # the last counts
+        config = replace(self.config, logic=_configured(every).logic)
+        return Model(self.loaded, config, _fitting(config, self.loaded), every)
+
+    def localize(self, record: Record, picture: Picture) -> Found:
+        """What the rules find in a record, without asking the model again."""
+        return self._found(record, _image(picture))
+
+    def _find(self, pictures: Sequence[Picture], each: Sequence[str | Sequence[str]]) -> list[Any]:
+        images = [_image(picture) for picture in pictures]
+        queries = [[one] if isinstance(one, str) else list(one) for one in each]
+        found: list[list[Found]] = [[] for _ in pictures]
+        for row, answers, number in self._batcher().answers(self._rows(pictures, images, queries)):
+            if answers is None:
+                raise UserError(row.failed[0][1])
+            place = int(row.samples[0].id)
+            found[place] += [self._found(record, images[place]) for record in answers.of(number)]
+        return [own[0] if isinstance(one, str) else own for own, one in zip(found, each, strict=True)]
+
+    def _rows(
+        self, pictures: Sequence[Picture], images: Sequence[Image.Image], queries: Sequence[Sequence[str]]
+    ) -> Iterator[ReadyRow]:
+        model, generic = self.config.model, wants_generic(self.config)
+        together = 1 if model.answers else MOST_EXPRESSIONS
+        for number, (picture, image, own) in enumerate(zip(pictures, images, queries, strict=True)):
+            named = None if isinstance(picture, Image.Image | np.ndarray) else str(picture)
+            for first in range(0, len(own), together):
+                part = own[first : first + together]
+                question = prepare(self.loaded, image, part, model, image_file=named, generic=generic)
+                yield ReadyRow(tuple(Sample(str(number), query, Path(named or "")) for query in part), question)
+
+    def _batcher(self) -> AdaptiveBatcher:
+        size = self.config.data.batch_size or automatic_size(self.loaded)
+        alone = self.config.model.answers
+        return AdaptiveBatcher(self.loaded, self.config.model, size=1 if alone else size, grows=True, apart=alone)
+
+    def _found(self, record: Record, image: Image.Image) -> Found:
+        logic = self.config.logic
+        record = at_precision(record, self.config.data).under(logic)  # as the stages do, so that files say the same
+        ranking = rank_heads(record, logic)
+        located = localize_record(record, ranking, logic, self.choice)
+        return Found(image, str(record.meta.get("query", "")), record, ranking, located, logic)
+
+
+def load(name: str = "picturebook", *options: str, device: str = "auto") -> Model:
+    """A model that is ready to find.
+
+    Args:
+        name: a folder, a hub id, or a preset of conf/model. A checkpoint that a preset names is asked as the preset
+            says; of any other, its config.json tells the family.
+        options: as the command line takes them: "logic=paper", "model.attention=fused".
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: the checkpoint or an option cannot be used.
+    """
+    preset = preset_of(name)
+    named = () if name == preset else (f"model.name={name}",)
+    every = (f"model={preset}", *named, f"device={device}", *options)
+    config = _configured(every)
+    loaded = load_model(config)
+    return Model(loaded, config, _fitting(config, loaded), every)
+
+
+def _configured(options: Sequence[str]) -> Config:
+    return configuration(hydra_arguments(options, free_text()))
+
+
+def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
+    choice = head_choice(config.logic, config.model)
+    choice.fixed((loaded.num_layers, loaded.num_heads))
+    warn_of_another_model(choice, loaded.name)
+    return choice
+
+
+def _is_one(picture: Any) -> TypeGuard[Picture]:
+    return isinstance(picture, str | Path | Image.Image | np.ndarray)
+
+
+def _image(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return as_rgb(picture)
+    if not isinstance(picture, np.ndarray):
+        return open_image(kept_at(picture) if isinstance(picture, str) and is_url(picture) else find(str(picture)))
+    shape = picture.shape
+    if picture.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
+        found = f"an array {list(shape)} of {picture.dtype}"
+        raise UserError(f"{found}: expected uint8 [height, width], [height, width, 3] or [height, width, 4]")
+    return as_rgb(Image.fromarray(picture))

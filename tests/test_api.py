@@ -1,0 +1,152 @@
+"""The same as the stages, in Python: what it finds, what it takes, and what it becomes for other tools."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from conf.presets import preset_of
+from lab.api import Found, load
+from lab.base.errors import UserError
+from lab.base.images import open_image
+from lab.base.paths import PROJECT
+from lab.datasets import rle
+from pipeline import run
+from tests.conftest import configuration
+from tests.llava.tiny_chat import CHAT_FAMILIES
+
+BIRD, CAT = (PROJECT / "examples" / "images" / name for name in ("bird.png", "cat.png"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def bird(model) -> Found:
+    return model.find(BIRD, "birds.")
+
+
+def test_it_finds_what_the_command_line_finds(bird, tmp_path):
+    run(configuration(f"data.output_dir={tmp_path}", f"data.image_file={BIRD}", "data.query=birds.", "save_fig=false"))
+    folder = tmp_path / "examples-models-picturebook"
+    told = json.loads((folder / "bird_bbox.json").read_text())
+    assert list(bird.box_xyxy) == told["bbox_xyxy"]
+    assert [list(head) for head in bird.heads] == told["selected_heads"]
+    assert_array_equal(bird.mask, np.asarray(Image.open(folder / "bird_mask.png")) > 0)
+    assert [score.to_dict() for score in bird.ranking] == json.loads((folder / "bird_analysis.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["text", "PIL", "array", "with an alpha channel"])
+def test_a_picture_may_be_a_path_an_image_or_an_array(model, bird, kind):
+    image = open_image(BIRD)
+    picture = {
+        "text": str(BIRD),
+        "PIL": image,
+        "array": np.asarray(image),
+        "with an alpha channel": np.asarray(image.convert("RGBA")),
+    }[kind]
+    found = model.find(picture, "birds.")
+    assert_array_equal(found.record.attn, bird.record.attn)
+    assert found.box_xyxy == bird.box_xyxy
+
+
+def test_several_expressions_and_pictures_are_found_as_each_alone(model, bird):
+    of_bird = model.find(BIRD, ["birds.", "the umbrella"])
+    assert [found.expression for found in of_bird] == ["birds.", "the umbrella"]
+    assert of_bird[0].box_xyxy == bird.box_xyxy
+    one, two = model.find([CAT, BIRD], ["a cat", ["birds.", "the umbrella"]])
+    assert one.box_xyxy == model.find(CAT, "a cat").box_xyxy
+    assert [found.box_xyxy for found in two] == [found.box_xyxy for found in of_bird]
+    assert [found.expression for found in model.find([CAT, BIRD], "a cat")] == ["a cat", "a cat"]
+    assert model.find([], "a cat") == []
+    assert len(model.find(BIRD, [f"the {number}. bird" for number in range(18)])) == 18  # more than one row holds
+
+
+def test_other_rules_need_no_other_weights(model, bird):
+    single = model.with_options("logic.top_k=1", "logic.mask.method=quantile")
+    assert single.loaded is model.loaded
+    found = single.localize(bird.record, BIRD)
+    assert found.heads == bird.heads[:1]
+    assert model.config.logic.top_k == 3
+    assert single.with_options("logic.top_k=2").localize(bird.record, BIRD).heads == bird.heads[:2]
+    assert single.with_options("logic.heads=null").localize(bird.record, BIRD).heads == (
+        (bird.ranking[0].layer, bird.ranking[0].head),
+    )
+
+
+def test_an_answer_is_kept_of_every_expression(model):
+    asked = load("picturebook", "model.use_generate=true")
+    found = asked.find(BIRD, ["the bird", "the umbrella"])
+    assert all(one.record.meta["generated_text"] for one in found)
+
+
+def test_any_family_is_loaded_by_its_folder(tmp_path):
+    folder = CHAT_FAMILIES["qwen2_5_vl"](tmp_path / "tiny")
+    found = load(str(folder), device="cpu").find(BIRD, "birds.")
+    assert found.mask.shape == open_image(BIRD).size[::-1]
+    assert found.record.meta["model_name"] == str(folder)
+
+
+def test_a_checkpoint_is_asked_as_its_preset_says():
+    assert preset_of("llava-hf/llava-1.5-7b-hf") == "llava15_7b_hf"
+    assert preset_of("llava15_7b") == "llava15_7b"
+    assert preset_of("examples/models/picturebook") == preset_of(str(PROJECT / "examples/models/picturebook"))
+    assert preset_of("examples/models/picturebook") == "picturebook"
+    assert preset_of("nobody/nothing") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("picture", "expression", "message"),
+    [
+        ("nowhere.png", "a bird", "No such image: nowhere.png"),
+        (np.zeros((4, 4, 2), np.uint8), "a bird", r"an array \[4, 4, 2\] of uint8: expected uint8 \[height, width\]"),
+        (np.zeros((4, 4)), "a bird", "of float64: expected uint8"),
+        (BIRD, " ", "is empty"),
+        ([BIRD, CAT], ["a bird"], "2 pictures, but 1 expressions"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_one_line(model, picture, expression, message):
+    with pytest.raises(UserError, match=message) as caught:
+        model.find(picture, expression)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_the_command_line_refuses_are_refused(model):
+    with pytest.raises(UserError, match=r"model\.dtype=float16: only logic can change while a model is loaded"):
+        model.with_options("model.dtype=float16")
+    with pytest.raises(UserError, match=r"logic\.top_k is 65; expected 1 to 64"):
+        model.with_options("logic.top_k=65")
+    with pytest.raises(UserError, match="keys cannot be added"):
+        load("picturebook", "+nothing=1")
+
+
+def test_it_shows_itself(bird, monkeypatch):
+    assert bird._repr_png_().startswith(b"\x89PNG")
+    monkeypatch.setattr("viz.can_show", lambda: False)
+    bird.show()
+
+
+def test_it_becomes_a_row_of_coco(bird):
+    row = bird.to_coco(image_id=7)
+    x0, y0, x1, y1 = bird.box_xyxy
+    assert row["image_id"] == 7
+    assert row["bbox"] == [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
+    assert_array_equal(rle.decode(row["segmentation"]), bird.mask)
+
+
+def test_it_becomes_detections_where_supervision_is_installed(bird, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="pip install supervision"):
+        bird.to_supervision()
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **values: values))
+    found = bird.to_supervision()
+    x0, y0, x1, y1 = bird.box_xyxy
+    assert found["xyxy"].tolist() == [[x0, y0, x1 + 1, y1 + 1]]
+    assert found["mask"].shape == (1, *bird.picture.size[::-1])
+    assert found["data"]["class_name"].tolist() == ["birds."]
