@@ -150,3 +150,14 @@ def test_it_becomes_detections_where_supervision_is_installed(bird, monkeypatch)
     assert found["xyxy"].tolist() == [[x0, y0, x1 + 1, y1 + 1]]
     assert found["mask"].shape == (1, *bird.picture.size[::-1])
     assert found["data"]["class_name"].tolist() == ["birds."]
+
+
+def test_the_quick_start_runs_as_it_is_written(capsys, monkeypatch):
+    from examples.quickstart import main
+
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr("viz.can_show", lambda: False)
+    main()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("a cat on the floor: box (160, 240, 359, 439)")
+    assert second.startswith("the umbrella: box ")
