@@ -20,6 +20,7 @@ import transformers
 from PIL import Image
 
 from conf.schema import ModelConfig
+from lab import __version__
 from lab.attention.capture import attention_name, kept_rows
 from lab.attention.forward import Rows, answer_rows, image_rows, in_all_layers, stacked, to_model
 from lab.attention.packing import pack
@@ -191,6 +192,7 @@ class PendingRecords:
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "attn_implementation": attention_name(loaded.model),
             "versions": {
+                "localization_heads": __version__,
                 "python": platform.python_version(),
                 "torch": str(torch.__version__),
                 "transformers": transformers.__version__,

@@ -88,6 +88,11 @@ if __name__ == "__main__":
 
             print(help_text({name: stage.text for name, stage in STAGES.items()}))
             sys.exit()
+        if "--version" in sys.argv[1:]:
+            from lab import __version__
+
+            print(f"localization heads {__version__}")
+            sys.exit()
         sys.argv[1:] = hydra_arguments(sys.argv[1:], free_text())
         main()
         sys.exit(max(codes, default=0))

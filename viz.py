@@ -182,5 +182,5 @@ def can_show() -> bool:
         reason = "no display here"
     except Exception as error:  # each toolkit has its own for a display that does not answer
         reason = f"the display cannot be used ({' '.join(str(error).split())})"
-    log.warning("show_plot=true: %s, so no window is opened", reason)
+    log.warning("no window is opened: %s", reason)
     return False

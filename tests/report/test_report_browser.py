@@ -21,7 +21,7 @@ from pipeline import run
 from tests.conftest import choice_of, configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 N = 300
