@@ -293,7 +293,7 @@ def test_meta_and_the_way_to_disk_and_back(single, tmp_path):
     assert positions(meta["stations"], "image") == [
         i for i, t in enumerate(build(single, conv_mode="vicuna_v1")[0].ids) if t == 420
     ]
-    assert set(meta["versions"]) == {"python", "torch", "transformers"}
+    assert set(meta["versions"]) == {"localization_heads", "python", "torch", "transformers"}
 
 
 def test_different_queries_and_images_give_different_records(single):
