@@ -31,7 +31,6 @@ from llava.checkpoint.weights import place
 from llava.families import family_of
 from llava.families.llava import Llava
 from llava.family import LoadedModel, Request
-from llava.model.cells import drawn, figure_kind
 from llava.model.look import describe, in_colour, look
 
 __all__ = ["LoadedModel", "load_from_config", "load_llava", "load_model"]
@@ -136,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_all(chosen: argparse.Namespace) -> None:
+    from llava.model.cells import drawn, figure_kind  # matplotlib: loading a model does without
+
     kind = figure_kind(chosen.draw) if chosen.draw else None
     image = open_image(chosen.image) if chosen.image else Image.new("RGB", BLANK, "white")
     loaded = load_model(
