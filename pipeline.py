@@ -58,13 +58,15 @@ def run(cfg: Config | DictConfig) -> int:
     if not stage.many:
         refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
-    from lab.heads.choice import HeadChoice, head_choice, names_file, warn_of_foreign_heads
+    from lab.heads.choice import HeadChoice, head_choice, names_file, tell_source, warn_of_foreign_heads
 
     if not stage.heads or (stage.finds and names_file(config.logic.heads)):
         return stage.run(config, HeadChoice(config.logic.top_k))
     if cfg.logic.heads == PRESET and config.logic.heads is None and not stage.finds and first_process():
         warn_of_foreign_heads(str(foreign_heads(cfg)), config.model.name)
     choice = head_choice(config.logic, config.model)
+    if first_process():
+        tell_source(choice)
     return stage.run(replace(config, logic=replace(config.logic, heads=choice.as_setting)), choice)
 
 

@@ -361,7 +361,7 @@ class LogicConfig(Group, path="logic"):
     top_k: int = key(5, "heads that make the heat map", least=1, common="heads that make the heat map")
     heads: Any = key(
         None,
-        "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select",
+        "null: ranked per sample; [[layer,head],...]; preset: the model's own; a file of stage=select or of conf/heads",
         common="null: ranked per sample; [[14,24],...]; preset; a file",
         takes="heads",
     )

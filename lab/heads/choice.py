@@ -13,8 +13,8 @@ from typing import Any
 from analyze import Head, HeadScore
 from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.errors import UserError
-from lab.base.paths import find, same_model
-from lab.heads.files import read_heads
+from lab.base.paths import same_model
+from lab.heads.files import heads_file, read_heads
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class HeadChoice:
     whole: bool = True  # a list is taken whole; of a file the first top_k, of a preset as many or fewer
     model: str | None = None  # the one that they were found in, if known
     shape: tuple[int, int] | None = None  # (layers, heads) of that model
+    found: str | None = None  # how they were found, in words, if a file tells
 
     @property
     def is_preset(self) -> bool:
@@ -74,7 +75,8 @@ class HeadChoice:
         if self.whole:
             return pairs
         shape = None if self.shape is None else list(self.shape)
-        return {"file": self.source, "model": self.model, "shape": shape, "heads": pairs}
+        told = {} if self.found is None else {"found": self.found}
+        return {"file": self.source, "model": self.model, "shape": shape, "heads": pairs, **told}
 
     @property
     def number(self) -> int:
@@ -85,8 +87,8 @@ class HeadChoice:
 def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
     """`logic.heads` as a choice.
 
-    It is null | [[layer, head], ...] | preset | the path of a file of stage=select | what a saved configuration tells
-    of such a file.
+    It is null | [[layer, head], ...] | preset | a file of stage=select, by its path or its name in conf/heads | what a
+    saved configuration tells of such a file.
 
     Raises UserError if it is none of these, names a head twice, or names a preset that has no heads.
     """
@@ -100,16 +102,17 @@ def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
         pairs = _pairs(model.localization_heads, PRESET_KEY)
         return HeadChoice(logic.top_k, pairs, PRESET_KEY, whole=False, model=model.name)
     if names_file(heads):
-        heads = read_heads(find(heads))
+        heads = read_heads(heads_file(heads))
     if isinstance(heads, Mapping) and {"file", "shape", "heads"} <= heads.keys():
         shape = None if heads["shape"] is None else (heads["shape"][0], heads["shape"][1])
         pairs = _pairs(heads["heads"][: logic.top_k], heads["file"])
-        return HeadChoice(logic.top_k, pairs, heads["file"], whole=False, model=heads.get("model"), shape=shape)
+        about = {name: heads.get(name) for name in ("model", "found")}
+        return HeadChoice(logic.top_k, pairs, heads["file"], whole=False, shape=shape, **about)
     return HeadChoice(logic.top_k, _pairs(heads, KEY))
 
 
 def names_file(heads: Any) -> bool:
-    """Whether `logic.heads` is the path of a file."""
+    """Whether `logic.heads` names a file."""
     return isinstance(heads, str) and heads != PRESET
 
 
@@ -143,6 +146,12 @@ def warn_of_foreign_heads(of: str, name: str) -> None:
         name,
         find_its_own,
     )
+
+
+def tell_source(choice: HeadChoice) -> None:
+    """Says how the heads were found, if that is known."""
+    if choice.found is not None:
+        log.info("the heads of %s were %s", choice.source, choice.found)
 
 
 def warn_of_another_model(choice: HeadChoice, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Files of localization heads, as stage=select writes them, read and checked."""
+"""Files of localization heads, as stage=select writes them, read and checked; conf/heads holds those that are known."""
 
 import json
 from pathlib import Path
@@ -7,24 +7,32 @@ from typing import Any
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.numbers import whole
+from lab.base.paths import PROJECT, exists, find
 
 NAME = "localization_heads.json"
+KNOWN = PROJECT / "conf" / "heads"
 EXPECTED = f"expected a {NAME} as stage=select writes it"
 
 
+def heads_file(named: str) -> Path:
+    """The file that `logic.heads` names: a path or, where nothing is there, the name of one in conf/heads."""
+    path, known = find(named), KNOWN / f"{named}.json"
+    return known if not exists(path) and exists(known) else path
+
+
 def read_heads(path: Path) -> dict[str, Any]:
-    """A file of stage=select as {file, model, shape, heads}.
+    """A file of stage=select as {file, model, shape, heads, found}.
 
     heads: [[layer, head], ...], zero-based, the one selected most often first. shape: [layers, heads] of the model,
-    model: its name; both None if the file was counted from rankings alone. Raises UserError if there is no such file or
-    it is malformed.
+    model: its name; both None if the file was counted from rankings alone. found: how they were found, in words, or
+    None. Raises UserError if there is no such file or it is malformed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"logic.heads={path}: no such file; expected null, preset, [[layer, head], ...] or a {NAME}"
-        ) from None
+        known = ", ".join(sorted(file.stem for file in KNOWN.glob("*.json")))
+        expected = f"expected null, preset, [[layer, head], ...], a {NAME} or one of {known}"
+        raise UserError(f"logic.heads={path}: no such file; {expected}") from None
     except OSError as error:
         raise UserError(f"logic.heads={path}: cannot be read ({error.strerror or error}); {EXPECTED}") from None
     except ValueError as error:  # not UTF-8, not JSON, or empty
@@ -35,9 +43,13 @@ def read_heads(path: Path) -> dict[str, Any]:
             [whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
         )
         heads = [[whole(row["layer"]), whole(row["head"])] for row in content["heads"]]
-        model = content.get("model")
+        model, found = (_text(content.get(key)) for key in ("model", "found"))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"logic.heads={path}: malformed ({type(error).__name__}: {error}); {EXPECTED}") from None
     if not heads:
         raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
-    return {"file": str(path), "model": model if isinstance(model, str) else None, "shape": shape, "heads": heads}
+    return {"file": str(path), "model": model, "shape": shape, "heads": heads, "found": found}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

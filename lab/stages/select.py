@@ -136,6 +136,7 @@ def heads_json(picks: Picks, selection: Selection, source: Source, model: str | 
         "num_layers": layers,
         "num_heads": heads,
         "heads": [_row(selection, head) for head in selection.ranked() if selection.count[head]],
+        "found": found_in_words(selection, config),
         "samples": selection.samples,
         "unreadable": by_name(picks.unreadable),
         "samples_with_fewer_heads": int(np.count_nonzero(picks.heads[:, -1, 0] < 0)),
@@ -146,6 +147,13 @@ def heads_json(picks: Picks, selection: Selection, source: Source, model: str | 
         "source": str(source),
         "config": as_dict(config),
     }
+
+
+def found_in_words(selection: Selection, config: Config) -> str:
+    """What was counted, how, and on what."""
+    among = f"among the {config.logic.select.top_n} best of a sample most often"
+    asked = config.data.data_file if config.data.process_all else config.data.attention_dir
+    return f"{among}, over {selection.samples} samples of {asked or 'the records beside this file'}, without labels"
 
 
 def _row(selection: Selection, head: Head) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from conf.schema import LogicConfig, ModelConfig
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.heads.choice import head_choice, warn_of_another_model
+from lab.heads.files import read_heads
 from lab.heads.reading import picks_of_analyses, picks_of_records
 from lab.records.files import load_record, save_record
 from lab.records.record import Record
@@ -553,6 +554,26 @@ def test_a_saved_configuration_tells_the_heads_of_a_file_that_is_gone(tmp_path):
     saved = replace(cfg.logic, heads=choice.as_setting)
     assert saved.heads["heads"] == [[4, 1], [5, 2], [1, 6]]
     assert head_choice(saved, cfg.model) == choice
+
+
+def test_known_heads_travel_by_their_name_and_say_where_they_come_from(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    run(configuration("stage=pipeline", "logic.heads=picturebook", f"data.output_dir={tmp_path}", "save_fig=false"))
+    assert "were selected most often over 500 drawn scenes, without labels" in caplog.text
+    assert box_of(tmp_path, "bird")["selected_heads"] == [[1, 5], [1, 6], [2, 4]]
+    heads_file(tmp_path / "picturebook", layers=8, num_heads=8)  # a file of that name is meant before
+    logic, model = LogicConfig(heads="picturebook", top_k=1), ModelConfig(name="one/model")
+    assert head_choice(logic, model).heads == ((4, 1),)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "conf" / "heads").glob("*.json")), ids=lambda path: path.stem)
+def test_known_heads_are_those_of_the_presets_of_their_model(path):
+    known = read_heads(path)
+    presets = [configuration(f"model={preset}") for preset in ("llava15_7b", "llava15_13b", "picturebook")]
+    assert known["found"]
+    (model,) = [cfg.model for cfg in presets if cfg.model.name == known["model"]]
+    assert model.localization_heads == known["heads"]
 
 
 @pytest.mark.parametrize("heads", [None, "preset", [[3, 1], [2, 0]]])
