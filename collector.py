@@ -19,13 +19,13 @@ import torch
 import transformers
 from PIL import Image
 
-from conf.schema import ModelConfig
+from conf.schema import ANSWER_BOXES, ModelConfig
 from lab import __version__
 from lab.attention.capture import attention_name, kept_rows
 from lab.attention.forward import Rows, answer_rows, image_rows, in_all_layers, stacked, to_model
 from lab.attention.packing import pack
-from lab.attention.tokens import read_tokens, told, whole, with_answer
-from lab.base.errors import UserError
+from lab.attention.tokens import read_tokens, tokens_at, told, whole, with_answer
+from lab.base.errors import UserError, shown
 from lab.records.record import Record
 from llava.conversation import asked_with
 from llava.family import LoadedModel, Picture, Sharing
@@ -133,6 +133,25 @@ def make_prompt(loaded: LoadedModel, query: str, picture: Picture, config: Model
     return read_tokens(config.read, prompt, query)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the model said."""
+
+    text: str
+    boxes: list[list[float]] | None  # that it wrote, x0, y0, x1, y1 in pixels of the picture; None: no rule is known
+    box_tokens: list[int]  # tokens of the answer that hold their numbers
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, ids: Sequence[int], question: Question) -> "Answer":
+        """From the ids of an answer to the first query."""
+        text = loaded.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if loaded.family.box_rule is None:
+            return cls(text, None, [])
+        found = loaded.family.boxes(loaded.tokenizer.decode(ids), question.picture, question.image_size)
+        spans = [span for one, _ in found for span in one.spans]
+        return cls(text, [list(box) for _, box in found], tokens_at(spans, ids, loaded.tokenizer))
+
+
 class PendingRecords:
     """The attention of a batch of questions, on its way from the accelerator.
 
@@ -145,9 +164,9 @@ class PendingRecords:
         questions: Sequence[Question],
         rows: Rows,
         config: ModelConfig,
-        text: str | None = None,
+        answer: "Answer | None" = None,
     ) -> None:
-        self.loaded, self.questions, self.config, self.text = loaded, questions, config, text
+        self.loaded, self.questions, self.config, self.answer = loaded, questions, config, answer
         warn_of_cut_pictures(loaded.name, loaded.text_config, [one for own in questions for one in own.prompts])
         self._copied: torch.cuda.Event | None = None
         self._rows = rows = in_all_layers(loaded, rows)
@@ -182,7 +201,8 @@ class PendingRecords:
             **({"patch_size": first.rows} if square else {}),  # the grid's side, by its traditional name
             "num_layers": loaded.num_layers,
             "num_heads": loaded.num_heads,
-            "generated_text": self.text,
+            "generated_text": self.answer and self.answer.text,
+            **({} if self.answer is None or self.answer.boxes is None else {"answer_boxes": self.answer.boxes}),
             "grids": [grid.to_dict() for grid in picture.grids],
             "stations": prompt.stations,
             "conv_mode": self.config.conv_mode or loaded.family.own_conv_mode,
@@ -228,13 +248,13 @@ def ask_one_by_one(loaded: LoadedModel, question: Question, config: ModelConfig 
     if len(question.queries) > 1:
         asked = "model.use_generate=true" if config.use_generate else f"model.read={config.read}"
         raise UserError(f"{asked} answers one query at a time; set data.share_image=false")
-    if config.read == "answer":
+    if config.read in ("answer", ANSWER_BOXES):
         return _ask_and_read(loaded, question, config)
     rows, answer = _generate(loaded, question, question.prompts[0], config)
     beside, tokens = replace(question, prompts=question.prompts[1:]), most_read([question])
     if beside.prompts:
         rows = torch.cat([_filled(rows, tokens), _one_by_one(loaded, beside, tokens)], dim=3)
-    return PendingRecords(loaded, [question], rows, config, _text(loaded, answer))
+    return PendingRecords(loaded, [question], rows, config, Answer.of(loaded, answer, question))
 
 
 def _ask_and_read(loaded: LoadedModel, question: Question, config: ModelConfig) -> PendingRecords:
@@ -242,15 +262,19 @@ def _ask_and_read(loaded: LoadedModel, question: Question, config: ModelConfig) 
     answer too.
     """
     answers = [_generate(loaded, question, prompt, config)[1] for prompt in question.prompts]
-    text = _text(loaded, answers[0])
+    said = Answer.of(loaded, answers[0], question)
+    if config.read == ANSWER_BOXES and not said.box_tokens:
+        raise UserError(f"model.read={ANSWER_BOXES}: the answer {shown(said.text)} holds no box")
     read = [_without_end(loaded, answer) for answer in answers]
     inputs = loaded.family.inputs([question.picture])
     rows = [answer_rows(loaded, inputs, *asked) for asked in zip(question.prompts, read, strict=True)]
-    prompts = tuple(with_answer(*asked) for asked in zip(question.prompts, read, strict=True))
-    said = replace(question, prompts=prompts)
-    return PendingRecords(
-        loaded, [said], torch.cat([_filled(row, most_read([said])) for row in rows], dim=3), config, text
-    )
+    prompts = [with_answer(*asked) for asked in zip(question.prompts, read, strict=True)]
+    if config.read == ANSWER_BOXES:  # of the query's answer: the generic prompt asks for no box
+        rows[0] = rows[0][:, :, :, said.box_tokens]
+        prompts[0] = replace(prompts[0], read=tuple(prompts[0].read[number] for number in said.box_tokens))
+    question = replace(question, prompts=tuple(prompts))
+    rows = [_filled(row, most_read([question])) for row in rows]
+    return PendingRecords(loaded, [question], torch.cat(rows, dim=3), config, said)
 
 
 def most_read(questions: Sequence[Question]) -> int:
@@ -305,10 +329,6 @@ def _generate(
             **{key: value for key, value in sampling.items() if value is not None},
         )
     return stacked(rows)[:, :1], tuple(output[0, length:].tolist())  # of several beams, which start alike, the first
-
-
-def _text(loaded: LoadedModel, answer: Sequence[int]) -> str:
-    return loaded.tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
 def _without_end(loaded: LoadedModel, answer: tuple[int, ...]) -> tuple[int, ...]:

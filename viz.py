@@ -32,11 +32,13 @@ from conf.schema import Contrast, EntropyConfig, LogicConfig, VizConfig
 from lab.base.files import write_atomic
 from lab.figures.colours import INK
 from lab.figures.heads import heads_figure
-from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, overlay
+from lab.figures.panels import Picture, colour_bar, draw_components, draw_result, hatch, overlay
 from lab.figures.selection import head_quality_figure, selection_figure
 from lab.figures.sheet import sheet
 from lab.figures.style import SMALL, any_glyphs
+from lab.records.canvas import choose_grids
 from lab.records.record import Record
+from lab.records.sinks import Extent, cells
 from llava.grid import Grid
 
 __all__ = [
@@ -58,6 +60,7 @@ def top_heads_figure(
     result: Localization,
     grid: Grid,
     unit: str = "attention per cell, %",
+    left_out: Sequence[Extent] = (),
 ) -> Figure:
     """The picture with mask outline and box, each chosen head's map over it, and the mean of their smoothed maps.
 
@@ -69,6 +72,7 @@ def top_heads_figure(
         scores: what the ranking says of the same heads.
         grid: where the maps lie over `image`.
         unit: of the colour bar, whose numbers are 100 times the maps'.
+        left_out: cells that count in no map, in pixels of `image`; they are hatched.
     """
     picture, shown = Picture(image), min(len(scores), MAX_HEADS_SHOWN)
     combined = result.heat / max(1, len(scores))
@@ -81,6 +85,7 @@ def top_heads_figure(
     titles = [*map(score_title, scores[:shown]), together]
     for axis, attention, title in zip(panels, [*maps[:shown], combined], titles, strict=True):
         overlay(axis, picture, attention, grid, norm)
+        hatch(axis, left_out)
         _write_title(axis, title)
     colour_bar(bar, norm, unit)
     return figure
@@ -128,7 +133,8 @@ def sample_figures(
     looked = head_maps(record, result.heads, logic.contrast)  # the mask comes from these, the criteria from plain maps
     contrast = "" if logic.contrast == Contrast.none else f", {logic.contrast} to generic"
     unit = f"attention per cell, %{contrast}"
-    figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit)}
+    left_out = cells(choose_grids(record.grids, record.counted), record.left_out)
+    figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit, left_out)}
     if wanted.heads:
         threshold = sum_threshold(attention_sums(record, logic.entropy.digits), logic.threshold)
         table, line = score_all(record, logic), threshold if math.isfinite(threshold) else None

@@ -36,7 +36,8 @@ WIDEST = 1001  # of smoothing, in cells: far more than any grid has
 # What the system is to have at the paths of a key; `heads` may also be a list of them.
 PATHS = {"file": "file", "folder": "folder", "folders": "folder", "heads": "file"}
 END = -1  # of data.end_index: the last line
-READ = ("last", "expression", "answer")  # of model.read
+ANSWER_BOXES = "answer_boxes"
+READ = ("last", "expression", "answer", ANSWER_BOXES)  # of model.read
 WORD = "word:"  # in front of one
 MEAN = "mean"
 TOKENS = (MEAN, "first", "last")  # of logic.token
@@ -261,13 +262,20 @@ class EntropyConfig(Group, path="logic.entropy"):
 
 @dataclass
 class FilterConfig(Group, path="logic.filter"):
-    """Heads that are never selected."""
+    """Heads that are never selected, and image tokens that never count."""
 
     min_layer: int | None = key(
         2, "first layer that may hold a selected head, zero-based; null: as the model's preset says, else 2", least=0
     )
     bottom_row: float | None = key(
         0.05, "refuse heads with more than this in any cell of the last grid row; null: keep them", least=0
+    )
+    sinks: float | None = key(
+        None,
+        "leave out cells with over 10 times a map's mean in more than this share of the heads, for the expression or "
+        "the generic prompt; null: keep them",
+        least=0,
+        most=1,
     )
 
     @property
@@ -427,7 +435,7 @@ class ModelConfig(Group, path="model"):
     read: str = key(
         "last",
         "tokens whose attention is kept: last: of the prompt; expression: all of it; word:cup: of one of its words; "
-        "answer: each one generated",
+        "answer: each one generated; answer_boxes: of it the numbers of boxes",
         takes="text",
     )
     drop_space_tokens: bool | None = key(None, "drop stand-alone space tokens; null: as the template does")
@@ -454,7 +462,7 @@ class ModelConfig(Group, path="model"):
     @property
     def answers(self) -> bool:
         """Whether the model generates an answer."""
-        return self.use_generate or self.read == "answer"
+        return self.use_generate or self.read in ("answer", ANSWER_BOXES)
 
     def check(self) -> None:
         if self.read not in READ and not (self.read.startswith(WORD) and self.read.removeprefix(WORD).strip()):

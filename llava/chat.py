@@ -80,7 +80,7 @@ class ChatFamily(Family):
             cls.check(config, request.name)
             kind = AutoModelForImageTextToText._model_mapping[type(config)]
         processor = cls.processor_of(folder, config, request.options)
-        processor.options = dict(request.options)
+        processor.options, processor.kind = dict(request.options), config.model_type
         weights = fetch_weights(request.name, request.cache_dir)
         model, _ = load_weights(kind, weights, config, request.placement)
         token = cls.image_token_id(config, processor)

@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lab.base.errors import UserError
+from llava.boxes import Box, BoxRule, Written, on_picture, written
 from llava.checkpoint.weights import Placement
 from llava.grid import Grid
 from llava.layers import plain_causal, reaches
@@ -173,6 +174,31 @@ class Family(ABC):
         `inputs` are those of the pictures.
         """
         return {}
+
+    # boxes in an answer
+
+    @property
+    def box_rule(self) -> BoxRule | None:
+        """How the checkpoint writes a box in its answer; None: that is not known here."""
+        return None
+
+    def frame(self, picture: Picture, image_size: tuple[int, int]) -> Box:
+        """What the numbers of a written box lie over, in pixels of the picture."""
+        return (0.0, 0.0, float(image_size[0]), float(image_size[1]))
+
+    def resized(self, picture: Picture) -> tuple[float, float]:
+        """(width, height) of the picture as it was resized, for families whose numbers are pixels of that."""
+        raise NotImplementedError
+
+    def boxes(self, answer: str, picture: Picture, image_size: tuple[int, int]) -> list[tuple[Written, Box]]:
+        """The boxes in an answer, as they were written and in pixels of the picture, edges exclusive."""
+        rule = self.box_rule
+        if rule is None:
+            return []
+        scale = self.resized(picture) if rule.scale is None else (rule.scale, rule.scale)
+        frame = self.frame(picture, image_size)
+        found = [(one, on_picture(one.numbers_xyxy, scale, frame, image_size)) for one in written(rule, answer)]
+        return [(one, box) for one, box in found if box is not None]
 
 
 @dataclass(frozen=True)

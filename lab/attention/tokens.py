@@ -8,11 +8,11 @@ token's predicts the first token of the answer, and the first generated token's 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from conf.schema import WORD, ModelConfig
+from conf.schema import ANSWER_BOXES, WORD, ModelConfig
 from lab.base.errors import UserError
 from llava.prompt import Prompt
 
@@ -59,8 +59,15 @@ def with_answer(prompt: Prompt, answer: tuple[int, ...]) -> Prompt:
     return replace(prompt, ids=prompt.ids + answer, read=tuple(range(length, length + len(answer))))
 
 
+def tokens_at(spans: Iterable[tuple[int, int]], answer: Sequence[int], tokenizer: Any) -> list[int]:
+    """Which tokens of an answer hold letters of these spans of its text, special tokens written out."""
+    ends = [len(tokenizer.decode(answer[: number + 1])) for number in range(len(answer))]
+    tokens = list(zip([0, *ends], ends, strict=False))
+    return [number for number, (a, b) in enumerate(tokens) if any(a < end and start < b for start, end in spans)]
+
+
 def most_tokens(config: ModelConfig, queries: Sequence[str], tokenizer: Any) -> int:
     """How many tokens are read of one of these queries, at most."""
-    if config.read in ("last", "answer"):
-        return config.max_new_tokens if config.read == "answer" else 1
+    if config.read in ("last", "answer", ANSWER_BOXES):
+        return 1 if config.read == "last" else config.max_new_tokens
     return max(len(ids) for ids in tokenizer(list(queries), add_special_tokens=False).input_ids)

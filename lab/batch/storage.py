@@ -88,8 +88,9 @@ def with_maps_of(record: Record, heads: Sequence[Head], entropy_config: EntropyC
         c.reshape(shape) for c in measure_heads(record, np.ones(shape, bool), entropy_config)
     )
     subset = HeadSubset(
-        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, record.score_settings(entropy_config)
-    )
+        tuple(heads), sums, entropy, components.astype(np.int32), bottom_row, record.score_settings(entropy_config),
+        record.left_out,
+    )  # fmt: skip
 
     def only(weights: np.ndarray) -> np.ndarray:
         kept = np.zeros_like(weights)

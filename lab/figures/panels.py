@@ -102,6 +102,14 @@ def overlay(
     keep_frame(axis, picture, grid)
 
 
+def hatch(axis: Axes, cells: Sequence[Box]) -> None:
+    """Hatches cells that count in no map."""
+    for x0, y0, x1, y1 in cells:
+        axis.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=EDGE, linewidth=0.4, hatch="/////", zorder=3)
+        )
+
+
 def draw_components(
     axis: Axes,
     picture: Picture,

@@ -58,13 +58,17 @@ def _best_of_record(record: Record, top_n: int, logic: LogicConfig, passes: np.n
     return [(score.layer, score.head) for score in rank_heads(record.under(logic), logic, passes)[:top_n]]
 
 
+def _sums_of_record(record: Record, logic: LogicConfig) -> np.ndarray:
+    return attention_sums(record.under(logic), logic.entropy.digits)
+
+
 def passes_on_average(
     files: Sequence[Path], logic: LogicConfig, workers: int | None = None
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
     model = ModelOfRecords()
-    for sums in model.read(partial(attention_sums, digits=logic.entropy.digits), files, "threshold", workers):
+    for sums in model.read(partial(_sums_of_record, logic=logic), files, "threshold", workers):
         total = total + sums
     readable = len(files) - len(model.unreadable)
     if not readable:

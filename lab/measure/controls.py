@@ -11,6 +11,7 @@ Each control is blind to the truth but for the oracle:
     greedy        picked anew for each sample by both criteria
     oracle        the head, and the `top_k` heads, whose own boxes are best by the truth
     centre        no heads: a box in the middle, half as wide and as high as the image
+    said          no heads: the first box that the model wrote in its answer (model.use_generate=true)
 
 Most are known before any record is read. The others wait for what all records tell.
 """
@@ -43,6 +44,7 @@ class PerSample(Enum):
 
     RANKED = "the best heads of its own ranking"
     MIDDLE = "no heads, but the box in the middle"
+    SAID = "no heads, but the box that the model wrote itself"
 
 
 Rows = dict[str, HeadSet | PerSample]  # name of a row, and its heads
@@ -84,6 +86,10 @@ def _centre(on: Setting) -> Rows:
     return {"centre box": PerSample.MIDDLE}
 
 
+def _said(on: Setting) -> Rows:
+    return {"what the model says itself": PerSample.SAID}
+
+
 def _sum_only(on: Setting, view: Overview) -> Rows:
     return {"attention sum only": tuple(most_selected(allowed(view.sums, on.logic), on.logic.top_k))}
 
@@ -104,6 +110,7 @@ KNOWN: dict[str, Callable[[Setting], Rows]] = {
     "all": _all,
     "greedy": _greedy,
     "centre": _centre,
+    "said": _said,
 }
 AFTER_ALL: dict[str, Callable[[Setting, Overview], Rows]] = {
     "sum_only": _sum_only,

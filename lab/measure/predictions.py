@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bbox import Localization
+from lab.base.errors import UserError
 from lab.measure.metrics import Prediction, exclusive
+from lab.records.record import Record
 from llava.grid import Grid
 
 
@@ -38,6 +40,20 @@ def highest_points(heats: Float[np.ndarray, "n rows cols"], grid: Grid) -> Float
     row, col = np.divmod(heats.reshape(len(heats), -1).argmax(1), grid.cols)
     x0, y0, x1, y1 = grid.extent_xyxy
     return np.stack([x0 + (col + 0.5) * (x1 - x0) / grid.cols, y0 + (row + 0.5) * (y1 - y0) / grid.rows], axis=1)
+
+
+def said(sample_id: str, record: Record) -> Prediction | None:
+    """The first box that the model wrote in its answer, if it wrote one.
+
+    Raises UserError if the record holds no answer whose boxes could be read.
+    """
+    boxes = record.meta.get("answer_boxes")
+    if boxes is None:
+        raise UserError(
+            f"the record of {sample_id} holds no answer with boxes: collect with model.use_generate=true and "
+            "data.share_image=false, from a model whose way to write boxes is known"
+        )
+    return Prediction(sample_id, tuple(boxes[0])) if boxes else None
 
 
 def middle(sample_id: str, image_size: tuple[int, int]) -> Prediction:

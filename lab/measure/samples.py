@@ -27,12 +27,13 @@ from lab.measure.glance import Glance, glance
 from lab.measure.intervals import columns
 from lab.measure.metrics import MEASURES, Score, score
 from lab.measure.overview import Overview
-from lab.measure.predictions import middle, prediction
+from lab.measure.predictions import middle, prediction, said
 from lab.measure.sets import HeadSet, Sight
 from lab.measure.spreadsheet import csv_line
 from lab.records.files import load_or_why, load_record
 
 Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
+BOX_ALONE = (PerSample.MIDDLE, PerSample.SAID)  # rows that make no mask
 LINES = ("predictions", "images", "annotations", "table")  # what is told of a sample, a line each
 
 
@@ -202,9 +203,12 @@ def _scores(sight: Sight, truth: Truth, rows: Rows, ranked: HeadSet, rules: Rule
     in_middle = [heads == PerSample.MIDDLE for heads in rows.values()]
     box = middle(truth.id, sight.image_size)
     scores[:, in_middle] = columns([score(truth, box, measures=("box",), inclusive=rules.inclusive)])
+    if any(own := [heads == PerSample.SAID for heads in rows.values()]):
+        written = said(truth.id, sight.record)
+        scores[:, own] = columns([score(truth, written, measures=("box",), inclusive=rules.inclusive)])
     return scores
 
 
 def _missed(truth: Truth, rows: Rows, rules: Rules) -> Columns:
-    measures = [("box",) if heads == PerSample.MIDDLE else MEASURES for heads in rows.values()]
+    measures = [("box",) if heads in BOX_ALONE else MEASURES for heads in rows.values()]
     return columns([score(truth, None, measures=some, inclusive=rules.inclusive) for some in measures])

@@ -29,7 +29,8 @@ from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.records.canvas import Canvas, choose_grids
-from lab.records.subset import ALL_HEADS, AllHeads, HeadSubset, head_index, settings_of
+from lab.records.sinks import sinks, without
+from lab.records.subset import ALL_HEADS, SINKS, AllHeads, HeadSubset, head_index, settings_of
 from llava.grid import Grid
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Record:
     subset: AllHeads | HeadSubset = ALL_HEADS
     counted: Grids = Grids.joined  # which of the picture's grids make the maps; not in the file
     token: str | int = MEAN  # which of the read tokens counts; not in the file
+    sinks: float | None = None  # share of the heads from which on a token is left out; not in the file
 
     @classmethod
     def from_tensor(
@@ -121,27 +123,57 @@ class Record:
         return (Grid.stretched(side, side, self.image_size or (side, side)),)
 
     def under(self, logic: LogicConfig) -> "Record":
-        """The same record with the maps of `logic.grids` and the read token of `logic.token`."""
-        return replace(self, counted=logic.grids, token=logic.token)
+        """The same record with the maps of `logic.grids`, the read token of `logic.token`, and without the image tokens
+        that `logic.filter.sinks` leaves out.
+        """
+        return replace(self, counted=logic.grids, token=logic.token, sinks=logic.filter.sinks)
 
     @cached_property
     def weights(self) -> Float32[np.ndarray, "layers heads vis"]:
         """The weights of the token that counts: the only one, one of several, or the mean of all (`logic.token`).
 
-        A view of `attn` unless it is a mean. Raises UserError if the record has no such token.
+        What is left out is 0. A view of `attn` unless it is a mean, or something is left out. Raises UserError if the
+        record has no such token.
         """
-        return of_token(self.attn, self.token)
+        return without(of_token(self.attn, self.token), self.left_out)
+
+    @cached_property
+    def left_out(self) -> tuple[int, ...]:
+        """The image tokens that are left out of sums, entropies and maps (`logic.filter.sinks`), ascending."""
+        return self.subset.left_out(self._sink_settings, self._sinks)
+
+    def _sinks(self) -> tuple[int, ...]:
+        if self.sinks is None:
+            return ()
+        maps = [of_token(self.attn, self.token)]
+        if self.generic is not None:
+            maps.append(of_token(self.generic, self._generic_token))
+        return tuple(sinks(maps, self.sinks).tolist())
+
+    @property
+    def _sink_settings(self) -> dict[str, Any]:
+        return {} if self.sinks is None else {SINKS: self.sinks}
+
+    @property
+    def _generic_token(self) -> str | int:
+        """The token that counts of the generic prompt: its text is another, and may be shorter."""
+        if self.generic is None or isinstance(self.token, str):
+            return self.token
+        return min(self.token, self.generic.shape[2] - 1)
 
     def sum_settings(self, digits: int | None) -> dict[str, Any]:
-        """What the attention sums of heads depend on: the digits and, with several read tokens, which counts."""
-        return {"digits": digits} | ({"token": self.token} if self.attn.shape[2] > 1 else {})
+        """What the attention sums of heads depend on: the digits, which of several read tokens counts, and what is left
+        out.
+        """
+        return {"digits": digits} | ({"token": self.token} if self.attn.shape[2] > 1 else {}) | self._sink_settings
 
     def score_settings(self, config: EntropyConfig) -> dict[str, Any]:
-        """What the scores of heads depend on: the settings of logic.entropy and, where there are several grids or read
-        tokens, which of them count.
+        """What the scores of heads depend on: the settings of logic.entropy, where there are several grids or read
+        tokens which of them count, and what is left out.
         """
         grids = {"grids": str(self.counted)} if len(self.grids) > 1 else {}
-        return settings_of(config) | grids | ({"token": self.token} if self.attn.shape[2] > 1 else {})
+        token = {"token": self.token} if self.attn.shape[2] > 1 else {}
+        return settings_of(config) | grids | token | self._sink_settings
 
     @property
     def canvas(self) -> Canvas:
@@ -175,10 +207,9 @@ class Record:
         if self.generic is None:
             wanted = "the record holds no attention of the generic prompt, which logic.contrast needs"
             raise UserError(f"{wanted}: collect it again with data.save_generic=true, or set logic.contrast=none")
-        number = self.token
-        if not isinstance(number, str):
-            number = min(number, self.generic.shape[2] - 1)  # its text is another, and may be shorter
-        return replace(self, attn=self.generic, token=number).maps_of(heads)
+        self.subset.need(heads)
+        weights = of_token(self.generic, self._generic_token)[head_index(heads)]
+        return self.canvas.maps(without(weights, self.left_out))
 
 
 def of_token(

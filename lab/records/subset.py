@@ -21,7 +21,8 @@ SCHEMA = 1  # of what a file holds of a HeadSubset
 MAX_HEADS_OF_MODEL = 2**20  # layers x heads; bounds what a wrong file can ask for
 
 SCORES = ("attn_sum", "spatial_entropy", "num_components", "bottom_row_max")
-OF_LOGIC = ("grids", "token")  # settings of scores that are not of logic.entropy
+SINKS = "filter.sinks"
+OF_LOGIC = ("grids", "token", SINKS)  # settings of scores that are not of logic.entropy
 
 
 Sums = Float[np.ndarray, "layers heads"]
@@ -70,6 +71,13 @@ class AllHeads:
         """What `measure` computes from the maps of all heads; None if some are not kept."""
         return measure()
 
+    def left_out(self, settings: Mapping[str, Any], measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+        """The image tokens that are sinks by `settings`; `measure` finds them in the maps of all heads.
+
+        Raises NotKept if they were found with other settings.
+        """
+        return measure()
+
     def kept(self, weights: Float[np.ndarray, "layers heads read vis"]) -> Float[np.ndarray, "*heads read vis"]:
         """The part of a record's `attn` or `generic` that is kept, as its file stores it."""
         return weights
@@ -99,6 +107,7 @@ class HeadSubset:
     num_components: Int[np.ndarray, "layers heads"]
     bottom_row_max: Float[np.ndarray, "layers heads"]  # the largest weight of the last grid row
     entropy: Mapping[str, Any]  # the settings of logic.entropy behind spatial_entropy and num_components
+    sinks: tuple[int, ...] = ()  # image tokens that were left out of the scores
     where: str = "this record"  # the file, for messages
 
     @property
@@ -135,8 +144,13 @@ class HeadSubset:
         self._need_settings(settings)
         return self.spatial_entropy[wanted], self.num_components[wanted], self.bottom_row_max[wanted]
 
+    def left_out(self, settings: Mapping[str, Any], measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+        self._need_settings(settings)
+        return self.sinks
+
     def _need_settings(self, settings: Mapping[str, Any]) -> None:
-        for key, value in settings.items():
+        for key in dict.fromkeys((*settings, SINKS)):  # which no setting names if all cells count
+            value = settings.get(key)
             if self.entropy.get(key) != value:
                 name = f"logic.{key}" if key in OF_LOGIC else f"logic.entropy.{key}"
                 then, now = ("null" if given is None else given for given in (self.entropy.get(key), value))
@@ -162,7 +176,9 @@ class HeadSubset:
         import torch
 
         scores = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in SCORES}
-        return {"schema": SCHEMA, "heads": [list(head) for head in self.heads], "entropy": dict(self.entropy), **scores}
+        sinks = {"sinks": list(self.sinks)} if SINKS in self.entropy else {}
+        heads = [list(head) for head in self.heads]
+        return {"schema": SCHEMA, "heads": heads, "entropy": dict(self.entropy), **scores, **sinks}
 
     @classmethod
     def from_dict(cls, plain: Any, where: str) -> "HeadSubset":
@@ -172,7 +188,8 @@ class HeadSubset:
                 raise ValueError(f"schema {plain['schema']!r}, and this version knows {SCHEMA}")
             scores = {name: np.array(plain[name]) for name in SCORES}
             heads = tuple((whole(layer), whole(head)) for layer, head in plain["heads"])
-            found = cls(heads, **scores, entropy=dict(plain["entropy"]), where=where)
+            sinks = tuple(whole(token) for token in plain.get("sinks", ()))
+            found = cls(heads, **scores, entropy=dict(plain["entropy"]), sinks=sinks, where=where)
             found.check()
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             expected = "expected heads and scores as data.save_attention=selected or none writes them"

@@ -8,7 +8,7 @@ from conf.schema import Config, LogicConfig
 from lab.base.files import check_writable
 from lab.records.files import load_record
 from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
-from lab.stages.results import heads_table, write_ranking
+from lab.stages.results import heads_table, sinks_line, write_ranking
 
 
 def run(config: Config) -> int:
@@ -23,12 +23,13 @@ def run(config: Config) -> int:
     record = load_record(path, config.logic)
     check_writable(results_folder(config))
     ranking = rank_heads(record, config.logic)
-    written = write_ranking(make_results_folder(config) / path.name, ranking)
-    print(heads_table(ranking[: max(10, config.logic.top_k)]))
+    written = write_ranking(make_results_folder(config) / path.name, ranking, record.left_out)
+    print(heads_table(ranking[: max(10, config.logic.top_k)]) + sinks_line(record))
     print_written(written)
     return 0
 
 
 def rank_file(path: Path, target: Path, logic: LogicConfig) -> None:
     """Ranks the record in a file and writes the ranking beside `target`, a record's name."""
-    write_ranking(target, rank_heads(load_record(path, logic), logic))
+    record = load_record(path, logic)
+    write_ranking(target, rank_heads(record, logic), record.left_out)

@@ -7,7 +7,7 @@ from itertools import count, takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from conf.schema import Config, Contrast, as_dict, as_yaml
+from conf.schema import ANSWER_BOXES, Config, Contrast, as_dict, as_yaml
 from lab.base.errors import UserError, shown
 from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
 from lab.base.paths import find, home
@@ -39,6 +39,9 @@ def load_model(config: Config) -> "LoadedModel":
 
     device = processes().device(device_name(config))
     loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
+    if config.model.read == ANSWER_BOXES and loaded.family.box_rule is None:
+        own = type(loaded.family).__name__
+        raise UserError(f"model.read={ANSWER_BOXES}: how {own} writes boxes is not known here; set model.read=answer")
     use_attention(loaded.model, config.model.attention)
     return loaded
 

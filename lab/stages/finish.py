@@ -54,7 +54,7 @@ class Finish:
         Masks, boxes and figures of a record that is not `fresh` are kept if they still tell its box.
         """
         ranking = rank_heads(record, self.logic)
-        files = [path, *write_ranking(path, ranking)]
+        files = [path, *write_ranking(path, ranking, record.left_out)]
         if not self.locate:
             return files
         result = localize_record(record, ranking, self.logic, self.choice)

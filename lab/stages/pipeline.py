@@ -12,6 +12,7 @@ from lab.stages.results import (
     FigureOptions,
     box_line,
     heads_table,
+    sinks_line,
     write_localization,
     write_ranking,
 )
@@ -28,9 +29,9 @@ def run(config: Config, choice: HeadChoice) -> int:
     kept = as_stored(record, config.data, config.logic, choice)
     path = write_record(make_folder(config), name, kept, config.data.record_format)
     located = write_localization(path, record, result, config.logic, FigureOptions.of(config))
-    written = [path, *write_ranking(path, ranking), *located]
+    written = [path, *write_ranking(path, ranking, record.left_out), *located]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
-    print(heads_table(scores_of(record, result.heads, config.logic)))
+    print(heads_table(scores_of(record, result.heads, config.logic)) + sinks_line(record))
     print(f"\n{box_line(result)}")
     print_written(written)
     return 0

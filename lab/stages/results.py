@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,13 +51,15 @@ class FigureOptions:
         return [sibling(path, f"_{name}.{self.format}") for name in (f"top{len(result.heads)}", *extra)]
 
 
-def write_ranking(path: Path, ranking: list[HeadScore]) -> list[Path]:
+def write_ranking(path: Path, ranking: list[HeadScore], left_out: Sequence[int] = ()) -> list[Path]:
     """The ranking beside its record, a list of dicts, best first.
 
-    `X_analysis.pkl`, and `X_analysis.json` with null for infinity.
+    `X_analysis.pkl`, and `X_analysis.json` with null for infinity. Where image tokens were left out as sinks, each head
+    names them.
     """
     written = [sibling(path, "_analysis.pkl"), sibling(path, "_analysis.json")]
-    rows = [score.to_dict() for score in ranking]
+    sinks = {"sinks": list(left_out)} if left_out else {}
+    rows = [score.to_dict() | sinks for score in ranking]
     write_atomic(written[0], dump_plain(rows))
     lines = (json.dumps(row | {"spatial_entropy": None} if row["spatial_entropy"] == math.inf else row) for row in rows)
     write_atomic(written[1], "[\n" + ",\n".join(lines) + "\n]")
@@ -133,6 +136,14 @@ def heads_table(scores: list[HeadScore]) -> str:
         for i, s in enumerate(scores)
     ]
     return table(("rank", "layer", "head", "attention sum", "spatial entropy", "components"), rows)
+
+
+def sinks_line(record: Record) -> str:
+    """What was left out as a sink, in words; nothing if nothing was."""
+    number = len(record.left_out)
+    if not number:
+        return ""
+    return f"\nleft out: {number} of {record.attn.shape[-1]} image tokens, at which most heads look"
 
 
 def box_line(result: Localization) -> str:

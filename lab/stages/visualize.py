@@ -13,7 +13,7 @@ from lab.heads.choice import HeadChoice
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
-from lab.stages.results import FigureOptions, box_line, heads_table, picture_of, write_localization
+from lab.stages.results import FigureOptions, box_line, heads_table, picture_of, sinks_line, write_localization
 
 
 def run(config: Config, choice: HeadChoice) -> int:
@@ -31,7 +31,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     check_writable(results_folder(config))
     record, result = locate(path, config.logic, choice, figures)
     written = write_localization(make_results_folder(config) / path.name, record, result, config.logic, figures)
-    print(heads_table(scores_of(record, result.heads, config.logic)))
+    print(heads_table(scores_of(record, result.heads, config.logic)) + sinks_line(record))
     print(f"\n{box_line(result)}")
     print_written(written)
     return 0

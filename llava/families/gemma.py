@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 
+from llava.boxes import LOCATIONS, BoxRule
 from llava.chat import ChatFamily, Layout, square, whole
 from llava.family import Sharing
 from llava.grid import Grid
@@ -27,6 +28,10 @@ class PaliGemma(ChatFamily):
         self, ids: Int[torch.Tensor, "batch length"], inputs: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         return {"token_type_ids": torch.zeros_like(ids)}  # all of it is the prompt
+
+    @property
+    def box_rule(self) -> BoxRule:
+        return BoxRule(LOCATIONS, 1024, rows_first=True)
 
     def asked(self, text: str) -> str:
         before, after = text.rsplit(self.placeholder, 1)

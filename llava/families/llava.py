@@ -8,6 +8,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from lab.base.errors import UserError
+from llava.boxes import BRACKETS, Box, BoxRule
 from llava.checkpoint.files import fetch_weights
 from llava.checkpoint.parts import load_image_processor, load_tokenizer
 from llava.checkpoint.tower import check_clip
@@ -53,6 +54,13 @@ class Llava(Family):
             geometry,
             image_token_id=config.image_token_id,
         )
+
+    @property
+    def box_rule(self) -> BoxRule:
+        return BoxRule(BRACKETS, 1.0)  # shares of the square that the model sees
+
+    def frame(self, picture: Picture, image_size: tuple[int, int]) -> Box:
+        return picture.grids[0].extent_xyxy
 
     def picture(self, image: Image.Image) -> Picture:
         pixels = pixel_values(image, self.image_processor, self.geometry)

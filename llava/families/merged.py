@@ -5,8 +5,16 @@ from typing import Any
 
 from PIL import Image
 
+from llava.boxes import BRACKETS, POINTS, BoxRule
 from llava.chat import ChatFamily, Layout, whole
-from llava.family import Sharing
+from llava.family import Picture, Sharing
+
+THOUSANDTHS = BoxRule(BRACKETS, 1000)
+BOXES = {  # model_type -> how it writes boxes
+    "qwen2_vl": BoxRule(POINTS, 1000),
+    "qwen2_5_vl": BoxRule(BRACKETS, None),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "glm4v", "glm46v"), THOUSANDTHS),
+}
 
 
 class Merged(ChatFamily):
@@ -24,6 +32,15 @@ class Merged(ChatFamily):
     def shares(cls, text_config: Any, context: int) -> Sharing:
         own = super().shares(text_config, context)
         return Sharing.CACHED if own is Sharing.PACKED else own  # a block mask would need coordinates of its own
+
+    @property
+    def box_rule(self) -> BoxRule | None:
+        return BOXES.get(self.image_processor.kind)
+
+    def resized(self, picture: Picture) -> tuple[float, float]:
+        own, grid = self.image_processor.image_processor, picture.grids[0]
+        cell = own.merge_size * own.patch_size
+        return float(grid.cols * cell), float(grid.rows * cell)
 
     @property
     def image_options(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from llava.boxes import BRACKETS, BoxRule
 from llava.chat import ChatFamily, Layout, square, tiles, whole
 from llava.family import Picture
 
@@ -18,6 +19,10 @@ class InternVL(ChatFamily):
     model_types = ("internvl", "aya_vision", "cohere2_vision")
     special = "tiles row by row (min_patches, max_patches), the whole picture last; cohere2_vision needs torchvision"
     options = ("crop_to_patches", "min_patches", "max_patches")
+
+    @property
+    def box_rule(self) -> BoxRule | None:
+        return BoxRule(BRACKETS, 1000) if self.image_processor.kind == "internvl" else None
 
     def layout(self, image: Image.Image, made: Mapping[str, Any], tokens: int) -> Layout:
         count, own = int(made["num_patches"][0]), self.image_processor.image_processor
