@@ -106,7 +106,7 @@ def test_a_bad_record_is_listed_and_the_others_are_ranked(folder, workers, capsy
 
 @pytest.mark.parametrize("failure", [RuntimeError("surprise"), DiskFull("x: no space left")])
 def test_a_surprise_does_not_end_the_others_ranking_but_a_full_disk_does(folder, failure, monkeypatch):
-    def fail(path, ranking):
+    def fail(path, *_):
         if path.name == "s12.pkl":
             raise failure
 
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(fold
 def test_rankings_that_cannot_be_written_end_the_stage_after_a_few(folder, monkeypatch, caplog):
     written = []
 
-    def fail(path, ranking):
+    def fail(path, *_):
         written.append(path)
         raise NotWritten(f"{path.name}: cannot be written")
 
