@@ -4,12 +4,13 @@
 # make bench  the speeds that README.md tells, on this machine
 # make bench-gpu   the same on one GPU, for a model of a real size, in under eight minutes
 # make figures  the pictures in README.md
+# make app    the live page, http://127.0.0.1:7860
 # make notebook  runs examples/notebooks anew and keeps what it shows
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint bench figures notebook clean
+.PHONY: demo test fuzz lint bench figures app notebook clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python pipeline.py stage=pipeline
@@ -43,6 +44,13 @@ bench-gpu: $(VENV)/runtime
 
 figures: $(VENV)/runtime
 	$(BIN)/python -m lab.picturebook.figures out=examples/images
+
+app: $(VENV)/app
+	$(BIN)/python -m lab.app
+
+$(VENV)/app: requirements-app.txt $(VENV)/runtime
+	$(BIN)/pip install --quiet --requirement requirements-app.txt --constraint constraints.txt
+	touch $@
 
 notebook: $(VENV)/dev
 	$(BIN)/jupyter execute --inplace examples/notebooks/localization_heads.ipynb

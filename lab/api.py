@@ -44,6 +44,7 @@ from llava.family import LoadedModel
 if TYPE_CHECKING:  # a second to import, for figures only
     from matplotlib.figure import Figure
 
+ASKED = ("model.read", "model.use_generate", "model.max_new_tokens")  # what needs no other weights
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
@@ -158,13 +159,23 @@ class Model:
     def with_options(self, *options: str) -> "Model":
         """The same weights by other rules: with_options("logic.top_k=5", "logic.mask.method=mean").
 
-        Raises UserError on an option that the command line refuses, and on one of another group than `logic`.
+        Raises UserError on an option that the command line refuses, and on one that is neither of the group `logic` nor
+        one of `ASKED`.
         """
-        if others := [one for one in options if not one.startswith("logic")]:
-            raise UserError(f"{others[0]}: only logic can change while a model is loaded; load it again")
+        keys = [one.partition("=")[0] for one in options]
+        if others := [
+            one for one, key in zip(options, keys, strict=True) if not key.startswith("logic") and key not in ASKED
+        ]:
+            can = f"only logic and {', '.join(ASKED)} can change while a model is loaded"
+            raise UserError(f"{others[0]}: {can}; load it again")
         every = tuple({one.partition("=")[0]: one for one in (*self.options, *options)}.values())  # the last counts
-        config = replace(self.config, logic=_configured(every).logic)
+        config = _configured(every)
         return Model(self.loaded, config, _fitting(config, self.loaded), every)
+
+    def with_logic(self, logic: LogicConfig) -> "Model":
+        """The same by rules that are there already, which takes no time. Raises UserError on heads it does not have."""
+        config = replace(self.config, logic=logic)
+        return replace(self, config=config, choice=_fitting(config, self.loaded))
 
     def localize(self, record: Record, picture: Picture) -> Found:
         """What the rules find in a record, without asking the model again."""

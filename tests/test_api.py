@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_other_rules_need_no_other_weights(model, bird):
     )
 
 
+def test_other_tokens_are_read_by_the_same_weights(model, bird):
+    words = model.with_options("model.read=expression").find(BIRD, "the bird on the branch")
+    assert [token["text"] for token in words.record.meta["tokens"]] == ["the", " bird", " on", " the", " branch"]
+    last = model.with_options("logic.token=last").localize(words.record, BIRD)
+    assert last.box_xyxy == model.find(BIRD, "the bird on the branch").box_xyxy  # the prompt ends with the expression
+    rules = replace(model.config.logic, top_k=1)
+    assert model.with_logic(rules).localize(bird.record, BIRD).heads == bird.heads[:1]
+
+
 def test_an_answer_is_kept_of_every_expression(model):
     asked = load("picturebook", "model.use_generate=true")
     found = asked.find(BIRD, ["the bird", "the umbrella"])
@@ -118,7 +128,7 @@ def test_what_cannot_be_asked_is_told_in_one_line(model, picture, expression, me
 
 
 def test_options_that_the_command_line_refuses_are_refused(model):
-    with pytest.raises(UserError, match=r"model\.dtype=float16: only logic can change while a model is loaded"):
+    with pytest.raises(UserError, match=r"model\.dtype=float16: only logic and model\.read, .* while a model"):
         model.with_options("model.dtype=float16")
     with pytest.raises(UserError, match=r"logic\.top_k is 65; expected 1 to 64"):
         model.with_options("logic.top_k=65")

@@ -7,8 +7,8 @@ import pytest
 from lab.base.paths import PROJECT
 
 LAYERS = [  # from the top down; imports go down only
-    "pipeline", "lab.stages", "lab.report", "lab.study", "lab.ablate", "viz", "lab.figures", "lab.measure", "lab.batch",
-    "bbox", "lab.heads", "lab.presence",
+    "pipeline", "lab.app", "lab.api", "lab.stages", "lab.report", "lab.study", "lab.ablate", "viz", "lab.figures",
+    "lab.measure", "lab.batch", "bbox", "lab.heads", "lab.presence",
     "analyze", "collector", "lab.attention", "lab.records", "llava", "lab.datasets", "lab.stations", "conf", "lab.base",
 ]  # fmt: skip
 SCRIPTS = ("pipeline", "viz", "bbox", "analyze", "collector")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from analyze import HeadScore
@@ -73,10 +74,7 @@ def write_localization(
     # The figures first: their picture may be missing.
     figures = _draw(record, result, logic, options) if options.save or options.show else {}
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
-    buffer = io.BytesIO()
-    white = np.multiply(result.mask, 255, dtype=np.uint8)  # the one copy: Pillow reads the array itself
-    Image.fromarray(white).save(buffer, format="png")
-    write_atomic(written[0], buffer.getvalue())
+    write_atomic(written[0], mask_png(result.mask))
     write_atomic(written[1], box_json(record, result))
     if not figures:
         return written
@@ -89,6 +87,14 @@ def write_localization(
     if options.show:
         viz.show(*figures.values())
     return written
+
+
+def mask_png(mask: Bool[np.ndarray, "height width"]) -> bytes:
+    """The content of `X_mask.png`: 255 inside, 0 outside."""
+    buffer = io.BytesIO()
+    white = np.multiply(mask, 255, dtype=np.uint8)  # the one copy: Pillow reads the array itself
+    Image.fromarray(white).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 def box_json(record: Record, result: Localization) -> str:

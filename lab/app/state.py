@@ -1,0 +1,197 @@
+"""What a visitor has chosen, as a link and as the command line that does the same.
+
+    state = State("bird.png", (Side("birds."),), {"logic.top_k": 2})
+    as_query(state)                         # "picture=bird.png&expression=birds.&logic.top_k=2"
+    of_query({"picture": "bird.png", ...})  # the same again
+    command(state, 0, "a.jpg", ())          # python pipeline.py data.image_file=a.jpg data.query=birds. logic.top_k=2
+
+All functions are pure. What a link says is checked as the command line is; a wrong one raises UserError.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Any
+from urllib.parse import urlencode
+
+from analyze import Head
+from conf.schema import Choice, LogicConfig, keys
+from lab.base.errors import UserError, shown
+
+OWN, RANKED = "own", "ranked"  # heads: as the model was loaded with; ranked for this picture
+SIDES = 2  # stand side by side at most
+MOST_HEADS = 64  # that a visitor can choose
+LONGEST = 300  # letters of an expression
+HEAD = re.compile(r"L(\d{1,4})H(\d{1,4})")
+COMMAND, DEFAULT = ("python", "pipeline.py"), ("model=picturebook", "device=auto")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A key of the rules that the page shows: what it is called there, and from where to where a slider goes."""
+
+    label: str
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 1.0
+
+
+# To show another key of `logic`, add its line: words become a choice, numbers a slider.
+RULES: dict[str, Rule] = {
+    "logic.top_k": Rule("Heads (top k)", 1, 16),
+    "logic.smoothing.sigma": Rule("Smoothing (sigma, cells)", 0, 4, 0.1),
+    "logic.threshold.method": Rule("Threshold of the attention sum"),
+    "logic.threshold.value": Rule("Its value", 0, 1, 0.01),
+    "logic.mask.method": Rule("Mask: where to cut"),
+    "logic.mask.quantile": Rule("Its quantile", 0.5, 0.99, 0.01),
+    "logic.mask.resolution": Rule("Cut on"),
+    "logic.box.region": Rule("Region"),
+}
+FIELDS = {name: one for name, one in keys() if name in RULES}
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is asked, and which heads answer: `OWN`, `RANKED`, or these."""
+
+    expression: str
+    heads: str | tuple[Head, ...] = OWN
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that decides what the page shows."""
+
+    picture: str  # the name of an example, or the key of an upload
+    sides: tuple[Side, ...]  # one, or two to compare
+    rules: Mapping[str, Any] = field(default_factory=dict)  # those that differ from the model's
+
+
+# Rules
+
+
+def words(key: str) -> list[str] | None:
+    """What a key can be, if it is one of a few words."""
+    kind = FIELDS[key].type
+    return [str(one) for one in kind] if isinstance(kind, type) and issubclass(kind, Choice) else None
+
+
+def value_of(logic: LogicConfig, key: str) -> Any:
+    """The value of a key as the page shows it: a number, or a word."""
+    value = attrgetter(key.removeprefix("logic."))(logic)
+    return str(value) if isinstance(value, Choice) else value
+
+
+def differing(logic: LogicConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are not the model's own."""
+    return {key: value for key, value in values.items() if not _same(value, value_of(logic, key))}
+
+
+def _same(value: Any, other: Any) -> bool:
+    numbers = isinstance(value, int | float) and isinstance(other, int | float)
+    return math.isclose(value, other, abs_tol=1e-9) if numbers else value == other
+
+
+def logic_of(logic: LogicConfig, state: State, side: int) -> LogicConfig:
+    """The model's rules with what was chosen on one side. Raises UserError as the command line does."""
+    for key, value in state.rules.items():
+        logic = _with(logic, key.removeprefix("logic.").split("."), _typed(key, value))
+    heads = state.sides[side].heads
+    if heads == OWN:
+        return logic
+    return replace(logic, heads=None if heads == RANKED else [list(head) for head in heads])
+
+
+def _with(group: Any, path: Sequence[str], value: Any) -> Any:
+    name, *rest = path
+    return replace(group, **{name: _with(getattr(group, name), rest, value) if rest else value})
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A value of the page or of a link as the key has it. Raises UserError if it is none."""
+    if words(key) is not None:
+        return str(value)
+    try:
+        number = float(value)
+        return int(number) if FIELDS[key].type is int and number.is_integer() else number
+    except (TypeError, ValueError):
+        raise UserError(f"{key}={shown(value)}: expected a number") from None
+
+
+# Links
+
+
+def as_query(state: State) -> str:
+    """The part of a link behind the `?`."""
+    pairs = [("picture", state.picture)]
+    for number, side in enumerate(state.sides):
+        pairs += [(_numbered("expression", number), side.expression)]
+        pairs += [] if side.heads == OWN else [(_numbered("heads", number), heads_text(side.heads))]
+    return urlencode([*pairs, *((key, _plain(value)) for key, value in state.rules.items())])
+
+
+def of_query(query: Mapping[str, str]) -> State | None:
+    """The state that a link asks for; None if it names no picture. Raises UserError for what no page ever linked to."""
+    if not query.get("picture"):
+        return None
+    rules = {key: _typed(key, value) for key, value in query.items() if key in RULES}
+    sides = []
+    for number in range(SIDES):
+        expression = query.get(_numbered("expression", number), "")
+        if expression or not number:
+            sides.append(Side(checked(expression), heads_of(query.get(_numbered("heads", number), OWN))))
+    return State(query["picture"], tuple(sides), rules)
+
+
+def checked(expression: str) -> str:
+    """Without the space around it. Raises UserError if nothing is left, or if it is too long."""
+    text = " ".join(expression.split())
+    if not text:
+        raise UserError("Type what to look for, for example: the bird on the branch")
+    if len(text) > LONGEST:
+        raise UserError(f"The expression has {len(text)} letters; write at most {LONGEST}")
+    return text
+
+
+def heads_text(heads: str | Sequence[Head]) -> str:
+    """`L1H5,L2H4`; a word stays as it is."""
+    return heads if isinstance(heads, str) else ",".join(f"L{layer}H{head}" for layer, head in heads)
+
+
+def heads_of(text: str) -> str | tuple[Head, ...]:
+    """The same back. Raises UserError if it is neither a word nor heads."""
+    if text in (OWN, RANKED):
+        return text
+    found = [HEAD.fullmatch(part) for part in text.split(",")]
+    heads = tuple((int(one[1]), int(one[2])) for one in found if one)
+    if len(heads) < len(found) or len(set(heads)) < len(heads) or len(heads) > MOST_HEADS:
+        expected = f"expected {OWN}, {RANKED}, or 1 to {MOST_HEADS} heads as L1H5,L2H4, each once"
+        raise UserError(f"heads={shown(text)}: {expected}")
+    return heads
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}{number + 1}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# Command lines
+
+
+def command(state: State, side: int, file: str, options: Sequence[str]) -> str:
+    """What to type for the same result in files. `options` are those that the page's model was loaded with."""
+    here = state.sides[side]
+    heads = [] if here.heads == OWN else [f"logic.heads={_heads_option(here.heads)}"]
+    rules = [f"{key}={_plain(value)}" for key, value in state.rules.items()]
+    asked = [f"data.image_file={file}", f"data.query={here.expression}"]
+    return shlex.join([*COMMAND, *(one for one in options if one not in DEFAULT), *asked, *rules, *heads])
+
+
+def _heads_option(heads: str | Sequence[Head]) -> str:
+    return "null" if isinstance(heads, str) else "[" + ",".join(f"[{layer},{head}]" for layer, head in heads) + "]"

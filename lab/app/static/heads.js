@@ -1,0 +1,61 @@
+// Every head: pointing at one shows it large, a click chooses it. The server says what follows from the choice.
+let chosen = new Set(), below = new Set(), mode = "maps", looked = null;
+const all = (selector) => [...element.querySelectorAll(selector)];
+const button = (head) => element.querySelector(`[data-head="${head}"]`);
+const draw = () => {
+  for (const one of all("[data-head]")) {
+    const on = chosen.has(one.dataset.head);
+    one.setAttribute("aria-pressed", String(on));
+    one.classList.toggle("lh-below", below.has(one.dataset.head));
+  }
+  element.querySelector(".lh-heads")?.setAttribute("data-mode", mode);
+  for (const one of all("[data-show]")) one.setAttribute("aria-pressed", String(one.dataset.show === mode));
+  look(button(looked) ?? button([...chosen][0]) ?? element.querySelector("[data-head]"));
+};
+const look = (one) => {
+  if (!one) return;
+  const large = element.querySelector(".lh-large");
+  large.style.cssText += ";" + one.firstElementChild.getAttribute("style");
+  element.querySelector(".lh-about").textContent = one.title + (chosen.has(one.dataset.head) ? ". Chosen." : ".");
+  for (const other of all(".lh-looked")) other.classList.remove("lh-looked");
+  one.classList.add("lh-looked");
+};
+const at = (event) => event.target.closest?.("[data-head]");
+const point = (event) => {
+  const one = at(event);
+  if (one) { looked = one.dataset.head; look(one); }
+};
+element.addEventListener("mouseover", point);
+element.addEventListener("focusin", point);
+element.addEventListener("click", (event) => {
+  const show = event.target.closest("[data-show]");
+  if (show) { mode = show.dataset.show; return draw(); }
+  const one = at(event);
+  if (!one) return;
+  const head = one.dataset.head;
+  chosen.has(head) ? chosen.delete(head) : chosen.add(head);
+  looked = head;
+  draw();
+  trigger("choose", { heads: [...chosen] });
+});
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -9999], End: [0, 9999] };
+element.addEventListener("keydown", (event) => {
+  const one = at(event), step = STEPS[event.key];
+  if (!one || !step) return;
+  event.preventDefault();
+  const rows = all(".lh-grid tbody tr").map((row) => [...row.querySelectorAll("[data-head]")]);
+  const row = rows.findIndex((cells) => cells.includes(one)), clip = (value, most) => Math.max(0, Math.min(most, value));
+  const cells = rows[clip(row + step[0], rows.length - 1)];
+  const next = cells[clip(rows[row].indexOf(one) + step[1], cells.length - 1)];
+  for (const other of all("[data-head]")) other.tabIndex = other === next ? 0 : -1;
+  next.focus();
+});
+// what the server says of the heads comes in an element of its own, so that the maps are not sent again
+const read = () => {
+  const told = document.querySelector("[data-marks]");
+  if (told) { const found = JSON.parse(told.dataset.marks); chosen = new Set(found.chosen); below = new Set(found.below); }
+  draw();
+};
+document.addEventListener("lh-marks", read);
+watch("value", read);
+read();

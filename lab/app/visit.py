@@ -1,0 +1,214 @@
+"""What follows when a visitor touches a part of the page: from the values of its parts to new ones, by name.
+
+    handlers = Handlers(desk)
+    changed = handlers.asked(Visit(state, {"expression": "the bird", ...}))     # {"results": "<div ...", ...}
+
+Nothing here knows how the page is made; `page.py` binds the names to its parts.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lab.app import views
+from lab.app.desk import EXAMPLES, READ, Desk, too_many_bytes
+from lab.app.files import write_files
+from lab.app.state import (
+    OWN,
+    RANKED,
+    RULES,
+    Side,
+    State,
+    as_query,
+    checked,
+    command,
+    differing,
+    heads_of,
+    of_query,
+    value_of,
+)
+from lab.base.errors import UserError
+from lab.base.paths import resolved
+
+CLICKED = "clicked"  # of the part `heads`: those that were clicked
+Changed = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What there is when a part is touched."""
+
+    state: State | None
+    values: Mapping[str, Any]  # of the parts, by name
+    event: Mapping[str, Any] = field(default_factory=dict)  # what the part tells
+    query: Mapping[str, str] = field(default_factory=dict)  # of the page's address
+    progress: Callable[[float, str], Any] = lambda share, text: None
+
+    @property
+    def asked(self) -> State:
+        """Raises UserError if nothing was asked yet."""
+        if self.state is None:
+            raise UserError("Ask the model first")
+        return self.state
+
+    @property
+    def side(self) -> int:
+        """The side whose heads are shown."""
+        return min(int(self.values["which"] or 0), len(self.asked.sides) - 1)
+
+
+class Handlers:
+    """Each method is an event: what changes, by the name of the part."""
+
+    def __init__(self, desk: Desk, uploads: Path) -> None:
+        self.desk, self.uploads = desk, uploads
+
+    # asking
+
+    def opened(self, visit: Visit) -> Changed:
+        """The page with what its link asks for, or with the first example."""
+        state = of_query(visit.query)
+        if state is None:
+            name, expression = next(iter(EXAMPLES.items()))
+            state = State(name, (Side(expression),))
+        return self._answered(state, visit, 0) | self._question(state) | {"masthead": self._masthead()}
+
+    def asked(self, visit: Visit) -> Changed:
+        """What was typed is asked, of the same picture and with the same heads."""
+        before = visit.state or State(next(iter(EXAMPLES)), (Side(""),))
+        return self._answered(replace(before, sides=_sides(before, visit.values)), visit, visit.values["which"])
+
+    def example(self, visit: Visit) -> Changed:
+        """A picture that ships, and what is asked of it."""
+        name = str(visit.event.get("name"))
+        if name not in EXAMPLES:
+            raise UserError(f"There is no such example; choose from {', '.join(EXAMPLES)}")
+        state = State(name, (Side(EXAMPLES[name]),), visit.state.rules if visit.state else {})
+        return self._answered(state, visit, 0) | self._question(state)
+
+    def dropped(self, visit: Visit) -> Changed:
+        """A picture that was uploaded, asked for what is typed."""
+        path, name = resolved(str(visit.event.get("path"))), Path(str(visit.event.get("name") or "picture")).name
+        if not path.is_relative_to(self.uploads.resolve()):  # a browser may claim anything
+            raise UserError("Only pictures that were uploaded here are read")
+        try:
+            key = self.desk.take(path, name)
+        finally:
+            path.unlink(missing_ok=True)
+        before = visit.state or State(key, (Side(""),))
+        state = replace(before, picture=key, sides=_sides(before, visit.values))
+        return self._answered(state, visit, visit.values["which"])
+
+    def refused(self, visit: Visit) -> Changed:
+        """A file that the browser did not send."""
+        raise UserError(too_many_bytes(str(visit.event.get("name"))))
+
+    def read(self, visit: Visit) -> Changed:
+        """The maps of the words, once the rest is there."""
+        state = visit.asked
+        for side in range(len(state.sides)):
+            self.desk.words(state, side)
+        return {"results": self._cards(state)}
+
+    # rules and heads
+
+    def ruled(self, visit: Visit) -> Changed:
+        """Another rule, on the records that are there."""
+        state, values = visit.asked, {key: visit.values[key] for key in RULES}
+        return self._followed(replace(state, rules=differing(self.desk.model.config.logic, values)), visit.side)
+
+    def chose(self, visit: Visit) -> Changed:
+        """Heads that were clicked; the model's own if none is left."""
+        heads = heads_of(",".join(map(str, visit.event.get("heads") or [OWN])))
+        return self._followed(_with_heads(visit.asked, visit.side, heads), visit.side)
+
+    def picked(self, visit: Visit) -> Changed:
+        """Other heads by their kind."""
+        heads = visit.values["heads"]
+        if heads == CLICKED:
+            heads = self.desk.find(visit.asked, visit.side).heads
+        return self._followed(_with_heads(visit.asked, visit.side, heads), visit.side)
+
+    def turned(self, visit: Visit) -> Changed:
+        """The other side's heads."""
+        return self._followed(visit.asked, visit.side) | self._grid(visit.asked, visit.side)
+
+    def knocked(self, visit: Visit) -> Changed:
+        """What the model says with the heads changed."""
+        visit.progress(0.3, "the model answers, heads changed")
+        way = visit.values["way"]
+        said = self.desk.knock_out(visit.asked, visit.side, way)
+        return {"answers": views.answers(said, way.startswith("keep"))}
+
+    def made(self, visit: Visit) -> Changed:
+        """The files of one side."""
+        visit.progress(0.3, "drawing")
+        state, found = visit.asked, self.desk.find(visit.asked, visit.side)
+        return {"files": write_files(found, self.desk.file_of(state.picture), self.uploads)}
+
+    # what is shown
+
+    def _answered(self, state: State, visit: Visit, side: int) -> Changed:
+        if not self.desk.ready:
+            visit.progress(0.05, "loading the model")
+        own = self.desk.model.config.logic
+        state = replace(state, rules=differing(own, state.rules))
+        for number in range(len(state.sides)):
+            visit.progress(0.3 + 0.3 * number, "the model reads picture and expression")
+            self.desk.find(state, number)
+        side = min(int(side or 0), len(state.sides) - 1)
+        shown = {"photo": views.photo(self.desk.picture(state.picture).preview), "answers": "", "files": None}
+        return shown | self._followed(state, side) | self._grid(state, side)
+
+    def _followed(self, state: State, side: int) -> Changed:
+        """What follows from the state without asking the model."""
+        model, found = self.desk.model, self.desk.find(state, side)
+        file, heads = self.desk.file_of(state.picture), state.sides[side].heads
+        lines = [command(state, number, file, model.options) for number in range(len(state.sides))]
+        rules = {key: state.rules.get(key, value_of(model.config.logic, key)) for key in RULES}
+        return rules | {
+            "state": state,
+            "results": self._cards(state),
+            "marks": views.marks(found, self.desk.scores(state, side)),
+            "take": views.take(lines, as_query(state), lasting=state.picture in EXAMPLES),
+            "heads": heads if heads in (OWN, RANKED) else CLICKED,
+        }
+
+    def _grid(self, state: State, side: int) -> Changed:
+        return {
+            "grid": views.head_grid(self.desk.find(state, side), self.desk.scores(state, side)),
+            "answers": "",
+            "files": None,
+            "which": side,
+        }
+
+    def _cards(self, state: State) -> str:
+        asked = [self.desk.asked(state, side, READ[1]) for side in range(len(state.sides))]
+        words = [self.desk.words(state, side) if there else [] for side, there in enumerate(asked)]
+        return views.cards([(self.desk.find(state, side), words[side]) for side in range(len(state.sides))])
+
+    def _masthead(self) -> str:
+        model = self.desk.model
+        return views.masthead(model.config.model.name, (model.loaded.num_layers, model.loaded.num_heads))
+
+    @staticmethod
+    def _question(state: State) -> Changed:
+        second = state.sides[1].expression if len(state.sides) > 1 else ""
+        return {"expression": state.sides[0].expression, "second": second, "compare": len(state.sides) > 1}
+
+
+def _sides(before: State, values: Mapping[str, Any]) -> tuple[Side, ...]:
+    """What is typed, with the heads that each side has."""
+    first = checked(values["expression"] or "")
+    heads = [side.heads for side in before.sides] + [OWN]
+    if not values["compare"]:
+        return (Side(first, heads[0]),)
+    second = values["second"] or ""
+    return Side(first, heads[0]), Side(checked(second) if second.strip() else first, heads[1])
+
+
+def _with_heads(state: State, side: int, heads: Any) -> State:
+    sides = list(state.sides)
+    sides[side] = replace(sides[side], heads=heads)
+    return replace(state, sides=tuple(sides))

@@ -1,0 +1,213 @@
+"""What visitors ask for: pictures that are taken or refused, records that are kept, heads that are knocked out."""
+
+import json
+import shlex
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from conf.schema import configuration, free_text
+from lab.api import load
+from lab.app.desk import FOLDER, MOST_BYTES, Desk, places_of_words
+from lab.app.files import write_files
+from lab.app.kept import Kept
+from lab.app.knock_out import CHOSEN, OTHERS, WAYS, head_sets
+from lab.app.state import RANKED, Side, State, command
+from lab.app.visit import Handlers, Visit
+from lab.base.arguments import hydra_arguments
+from lab.base.errors import UserError
+from lab.records.files import load_record
+from pipeline import run
+
+BIRD = State("bird.png", (Side("the bird on the branch"),))
+VALUES = {"expression": "the bird", "compare": False, "second": "", "which": 0, "heads": "own", "way": "zero"}
+
+
+@pytest.fixture
+def handlers(desk, tmp_path):
+    return Handlers(desk, tmp_path)
+
+
+# pictures
+
+
+def test_a_picture_is_taken_under_a_key_that_its_content_gives(desk, tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (60, 40), "red").save(path)
+    key = desk.take(path, "photo.jpg")
+    assert desk.take(path, "other.jpg") == key
+    assert desk.picture(key).image.size == (60, 40)
+    assert desk.file_of(key) == "photo.jpg"
+    assert len(key) == 32
+
+
+def test_what_is_no_picture_or_too_large_is_refused_by_its_own_name(desk, tmp_path):
+    path = tmp_path / "abc123"
+    path.write_text("hello")
+    with pytest.raises(UserError, match=r"The image notes\.png cannot be read: not an image") as caught:
+        desk.take(path, "notes.png")
+    assert str(tmp_path) not in str(caught.value)
+    Image.new("L", (8000, 6000)).save(path, format="png")
+    with pytest.raises(UserError, match=r"wide\.png has 8,000 x 6,000 pixels; choose a picture of at most 40 million"):
+        desk.take(path, "wide.png")
+    with path.open("wb") as stream:
+        stream.truncate(MOST_BYTES + 1)
+    with pytest.raises(UserError, match=r"heavy\.png is larger than 25 MB"):
+        desk.take(path, "heavy.png")
+
+
+def test_only_pictures_that_were_uploaded_are_read(handlers, tmp_path):
+    for path in (FOLDER / "bird.png", tmp_path / ".." / "bird.png", "/etc/passwd"):
+        with pytest.raises(UserError, match="Only pictures that were uploaded here are read"):
+            handlers.dropped(Visit(BIRD, VALUES, {"path": str(path), "name": "bird.png"}))
+    assert (FOLDER / "bird.png").exists()
+
+
+def test_an_upload_leaves_no_file_behind(handlers, desk, tmp_path):
+    path = tmp_path / "upload.png"
+    Image.open(FOLDER / "cat.png").save(path)
+    changed = handlers.dropped(Visit(BIRD, VALUES, {"path": str(path), "name": "../my cat.png"}))
+    assert desk.file_of(changed["state"].picture) == "my cat.png"
+    assert not path.exists()
+
+
+def test_a_picture_that_is_not_kept_any_more_is_asked_for_again(desk):
+    with pytest.raises(UserError, match="not kept here any more: choose it again"):
+        desk.picture("0" * 32)
+
+
+def test_what_was_not_used_for_longest_is_forgotten_first():
+    kept = Kept(10, len)
+    for key in "abc":
+        kept.put(key, "1234")
+        kept.get("a")
+    assert [kept.get(key) for key in "abc"] == ["1234", None, "1234"]
+    kept.put("d", "x" * 99)  # heavier than all that may be kept: it alone stays
+    assert (len(kept), kept.get("d")) == (1, "x" * 99)
+
+
+# answers
+
+
+def test_other_rules_and_heads_do_not_ask_the_model_again(desk, monkeypatch):
+    first = desk.find(BIRD, 0)
+    monkeypatch.setattr("lab.api.Model.find", None)
+    assert desk.find(replace(BIRD, rules={"logic.top_k": 1}), 0).heads == first.heads[:1]
+    ranked = desk.find(State("bird.png", (Side("the bird on the branch", RANKED),)), 0)
+    assert ranked.heads == tuple((score.layer, score.head) for score in first.ranking[:3])
+    with pytest.raises(UserError, match=r"\[99, 0\] is not a head of this model"):
+        desk.find(State("bird.png", (Side("the bird on the branch", ((99, 0),)),)), 0)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        BIRD,
+        State("cat.png", (Side("a cat's tail", ((1, 6), (2, 4))),), {"logic.smoothing.sigma": 0.5}),
+        State("dog.png", (Side("a dog", RANKED),), {"logic.mask.method": "quantile", "logic.box.region": "all"}),
+    ],
+)
+def test_the_command_line_does_the_same(desk, state, tmp_path):
+    (tmp_path / "page").mkdir()
+    written = [
+        path.rpartition("/")[2]
+        for path in write_files(desk.find(state, 0), desk.file_of(state.picture), tmp_path / "page")
+    ]
+    typed = shlex.split(command(state, 0, desk.file_of(state.picture), desk.model.options))[2:]
+    assert run(configuration(hydra_arguments([*typed, f"data.output_dir={tmp_path}/typed"], free_text()))) == 0
+    here, there = next((tmp_path / "page").iterdir()), tmp_path / "typed" / "examples-models-picturebook"
+    assert {path.name for path in there.iterdir()} == {*written, "config.yaml"}
+    name = state.picture.removesuffix(".png")
+    for ending in ("_bbox.json", "_mask.png", "_analysis.json", f"_top{len(desk.find(state, 0).heads)}.png"):
+        assert (here / f"{name}{ending}").read_bytes() == (there / f"{name}{ending}").read_bytes()
+    ours, theirs = (load_record(folder / f"{name}.pkl") for folder in (here, there))
+    assert_array_equal(ours.attn, theirs.attn)
+    assert ours.meta == theirs.meta
+
+
+def test_each_word_has_the_map_of_its_tokens(desk):
+    words = desk.words(BIRD, 0)
+    assert [word for word, _ in words] == ["the", "bird", "on", "the", "branch"]
+    whole = desk.find(BIRD, 0)
+    assert words[-1][1].box_xyxy == whole.box_xyxy  # the last token of the prompt is that of the last word
+    alone = load("picturebook", "model.read=word:bird").find(FOLDER / "bird.png", BIRD.sides[0].expression)
+    np.testing.assert_allclose(words[1][1].heat, alone.heat, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("expression", "tokens", "places"),
+    [
+        ("the cup", ["the", " cup"], [[0], [1]]),
+        ("a teacup, red", ["a", " tea", "cup", ",", " red"], [[0], [1, 2, 3], [4]]),
+        ("dog dog", ["dog", "dog"], [[0], [1]]),
+        ("鳥 x", ["鳥", "鳥", "鳥", " x"], [[0, 1, 2], [3]]),
+    ],
+)
+def test_tokens_are_told_to_words(expression, tokens, places):
+    assert places_of_words(expression, tokens) == list(zip(expression.split(), places, strict=True))
+
+
+def test_the_untouched_answer_is_what_the_model_generates(desk):
+    said = desk.knock_out(BIRD, 0, "zero")
+    asked = desk.model.with_options("model.use_generate=true").find(FOLDER / "bird.png", BIRD.sides[0].expression)
+    assert said[0].answer == asked.record.meta["generated_text"]
+    assert [one.name for one in said] == ["untouched", CHOSEN, OTHERS, OTHERS, OTHERS]
+    assert 0.9 < said[0].first <= 1
+
+
+def test_with_all_other_heads_blind_the_chosen_ones_are_enough_and_others_are_not(desk):
+    untouched, chosen, *others = desk.knock_out(BIRD, 0, "keep_uniform")
+    assert chosen.answer == untouched.answer
+    assert all(one.answer != untouched.answer and one.first < 0.01 for one in others)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_changing_heads_can_be_asked(desk, way):
+    every = State("bird.png", (Side("the bird", tuple((layer, head) for layer in range(8) for head in range(8))),))
+    said = desk.knock_out(every, 0, way)
+    assert [one.name for one in said] == ["untouched", CHOSEN]  # there are no others
+
+
+def test_the_other_heads_are_always_the_same():
+    assert head_sets([(1, 5), (2, 4)], 8) == head_sets([(1, 5), (2, 4)], 8)
+
+
+# the page's events, without the page
+
+
+def test_a_visit_from_asking_to_comparing(handlers, desk):
+    opened = handlers.opened(Visit(None, VALUES, query={}))
+    assert opened["state"] == BIRD
+    assert opened["expression"] == "the bird on the branch"
+    assert "L1 H5" in opened["grid"]
+    chosen = handlers.chose(Visit(BIRD, VALUES, {"heads": ["L1H6", "L3H0"]}))
+    assert chosen["state"].sides[0].heads == ((1, 6), (3, 0))
+    assert chosen["heads"] == "clicked"
+    assert handlers.chose(Visit(BIRD, VALUES, {"heads": []}))["heads"] == "own"
+    both = handlers.asked(Visit(chosen["state"], VALUES | {"compare": True}))
+    assert [side.heads for side in both["state"].sides] == [((1, 6), (3, 0)), "own"]
+    assert both["results"].count('class="lh-card"') == 2
+    assert both["take"].count("python pipeline.py") == 4  # each to be read and to be copied
+    linked = handlers.opened(Visit(None, VALUES, query={"picture": "bird.png", "expression": "a", "heads": "L0H0"}))
+    told = unescape(linked["marks"]).partition('data-marks="')[2].partition('"></i>')[0]
+    assert json.loads(told)["chosen"] == ["L0H0"]
+
+
+def test_nothing_can_be_done_before_something_was_asked(handlers):
+    for does in (handlers.ruled, handlers.chose, handlers.knocked, handlers.made, handlers.read):
+        with pytest.raises(UserError, match="Ask the model first"):
+            does(Visit(None, VALUES))
+
+
+def test_a_model_that_cannot_be_loaded_tells_everyone_why():
+    def fails():
+        raise UserError("there is no such model")
+
+    desk = Desk(fails, "nothing")
+    desk.start()
+    with pytest.raises(UserError, match="there is no such model"):
+        desk.find(BIRD, 0)
