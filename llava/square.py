@@ -72,6 +72,9 @@ def image_geometry(config: LlavaConfig, processor: Any, source: Path) -> ImageGe
     Raises:
         UserError: the two do not fit together.
     """
+    for step in ("do_resize", *(() if processor.do_pad else ("do_center_crop",))):
+        if not getattr(processor, step):
+            raise UserError(f"{source}: its image processor says {step}: false, so pictures have no grid that is known")
     size, crop, seen = dict(processor.size), dict(processor.crop_size), config.vision_config.image_size
     resize_to = int(size.get("shortest_edge") or size.get("height") or 0)
     if (crop.get("height"), crop.get("width")) != (seen, seen) or (processor.do_pad and resize_to != seen):

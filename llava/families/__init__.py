@@ -30,6 +30,14 @@ REFUSED = {  # model_type -> why
         ("idefics2", "aria", "blip-2", "instructblip", "kosmos-2", "git", "pix2struct", "minicpmv", "qwen"), NO_GRID
     ),
     "florence2": "its words look at the picture through an encoder, which reads words and picture together",
+    "internvl_chat": "this is InternVL's own layout, whose tokenizer and tiles are made by code of its own; take a "
+    "checkpoint in transformers' layout, whose name ends in -hf, such as OpenGVLab/InternVL2_5-2B-MPO-hf or "
+    "OpenGVLab/InternVL3-2B-hf",
+    **dict.fromkeys(
+        ("mini_gemini", "mini_gemini_gemma", "mini_gemini_mixtral", "mgm", "mgm_gemma", "mgm_mixtral"),
+        "Mini-Gemini mixes the features of two towers, one of them a ConvNeXt in OpenCLIP's format, by layers for "
+        "which transformers has no class",
+    ),
     "multi_modality": "this is DeepSeek's own layout; take the same model from deepseek-community, such as "
     "deepseek-community/deepseek-vl-1.3b-chat, or Janus-Pro-1B there",
 }

@@ -38,18 +38,36 @@ LANGUAGE_MODELS: dict[str, tuple[Any, Any]] = {  # model_type -> classes of the 
     "share4v": (LlamaConfig, LlamaForCausalLM),
     "llava_mistral": (MistralConfig, MistralForCausalLM),
 }
-PROJECTORS = {"linear": "linear", "mlp2x_gelu": "gelu"}  # mm_projector_type -> activation between its layers
+NORMED = "mlp2x_gelu_Norm"  # of Yi-VL
+PROJECTORS = {  # mm_projector_type -> activation between its layers
+    "linear": "linear",
+    "mlp2x_gelu": "gelu",
+    NORMED: "gelu",
+}
 FEATURES = {"patch": "default", "cls_patch": "full"}  # mm_vision_select_feature -> transformers' name
 KEY_MAPPING = {  # original key -> transformers' key; also fits a plain Llama or Mistral
     r"^model\.vision_tower\.vision_tower\.": "model.vision_tower.",
     r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"^model\.mm_projector\.1\.": "model.multi_modal_projector.act.0.",  # these three: of NORMED alone
+    r"^model\.mm_projector\.3\.": "model.multi_modal_projector.linear_2.0.",
+    r"^model\.mm_projector\.4\.": "model.multi_modal_projector.linear_2.1.",
     r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.linear_1.\1",
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
 TOWER, PROJECTOR = "model.vision_tower.", "model.multi_modal_projector."
 PROJECTOR_FILE, ADAPTER_CONFIG, BESIDE_ADAPTER = "mm_projector.bin", "adapter_config.json", "non_lora_trainables.bin"
 ON_BASE_FILES = (*SMALL_FILES, PROJECTOR_FILE, BESIDE_ADAPTER, "adapter_model*")
+
+
+class NormedLlava(LlavaForConditionalGeneration):
+    """LLaVA with a layer norm behind each layer of the projector."""
+
+    def __init__(self, config: LlavaConfig) -> None:
+        super().__init__(config)
+        projector, width = self.model.multi_modal_projector, config.text_config.hidden_size
+        projector.act = torch.nn.Sequential(torch.nn.LayerNorm(width), projector.act)
+        projector.linear_2 = torch.nn.Sequential(projector.linear_2, torch.nn.LayerNorm(width))
 
 
 def load_original(family: type[Family], request: Request, folder: Path, raw: dict[str, Any]) -> LoadedModel:
@@ -71,7 +89,7 @@ def load_original(family: type[Family], request: Request, folder: Path, raw: dic
     linear = config.projector_hidden_act == "linear"
     projector = (PROJECTOR,) if request.base else (PROJECTOR + "linear_2.",) if linear else ()
     model, missing = load_weights(
-        LlavaForConditionalGeneration,
+        NormedLlava if raw.get("mm_projector_type") == NORMED else LlavaForConditionalGeneration,
         source,
         config,
         request.placement,

@@ -47,7 +47,7 @@ def edit(folder: Path, name: str = "config.json", **values: object) -> None:
     [
         ({"mm_vision_tower": None}, ["names no vision tower"]),
         ({"mm_vision_tower": "nowhere/at/all"}, ["mm_vision_tower", "nowhere/at/all"]),
-        ({"mm_projector_type": "mlp3x_gelu"}, ["mlp3x_gelu", "known are linear, mlp2x_gelu"]),
+        ({"mm_projector_type": "mlp3x_gelu"}, ["mlp3x_gelu", "known are linear, mlp2x_gelu, mlp2x_gelu_Norm"]),
         ({"mm_vision_select_feature": "cls"}, ["'cls'", "known are patch, cls_patch"]),
         ({"image_aspect_ratio": "anyres"}, ["'anyres'", "tiles"]),
         ({"mm_hidden_size": 1024}, ["takes 1024 features", "gives 16"]),
@@ -94,6 +94,14 @@ def test_processor_that_does_not_fit_the_tower(tmp_path, tensors):
     folder = write_transformers(tmp_path / "m", tensors)
     edit(folder, "preprocessor_config.json", crop_size={"height": 56, "width": 56})
     refuse(folder, "sees 28 x 28 pixels")
+
+
+@pytest.mark.parametrize(("step", "pad"), [("do_resize", "pad"), ("do_resize", "crop"), ("do_center_crop", "crop")])
+def test_processor_that_leaves_out_a_step_by_which_the_geometry_goes(tmp_path, tensors, step, pad):
+    folder = write_transformers(tmp_path / "m", tensors)
+    edit(folder, "preprocessor_config.json", **{step: False})
+    with pytest.raises(UserError, match=rf"its image processor says {step}: false"):
+        load_llava(str(folder), device="cpu", image_aspect_ratio=pad)
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "config.json"])
@@ -256,8 +264,8 @@ def test_incomplete_projector_file(tmp_path, tensors, tower):
     held = torch.load(folder / "mm_projector.bin")
     torch.save({name: value for name, value in held.items() if ".2." not in name}, folder / "mm_projector.bin")
     refuse(folder, "lacks 2 tensors", "linear_2.bias", base=base)
-    torch.save({**held, "model.mm_projector.4.weight": torch.ones(2)}, folder / "mm_projector.bin")
-    refuse(folder, "no place for", "mm_projector.4.weight", base=base)
+    torch.save({**held, "model.mm_projector.6.weight": torch.ones(2)}, folder / "mm_projector.bin")
+    refuse(folder, "no place for", "mm_projector.6.weight", base=base)
     torch.save({**held, "model.mm_projector.0.bias": torch.ones(2)}, folder / "mm_projector.bin")
     refuse(folder, "linear_1.bias [2] instead of [32]", base=base)
     torch.save([1, 2], folder / "mm_projector.bin")

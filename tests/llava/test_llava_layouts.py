@@ -115,6 +115,13 @@ def features(model, pixels):
     return model.model.get_image_features(pixels, output_hidden_states=True, return_dict=True).pooler_output[0]
 
 
+def test_a_projector_with_norms_as_yi_vl_has_it(tmp_path, tower):
+    tensors = make_tensors(projector="mlp2x_gelu_Norm")
+    assert_same(load(write_original(tmp_path / "m", tensors, tower, mm_projector_type="mlp2x_gelu_Norm")), tensors)
+    base, kind = tiny_llava.write_base(tmp_path / "base", tensors), {"mm_projector_type": "mlp2x_gelu_Norm"}
+    assert_same(load(write_projector(tmp_path / "p", tensors, tower, **kind), base=str(base)), tensors)
+
+
 def test_class_token_kept(tmp_path, tensors, tower):
     loaded = load(write_original(tmp_path / "m", tensors, tower, mm_vision_select_feature="cls_patch"))
     assert (loaded.geometry.tokens, loaded.geometry.start) == (17, 1)

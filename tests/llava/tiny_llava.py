@@ -118,7 +118,11 @@ def make_tensors(projector: str = "mlp2x_gelu", *, seed: int = 0, scale: float =
         for name, value in vision.named_parameters()
     }
     wide, narrow = TEXT["hidden_size"], VISION["hidden_size"]
-    layers = {"": (wide, narrow)} if projector == "linear" else {"0.": (wide, narrow), "2.": (wide, wide)}
+    layers: dict[str, tuple[int, ...]] = {
+        "linear": {"": (wide, narrow)},
+        "mlp2x_gelu": {"0.": (wide, narrow), "2.": (wide, wide)},
+        "mlp2x_gelu_Norm": {"0.": (wide, narrow), "1.": (wide,), "3.": (wide, wide), "4.": (wide,)},
+    }[projector]
     for index, shape in layers.items():
         shapes |= {
             f"model.mm_projector.{index}weight": torch.Size(shape),
@@ -337,12 +341,16 @@ def original_forward(
     vision.load_state_dict({own[name]: value for name, value in tower.items()}, strict=True)
 
     features = vision(pixels, output_hidden_states=True).hidden_states[layer][:, 0 if keep_class else 1 :]
-    for index in ("", "0.", "2."):
-        if f"model.mm_projector.{index}weight" in tensors:
-            features = torch.nn.functional.gelu(features) if index == "2." else features
-            features = (
-                features @ tensors[f"model.mm_projector.{index}weight"].T + tensors[f"model.mm_projector.{index}bias"]
-            )
+    last = None
+    for index in ("", "0.", "1.", "2.", "3.", "4."):
+        if f"model.mm_projector.{index}weight" not in tensors:
+            continue
+        weight, bias = (tensors[f"model.mm_projector.{index}{name}"] for name in ("weight", "bias"))
+        if weight.dim() == 1:
+            features = torch.nn.functional.layer_norm(features, weight.shape, weight, bias)
+            continue
+        features = torch.nn.functional.gelu(features) if last is not None else features
+        features, last = features @ weight.T + bias, index
     embed = text.model.embed_tokens
     sequence = torch.cat([embed(torch.tensor([before])), features, embed(torch.tensor([after]))], dim=1)
     output = text(inputs_embeds=sequence, output_attentions=True, use_cache=False)
