@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
 
 from analyze import Head, HeadScore
@@ -48,7 +48,7 @@ class Localization:
 
     heads: tuple[Head, ...]
     heat: Float[np.ndarray, "rows cols"]  # summed smoothed maps, float32
-    mask_grid: Bool[np.ndarray, "rows cols"]  # the cells above the threshold, and of them the region that was kept
+    mask_grid: Bool[np.ndarray, "rows*cuts cols*cuts"]  # above the threshold, and of that the region that was kept
     mask: Bool[np.ndarray, "height width"]  # on the original image
     box_xyxy: Box | None  # pixels, both edges inclusive
     box_xywh: Box | None  # left, top, width, height in pixels
@@ -65,12 +65,13 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
         raise UserError(f"{unknown}; give the image as data.image_file")
     grid, size = record.grid, record.image_size
     heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
-    mask_grid = region(binarise(heat, logic.mask), logic.box)
+    mask_grid = _cells(heat, logic)
     if logic.mask.resolution == Resolution.image:
-        mask = region(binarise_on_image(heat, grid, size, logic.mask), logic.box)
+        mask = _cells_on_image(heat, grid, size, logic)
         box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)
     else:
-        mask, box = mask_on_image(mask_grid, grid, size), box_on_image(mask_grid, grid, size)
+        fine = grid.cut(logic.mask.cuts)
+        mask, box = mask_on_image(mask_grid, fine, size), box_on_image(mask_grid, fine, size)
     return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box))
 
 
@@ -91,9 +92,22 @@ def heat_box(
     It leaves out the mask on the image, which takes most of the time.
     """
     if logic.mask.resolution == Resolution.image:
-        mask = region(binarise_on_image(heat, grid, image_size, logic.mask), logic.box)
+        mask = _cells_on_image(heat, grid, image_size, logic)
         return box_on_image(mask, Grid.stretched(image_size[1], image_size[0], image_size), image_size)
-    return box_on_image(region(binarise(heat, logic.mask), logic.box), grid, image_size)
+    return box_on_image(_cells(heat, logic), grid.cut(logic.mask.cuts), image_size)
+
+
+def _cells(heat: Float[np.ndarray, "rows cols"], logic: LogicConfig) -> Bool[np.ndarray, "rows*cuts cols*cuts"]:
+    fine = cut_cells(heat[None], logic.mask.cuts)[0]
+    return region(binarise(fine, logic.mask), logic.box, fine)
+
+
+def _cells_on_image(
+    heat: Float[np.ndarray, "rows cols"], grid: Grid, image_size: tuple[int, int], logic: LogicConfig
+) -> Bool[np.ndarray, "height width"]:
+    mask = binarise_on_image(heat, grid, image_size, logic.mask)
+    heaviest = logic.box.region == Region.heaviest  # else the values, as many as the picture has pixels, are not needed
+    return region(mask, logic.box, _on_image(heat, grid, image_size) if heaviest else None)
 
 
 # Maps to heat map
@@ -160,7 +174,7 @@ def heat_map(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig)
 def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.ndarray, "*shape"]:
     """What lies above the threshold of `config.method`.
 
-    Any shape, as long as it is not empty; a flat map has nothing above.
+    Any shape, as long as it is not empty. A flat map has nothing above, but for a mean that is rounded down.
     """
     return binarise_each(heat[None], config)[0]
 
@@ -168,20 +182,39 @@ def binarise(heat: Float[np.ndarray, "*shape"], config: MaskConfig) -> Bool[np.n
 def binarise_each(heats: Float[np.ndarray, "maps *shape"], config: MaskConfig) -> Bool[np.ndarray, "maps *shape"]:
     """The same for each of many maps, which have their own thresholds."""
     values = heats.reshape(len(heats), -1)
-    threshold = np.asarray(THRESHOLDS[config.method](values, config), values.dtype)
+    threshold = np.asarray(THRESHOLDS[config.method](heats, config), values.dtype)
     return (values > threshold[:, None]).reshape(heats.shape)
 
 
-def _mean(values: np.ndarray, _config: MaskConfig) -> np.ndarray:
+def cut_cells(
+    heats: Float32[np.ndarray, "maps rows cols"], cuts: int
+) -> Float32[np.ndarray, "maps rows*cuts cols*cuts"]:
+    """Each cell in `cuts` by `cuts`, between which the map is interpolated by cubic splines; flat maps stay flat."""
+    if cuts == 1:
+        return heats
+    cut = [
+        ndimage.zoom(heat, cuts, order=3, mode="nearest", grid_mode=True)
+        if heat.min() < heat.max()
+        else heat.repeat(cuts, 0).repeat(cuts, 1)
+        for heat in heats
+    ]
+    return np.stack(cut) if cut else np.empty((0, heats.shape[1] * cuts, heats.shape[2] * cuts), heats.dtype)
+
+
+def _mean(heats: np.ndarray, _config: MaskConfig) -> np.ndarray:
     """torch's mean: a cell that equals the mean must fall on the same side everywhere, and numpy's last bit differs."""
     import torch
 
-    rows = torch.from_numpy(np.ascontiguousarray(values))
+    rows = torch.from_numpy(np.ascontiguousarray(heats.reshape(len(heats), -1)))
     return torch.cat([piece.mean(1) for piece in in_chunks(rows)]).numpy()
 
 
-def _otsu(values: np.ndarray, _config: MaskConfig) -> np.ndarray:
-    """The value that splits the others with the largest variance between the two sides; the lower side keeps it."""
+def _otsu(heats: np.ndarray, _config: MaskConfig) -> np.ndarray:
+    """The value that splits the others with the largest variance between the two sides; the lower side keeps it.
+
+    N. Otsu, "A threshold selection method from gray-level histograms", 1979, without a histogram.
+    """
+    values = heats.reshape(len(heats), -1)
     return np.concatenate([_otsu_of(piece) for piece in np.array_split(values, 1 + values.size // MOST)])
 
 
@@ -196,24 +229,75 @@ def _otsu_of(values: np.ndarray) -> np.ndarray:
     return ascending[every, spread.argmax(1)] if number > 1 else ascending[:, 0]
 
 
-def _quantile(values: np.ndarray, config: MaskConfig) -> np.ndarray:
-    return np.quantile(values, config.quantile, axis=1)
+def _quantile(heats: np.ndarray, config: MaskConfig) -> np.ndarray:
+    return np.quantile(heats.reshape(len(heats), -1), config.quantile, axis=1)
 
 
-# The threshold of each of [maps, values].
+def _peak(heats: np.ndarray, config: MaskConfig) -> np.ndarray:
+    """A share of the highest value, half of it for a full width at half maximum."""
+    values = heats.reshape(len(heats), -1)
+    high = values.max(1)
+    return np.where(high > values.min(1), high * config.peak, high)
+
+
+def _mass(heats: np.ndarray, config: MaskConfig) -> np.ndarray:
+    """What leaves the fewest cells that hold a share of the sum; negative values count as none."""
+    descending = -np.sort(-heats.reshape(len(heats), -1), axis=1)
+    held = np.cumsum(np.maximum(descending, 0), axis=1, dtype=np.float64)
+    last = (held < config.mass * held[:, -1:]).sum(1)  # the cell with which the share is reached
+    below = np.minimum(last + 1, descending.shape[1] - 1)
+    return descending[np.arange(len(heats)), below]
+
+
+def _stable(heats: np.ndarray, _config: MaskConfig) -> np.ndarray:
+    """The level at which the region around the peak changes least in area, relative to it, as the level moves.
+
+    J. Matas et al., "Robust wide baseline stereo from maximally stable extremal regions", 2002, of one nested family.
+    """
+    return np.array([_stable_of(heat) for heat in heats])
+
+
+def _stable_of(heat: np.ndarray) -> float:
+    low, high = float(heat.min()), float(heat.max())
+    levels = low + (high - low) * np.linspace(0.1, 0.9, LEVELS)
+    above = np.zeros((LEVELS, heat.shape[0] + 1, heat.shape[1]), bool)  # below each other, an empty row between two
+    above[:, :-1] = heat > levels[:, None, None]
+    labels = ndimage.label(above.reshape(-1, heat.shape[1]), structure=EIGHT_NEIGHBOURS)[0].reshape(above.shape)
+    at_peak = labels[:, :-1].reshape(LEVELS, -1)[:, heat.argmax()]
+    area = np.array([np.count_nonzero(one == label) for one, label in zip(labels, at_peak, strict=True)], float)
+    change = (area[: -2 * STEP] - area[2 * STEP :]) / np.maximum(area[STEP:-STEP], 1)  # of a flat map all are empty
+    return levels[STEP + int(change.argmin())] if low < high else high
+
+
+LEVELS, STEP = 33, 2  # of _stable: levels between a tenth and nine tenths of the range, and by how many they move
+
+
+# The threshold of each of [maps, rows, cols], or of maps of another shape; `stable` needs rows and columns.
 THRESHOLDS: dict[MaskMethod, Callable[[np.ndarray, MaskConfig], np.ndarray]] = {
     MaskMethod.mean_relu: _mean,
     MaskMethod.otsu: _otsu,
     MaskMethod.quantile: _quantile,
+    MaskMethod.peak: _peak,
+    MaskMethod.mass: _mass,
+    MaskMethod.stable: _stable,
 }
 
 
-def region(mask: Bool[np.ndarray, "rows cols"], config: BoxConfig) -> Bool[np.ndarray, "rows cols"]:
-    """The part of the mask that counts, as `config.region` says; regions are 8-connected."""
-    return filled(regions(mask[None], config), config)[0]
+def region(
+    mask: Bool[np.ndarray, "rows cols"], config: BoxConfig, heat: Float[np.ndarray, "rows cols"] | None = None
+) -> Bool[np.ndarray, "rows cols"]:
+    """The part of the mask that counts, as `config.region` says; regions are 8-connected.
+
+    `heat` is what the mask was cut from; without, all of its cells are alike.
+    """
+    return filled(regions(mask[None], config, None if heat is None else heat[None]), config)[0]
 
 
-def regions(masks: Bool[np.ndarray, "maps rows cols"], config: BoxConfig) -> Bool[np.ndarray, "maps rows cols"]:
+def regions(
+    masks: Bool[np.ndarray, "maps rows cols"],
+    config: BoxConfig,
+    heats: Float[np.ndarray, "maps rows cols"] | None = None,
+) -> Bool[np.ndarray, "maps rows cols"]:
     """The cells of each of many masks that count.
 
     Of the largest hull, those that it is drawn around: its box is theirs, and `filled` adds what else lies inside.
@@ -225,13 +309,26 @@ def regions(masks: Bool[np.ndarray, "maps rows cols"], config: BoxConfig) -> Boo
     if count == 0 or config.region == Region.all:
         return masks.copy()
     labels = labels.reshape(apart.shape)[:, :rows]
-    return labels == REGIONS[config.region](labels, count)[:, None, None]
+    weights = np.ones(masks.shape, np.float32) if heats is None else heats
+    return labels == REGIONS[config.region](labels, count, weights)[:, None, None]
 
 
-def _largest(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[np.ndarray, " maps"]:
+def _largest(
+    labels: Int[np.ndarray, "maps rows cols"], count: int, _heats: Float[np.ndarray, "maps rows cols"]
+) -> Int[np.ndarray, " maps"]:
     """The region of each map with the most cells, the first of equal ones; -1 where there is none."""
     area, map_of, _ = _measured(labels, count)
     return _first_of_most(area, map_of, len(labels))
+
+
+def _heaviest(
+    labels: Int[np.ndarray, "maps rows cols"], count: int, heats: Float[np.ndarray, "maps rows cols"]
+) -> Int[np.ndarray, " maps"]:
+    """The region of each map with the largest sum of the map, the first of equal ones; -1 where there is none."""
+    _, map_of, _ = _measured(labels, count)
+    inside = labels > 0
+    mass = np.bincount(labels[inside] - 1, weights=heats[inside], minlength=count)
+    return _first_of_most(mass, map_of, len(labels))
 
 
 def _first_of_most(
@@ -259,7 +356,9 @@ def _measured(
     return area, where, (high - low + 1).prod(0)
 
 
-def _largest_hull(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[np.ndarray, " maps"]:
+def _largest_hull(
+    labels: Int[np.ndarray, "maps rows cols"], count: int, _heats: Float[np.ndarray, "maps rows cols"]
+) -> Int[np.ndarray, " maps"]:
     """The region of each map with the largest convex hull, the first of equal ones; -1 where there is none.
 
     A hull is no smaller than its region and no larger than the box around it: those that cannot win are not drawn.
@@ -279,9 +378,10 @@ def _largest_hull(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[
 
 
 # The number of the region of each map that counts.
-REGIONS: dict[Region, Callable[[np.ndarray, int], np.ndarray]] = {
+REGIONS: dict[Region, Callable[[np.ndarray, int, np.ndarray], np.ndarray]] = {
     Region.largest: _largest,
     Region.largest_hull: _largest_hull,
+    Region.heaviest: _heaviest,
 }
 
 
@@ -342,7 +442,8 @@ def binarise_on_image(
     covered = np.isfinite(enlarged)
     mask = np.zeros(covered.shape, bool)
     if covered.any() and heat.min() < heat.max():  # interpolation leaves rounding noise on a flat map
-        mask[covered] = binarise(enlarged[covered], config)
+        part = np.ix_(covered.any(1), covered.any(0))  # a rectangle
+        mask[part] = binarise(enlarged[part], config)
     return mask
 
 

@@ -77,6 +77,9 @@ class MaskMethod(Choice):
     mean_relu = "mean_relu"
     otsu = "otsu"
     quantile = "quantile"
+    peak = "peak"
+    mass = "mass"
+    stable = "stable"
 
 
 class Resolution(Choice):
@@ -88,6 +91,7 @@ class Region(Choice):
     all = "all"
     largest = "largest"
     largest_hull = "largest_hull"
+    heaviest = "heaviest"
 
 
 class Grids(Choice):
@@ -315,17 +319,24 @@ class MaskConfig(Group, path="logic.mask"):
 
     method: MaskMethod = key(
         MaskMethod.mean_relu,
-        "mean_relu: above the mean; otsu: Otsu's threshold; quantile: above a quantile",
-        common="mean_relu, otsu or quantile: what belongs to the mask",
+        "above the mean (mean_relu), Otsu's threshold (otsu), a quantile, a share of the peak, the level that leaves a "
+        "share of the mass, or the one at which the region changes least (stable)",
+        common="mean_relu, otsu, quantile, peak, mass, stable: the cut",
     )
     quantile: float = key(0.9, "for method quantile")
+    peak: float = key(0.5, "for method peak: share of the highest cell")
+    mass: float = key(0.6, "for method mass: share of the sum, in the fewest cells")
+    cuts: int = key(
+        1, "cut each cell into so many by so many, between which the map is interpolated, first", least=1, most=32
+    )
     resolution: Resolution = key(
         Resolution.grid, "grid: threshold the cells; image: threshold the map after upsampling"
     )
 
     def check(self) -> None:
-        if not 0 < self.quantile < 1:
-            raise UserError(f"logic.mask.quantile={self.quantile}: must lie between 0 and 1")
+        for name in ("quantile", "peak", "mass"):
+            if not 0 < (value := getattr(self, name)) < 1:
+                raise UserError(f"logic.mask.{name}={value}: must lie between 0 and 1")
 
 
 @dataclass
@@ -334,8 +345,9 @@ class BoxConfig(Group, path="logic.box"):
 
     region: Region = key(
         Region.all,
-        "all: every positive cell; largest: the largest region; largest_hull: largest convex hull",
-        common="all, largest or largest_hull: what the box goes around",
+        "all: every positive cell; largest: the largest region; largest_hull: largest convex hull; heaviest: the "
+        "region with the largest sum of the heat map",
+        common="all, largest, largest_hull, heaviest: what is boxed",
     )
 
 

@@ -46,6 +46,10 @@ class Grid:
         width, height = image_size
         return cls(start, rows, cols, (0.0, 0.0, float(width), float(height)))
 
+    def cut(self, cuts: int) -> "Grid":
+        """The same place in cells of a `cuts`-th of the size; their tokens are not those of a model."""
+        return Grid(self.start, self.rows * cuts, self.cols * cuts, self.extent_xyxy, kind=self.kind)
+
     @classmethod
     def padded_square(cls, side: int, image_size: tuple[int, int], start: int = 0) -> "Grid":
         """The image centred in a square as large as its longer edge.

@@ -12,6 +12,7 @@ from bbox import (
     binarise_on_image,
     box_on_image,
     contrasted,
+    cut_cells,
     heat_map,
     localize,
     mask_on_image,
@@ -248,10 +249,64 @@ def test_mean_and_quantile_keep_what_lies_above():
     assert_array_equal(binarise(heat, MaskConfig(method="quantile", quantile=0.8)), heat > 7.2)
 
 
+def test_half_of_the_peak_and_a_share_of_the_mass():
+    heat = np.array([[4, 0, 1], [3, 2, -5]], np.float32)
+    assert_array_equal(binarise(heat, MaskConfig(method="peak")), heat > 2)
+    assert_array_equal(binarise(heat, MaskConfig(method="peak", peak=0.2)), heat > 0.8)
+    assert_array_equal(binarise(heat, MaskConfig(method="mass", mass=0.4)), heat > 3)  # 4 of 10; what is negative: none
+    assert_array_equal(binarise(heat, MaskConfig(method="mass", mass=0.41)), heat > 2)
+    assert_array_equal(binarise(heat, MaskConfig(method="mass", mass=0.99)), heat > 0)
+
+
+def test_the_stable_level_leaves_what_changes_least_around_the_peak():
+    y, x = np.mgrid[:15, :15]
+    heat = np.maximum(0, 6.5 - np.hypot(y - 6, x - 7)).astype(np.float32)  # a soft edge
+    heat[5:8, 6:9] = 8.5
+    heat[6, 7] = 10
+    heat[14, 14] = 9  # elsewhere
+    assert_array_equal(
+        region(binarise(heat, MaskConfig(method="stable")), BoxConfig(region="largest")), (heat >= 8) & (y < 14)
+    )
+
+
+@pytest.mark.parametrize("method", ["otsu", "quantile", "peak", "mass", "stable"])
+def test_nothing_stands_out_of_a_flat_map(method):
+    for value in (0.0, 0.3):
+        assert not binarise(np.full((4, 4), value, np.float32), MaskConfig(method=method)).any()
+        assert not binarise(cut_cells(np.full((1, 4, 4), value, np.float32), 3)[0], MaskConfig(method=method)).any()
+
+
+def test_cells_are_cut_by_interpolation_and_keep_their_centres():
+    heats = np.random.default_rng(0).random((2, 5, 4), np.float32)
+    assert cut_cells(heats, 1) is heats
+    fine = cut_cells(heats, 3)
+    assert fine.shape == (2, 15, 12)
+    assert_allclose(fine[:, 1::3, 1::3], heats, atol=1e-6)
+    assert cut_cells(heats[:0], 3).shape == (0, 15, 12)
+
+
+def test_a_box_may_be_finer_than_cells():
+    heat = np.zeros((1, 1, 1, 64), np.float32)
+    heat.reshape(8, 8)[3:5, 3:5] = 1
+    record = Record(heat, {"image_size": [80, 80], "grids": [Grid.stretched(8, 8, (80, 80)).to_dict()]})
+    coarse = localize(record, [(0, 0)], LogicConfig(smoothing=SmoothingConfig(sigma=0)))
+    assert coarse.box_xyxy == (30, 30, 49, 49)
+    half = MaskConfig(method="peak", cuts=10)
+    fine = localize(record, [(0, 0)], LogicConfig(smoothing=SmoothingConfig(sigma=1), mask=half))
+    assert fine.mask_grid.shape == (80, 80)
+    x0, y0, x1, y1 = fine.box_xyxy
+    assert (x0, y0) == (79 - x1, 79 - y1)  # symmetric about the middle, as the map is
+    assert x0 % 10 != 0
+    assert fine.mask[y0, 39]
+    assert not fine.mask[max(0, y0 - 1), 39]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"method": "yen"}, "mask.method=yen: choose from mean_relu, otsu, quantile"),
+        ({"method": "yen"}, "mask.method=yen: choose from mean_relu, otsu, quantile, peak, mass, stable"),
+        ({"mass": 0.0}, "mask.mass=0.0: must lie between 0 and 1"),
+        ({"cuts": 33}, "mask.cuts=33"),
         ({"method": "quantile", "quantile": 1.5}, "mask.quantile=1.5: must lie between 0 and 1"),
     ],
 )
@@ -274,6 +329,13 @@ def test_thresholding_on_the_image_ignores_the_padding():
     assert_array_equal(binarise_on_image(heat, grid, (8, 4), MaskConfig()), alone)
     outside = Grid(0, 4, 2, (0, -8, 8, 0))
     assert not binarise_on_image(heat, outside, (8, 4), MaskConfig()).any()
+
+
+def test_the_heaviest_region_need_not_be_the_largest():
+    heat = np.array([[1, 1, 1, 0, 4], [0, 0, 0, 0, 0]], np.float32)
+    assert_array_equal(region(heat > 0, BoxConfig(region="largest"), heat), heat == 1)
+    assert_array_equal(region(heat > 0, BoxConfig(region="heaviest"), heat), heat == 4)
+    assert_array_equal(region(heat > 0, BoxConfig(region="heaviest")), heat == 1)  # all cells alike
 
 
 def test_an_unknown_resolution_or_region_is_refused():

@@ -12,10 +12,21 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from analyze import Head
-from bbox import binarise_each, boxes_on_image, filled, head_maps, heat_box, heat_map, localize, regions, smooth
+from bbox import (
+    binarise_each,
+    boxes_on_image,
+    cut_cells,
+    filled,
+    head_maps,
+    heat_box,
+    heat_map,
+    localize,
+    regions,
+    smooth,
+)
 from conf.schema import LogicConfig, Resolution
 from lab.base.errors import UserError
 from lab.datasets.sample import Truth
@@ -61,8 +72,8 @@ class Sight:
         self, asked: Sequence[Asked], truth: Truth, *, inclusive: bool = False
     ) -> list[Float[np.ndarray, "4 sets"]]:
         """The same for sets by several rules, whose masks are compared all together."""
-        scores, drawn = [], list[Bool[np.ndarray, "sets rows cols"]]()
-        for one in asked:
+        scores, drawn = [], dict[int, list[tuple[int, Bool[np.ndarray, "sets rows cols"]]]]()
+        for place, one in enumerate(asked):
             distinct = {heads: i for i, heads in enumerate(dict.fromkeys(one.sets))}
             again = np.array([distinct[heads] for heads in one.sets], int)
             if one.logic.mask.resolution == Resolution.image:
@@ -71,23 +82,29 @@ class Sight:
             found, cells = self._together(list(distinct), one.logic, truth, inclusive)
             scores.append(found[:, again])
             if one.masks and truth.mask is not None:
-                drawn.append(filled(cells, one.logic.box)[again])
-        if drawn and truth.mask is not None:
-            masks = np.concatenate(drawn)
-            overlaps = np.stack(Pixels.of(self.record.grid, self.image_size).overlaps(masks, truth.mask, truth.ignore))
-            for found, one in zip(scores, asked, strict=True):
-                if one.masks and one.logic.mask.resolution == Resolution.grid:
-                    found[1:3], overlaps = overlaps[:, : found.shape[1]], overlaps[:, found.shape[1] :]
+                masks = filled(cells, one.logic.box)[again]
+                drawn.setdefault(one.logic.mask.cuts, []).append((place, masks))
+        for cuts, parts in drawn.items():
+            overlaps = self._overlaps(np.concatenate([masks for _, masks in parts]), cuts, truth)
+            for place, masks in parts:
+                scores[place][1:3], overlaps = overlaps[:, : len(masks)], overlaps[:, len(masks) :]
         return scores
+
+    def _overlaps(
+        self, masks: Bool[np.ndarray, "masks rows cols"], cuts: int, truth: Truth
+    ) -> Int[np.ndarray, "2 masks"]:
+        """Pixels in the intersection with the true mask, which there is, and in the union."""
+        pixels = Pixels.of(self.record.grid.cut(cuts), self.image_size)
+        return np.stack(pixels.overlaps(masks, truth.mask, truth.ignore))  # type: ignore[arg-type]
 
     def _together(
         self, sets: Sequence[HeadSet], logic: LogicConfig, truth: Truth, inclusive: bool
     ) -> tuple[Float[np.ndarray, "4 sets"], Bool[np.ndarray, "sets rows cols"]]:
         """Boxes and points measured, and the cells of each set's region."""
         heats = self._heats(sets, logic)
-        cells = regions(binarise_each(heats, logic.mask), logic.box)
+        cells = self._regions(heats, logic)
         scores = np.full((4, len(sets)), np.nan)
-        scores[0] = self._box_ious(cells, truth.box_xyxy, inclusive)
+        scores[0] = self._box_ious(cells, truth.box_xyxy, logic.mask.cuts, inclusive)
         scores[3] = on_object(highest_points(heats, self.record.grid), truth) & np.array([bool(s) for s in sets], bool)
         return scores, cells
 
@@ -95,7 +112,12 @@ class Sight:
         """IoU of the true box (edges exclusive) with the box that each head gives by itself, cut on the grid."""
         shape = self.record.num_layers, self.record.num_heads
         heats = self._heats([(head,) for head in np.ndindex(shape)], logic)
-        return self._box_ious(regions(binarise_each(heats, logic.mask), logic.box), true_xyxy).reshape(shape)
+        return self._box_ious(self._regions(heats, logic), true_xyxy, logic.mask.cuts).reshape(shape)
+
+    @staticmethod
+    def _regions(heats: Heats, logic: LogicConfig) -> Bool[np.ndarray, "sets rows*cuts cols*cuts"]:
+        fine = cut_cells(heats, logic.mask.cuts)
+        return regions(binarise_each(fine, logic.mask), logic.box, fine)
 
     def _heats(self, sets: Sequence[HeadSet], logic: LogicConfig) -> Heats:
         """The sums of the smoothed maps of each set, in the order of its heads: float32 sums depend on it."""
@@ -112,9 +134,9 @@ class Sight:
         return heats
 
     def _box_ious(
-        self, cells: Bool[np.ndarray, "sets rows cols"], true_xyxy: Sequence[float], inclusive: bool = False
+        self, cells: Bool[np.ndarray, "sets rows cols"], true_xyxy: Sequence[float], cuts: int, inclusive: bool = False
     ) -> Float[np.ndarray, " sets"]:
-        boxes, found = boxes_on_image(cells, self.record.grid, self.image_size)
+        boxes, found = boxes_on_image(cells, self.record.grid.cut(cuts), self.image_size)
         edges = boxes + np.array([0.0, 0.0, not inclusive, not inclusive])
         edges[~found] = np.nan
         return box_iou(edges, np.array(true_xyxy), inclusive=inclusive)

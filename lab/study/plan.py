@@ -15,7 +15,6 @@ from conf.schema import (
     BoxConfig,
     Contrast,
     LogicConfig,
-    MaskConfig,
     MaskMethod,
     Region,
     Resolution,
@@ -29,6 +28,7 @@ from lab.study.find import Found, first_heads
 from lab.study.settings import Settings
 
 MASKS, REGIONS, CONTRASTS = tuple(MaskMethod), tuple(Region), tuple(Contrast)
+CUTS = (1, 2, 4, 8)  # of a cell, in each direction
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def make_plan(found: Found, settings: Settings, chance: Chance) -> Plan:
         _sigma_table(heads, logic, settings),
         _kernel_table(heads, logic, settings),
         _mask_table(heads, logic),
+        _cuts_table(heads, logic),
         _discovery_table(found, logic, settings),
     ]
     if found.generic:
@@ -211,12 +212,23 @@ def _cells(logic: LogicConfig) -> str:
 
 def _mask_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
     def case(method: MaskMethod, region: Region) -> Case:
-        mask = MaskConfig(method, logic.mask.quantile, Resolution.grid)
+        mask = replace(logic.mask, method=method, resolution=Resolution.grid)
         return Case(replace(logic, mask=mask, box=BoxConfig(region)), heads)
 
     rows = [Row((str(method), str(region)), (case(method, region),)) for method in MASKS for region in REGIONS]
-    note = f"Thresholds on the grid. Quantile: the cells above the {logic.mask.quantile:g} quantile."
+    mask = logic.mask
+    note = (
+        f"Thresholds on the grid. Quantile: the cells above the {mask.quantile:g} quantile. Peak: above {mask.peak:g} "
+        f"of the highest. Mass: the fewest cells that hold {mask.mass:g} of the sum. Stable: at the level at which the "
+        "region around the peak changes least."
+    )
     return Table("mask", "Mask and box", ("threshold", "region"), rows, note)
+
+
+def _cuts_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
+    rows = [Row((str(cuts),), (Case(replace(logic, mask=replace(logic.mask, cuts=cuts)), heads),)) for cuts in CUTS]
+    note = "Each cell is cut into so many by so many, between which the map is interpolated, before it is thresholded."
+    return Table("cuts", "Finer than cells", ("cuts",), rows, note)
 
 
 def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:

@@ -8,14 +8,14 @@ from numpy.testing import assert_array_equal
 
 from analyze import rank_heads
 from bbox import localize
-from conf.schema import Contrast, Region, Resolution
+from conf.schema import Contrast, MaskMethod, Region, Resolution
 from lab.base.errors import UserError
 from lab.datasets.sample import Truth
 from lab.measure.glance import glance
 from lab.measure.intervals import columns
 from lab.measure.metrics import box_iou, exclusive, score
 from lab.measure.predictions import prediction
-from lab.measure.sets import Sight
+from lab.measure.sets import Asked, Sight
 from lab.records.record import Record
 from llava.grid import Grid
 from tests.conftest import configuration
@@ -38,6 +38,18 @@ def truth(*, mask: bool) -> Truth:
     return Truth(
         "a", (30.0, 20.0, 80.0, 60.0), there if mask else None, there[::-1, ::-1] if mask else None, 2000, None
     )
+
+
+@pytest.mark.parametrize("method", MaskMethod)
+@pytest.mark.parametrize("region", Region)
+def test_sets_are_measured_in_cells_and_finer_at_once(record, region, method):
+    logic = configuration(f"logic.box.region={region}", f"logic.mask.method={method}").logic
+    rules = [replace(logic, mask=replace(logic.mask, cuts=cuts)) for cuts in (3, 1, 3)]
+    beside = truth(mask=True)
+    found = Sight(record).scores_of([Asked(SETS, one) for one in rules], beside)
+    for scores, one in zip(found, rules, strict=True):
+        alone = [score(beside, prediction("a", localize(record, heads, one), record.grid)) for heads in SETS]
+        assert_array_equal(scores, columns(alone))
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
