@@ -55,3 +55,16 @@ def test_the_committed_notebook_is_small_and_names_no_machine():
     assert len(text) < 400_000
     assert not re.search(r"/(home|root|tmp|work|Users)/", re.sub(r'"image/png": "[^"]*"', "", text))
     assert "Traceback" not in text
+
+
+def test_the_notebook_for_a_gpu_runs_with_the_shipped_model_in_place_of_a_large_one():
+    notebook = nbformat.read(NOTEBOOK.with_name("colab.ipynb"), as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    for cell in notebook.cells:
+        cell.source = re.sub(r'load\("qwen2_5_vl_3b", .*\)', 'load("picturebook")', cell.source)
+        cell.source = cell.source.replace("%pip install", "# pip install")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    assert "examples/models/picturebook" in str(notebook.cells[3].outputs)
+    assert "image/png" in notebook.cells[5].outputs[0]["data"]
+    assert shown(notebook).count("attention sum") == 8
+    assert re.search(r"^the house \(\d+, ", shown(notebook), re.MULTILINE)
