@@ -41,6 +41,14 @@ def test_the_defaults_are_the_published_rules():
     assert (logic.mask.method, logic.box.region) == ("mean_relu", "all")
 
 
+def test_the_preset_of_the_answer_changes_only_what_is_read():
+    shipped, answer = (as_dict(configuration(f"model={name}")) for name in ("picturebook", "picturebook_answer"))
+    heads = [[1, 6], [1, 5], [3, 7]]
+    shipped["model"] |= {"read": "answer", "localization_heads": heads}
+    shipped["data"]["share_image"] = False
+    assert answer == shipped
+
+
 def test_the_shipped_model_changes_only_what_its_card_says():
     shipped, published = (as_dict(configuration(f"model={name}"))["logic"] for name in ("picturebook", "llava15_7b"))
     assert shipped["heads"] == "preset"
