@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,6 +61,7 @@ def top_heads_figure(
     grid: Grid,
     unit: str = "attention per cell, %",
     left_out: Sequence[Extent] = (),
+    refined: Bool[np.ndarray, "height width"] | None = None,
 ) -> Figure:
     """The picture with mask outline and box, each chosen head's map over it, and the mean of their smoothed maps.
 
@@ -73,6 +74,7 @@ def top_heads_figure(
         grid: where the maps lie over `image`.
         unit: of the colour bar, whose numbers are 100 times the maps'.
         left_out: cells that count in no map, in pixels of `image`; they are hatched.
+        refined: a sharp mask, outlined beside the grid's.
     """
     picture, shown = Picture(image), min(len(scores), MAX_HEADS_SHOWN)
     combined = result.heat / max(1, len(scores))
@@ -80,7 +82,7 @@ def top_heads_figure(
     norm = PowerNorm(0.5, 0, highest)  # a head that looks at few cells: most are faint
     figure, (large, *panels, bar) = sheet(query, shown + 1, picture.shape)
     picture.draw(large)
-    draw_result(large, result)
+    draw_result(large, result, refined)
     together = "together\nsmoothed, mean" if shown == len(scores) else f"all {len(scores)} together\nsmoothed, mean"
     titles = [*map(score_title, scores[:shown]), together]
     for axis, attention, title in zip(panels, [*maps[:shown], combined], titles, strict=True):
@@ -124,7 +126,12 @@ def components_figure(
 
 
 def sample_figures(
-    record: Record, result: Localization, image: Image.Image, logic: LogicConfig, wanted: VizConfig
+    record: Record,
+    result: Localization,
+    image: Image.Image,
+    logic: LogicConfig,
+    wanted: VizConfig,
+    refined: Bool[np.ndarray, "height width"] | None = None,
 ) -> dict[str, Figure]:
     """The figures of one sample by name: top{K} and, if they are `wanted`, heads and components."""
     query = str(record.meta.get("query", ""))
@@ -134,7 +141,8 @@ def sample_figures(
     contrast = "" if logic.contrast == Contrast.none else f", {logic.contrast} to generic"
     unit = f"attention per cell, %{contrast}"
     left_out = cells(choose_grids(record.grids, record.counted), record.left_out)
-    figures = {f"top{len(scores)}": top_heads_figure(image, query, looked, scores, result, record.grid, unit, left_out)}
+    large = top_heads_figure(image, query, looked, scores, result, record.grid, unit, left_out, refined)
+    figures = {f"top{len(scores)}": large}
     if wanted.heads:
         threshold = sum_threshold(attention_sums(record, logic.entropy.digits), logic.threshold)
         table, line = score_all(record, logic), threshold if math.isfinite(threshold) else None

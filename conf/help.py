@@ -21,7 +21,7 @@ def help_text(stages: Mapping[str, str]) -> str:
     for group, title in GROUPS.items():
         common = [(name, one) for name, one in keys() if one.metadata["common"] and _top(name) == group]
         lines += [f"{title}:", *(_line(name, one) for name, one in common)]
-    every = "Every key: python -m conf.keys. Presets: conf/model/*.yaml, conf/logic/*.yaml."
+    every = "Every key: python -m conf.keys. Presets: conf/{model,logic,refine}/*.yaml."
     return "\n".join([*lines, "", every])
 
 

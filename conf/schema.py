@@ -41,6 +41,8 @@ READ = ("last", "expression", "answer", ANSWER_BOXES)  # of model.read
 WORD = "word:"  # in front of one
 MEAN = "mean"
 TOKENS = (MEAN, "first", "last")  # of logic.token
+SHIPPED_MODEL, SHIPPED_SAM = "examples/models/picturebook", "examples/models/picturebook_sam"
+DEFAULT_SAM = "facebook/sam-vit-huge"  # for the models of photographs
 WORDS = ("all", "half", PRESET)  # in the place of a path: study.find, logic.heads
 
 
@@ -143,6 +145,16 @@ class BoxConvention(Choice):
     inclusive = "inclusive"
 
 
+class Refine(Choice):
+    none = "none"
+    sam = "sam"
+
+
+class WhichMask(Choice):
+    estimate = "estimate"
+    agreement = "agreement"
+
+
 class AblateTokens(Choice):
     onward = "onward"
     last = "last"
@@ -156,6 +168,8 @@ class FigureFormat(Choice):
 
 _ENDINGS = ("pkl", "pkl.gz", "safetensors")  # not all of them can be names of a class's members
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in _ENDINGS})  # type: ignore[call-overload]
+_PROMPTS = ("box", "points", "box+points", "mask")
+RefinePrompt = Choice("RefinePrompt", {kind: kind for kind in _PROMPTS})  # type: ignore[call-overload]
 
 
 def key(
@@ -363,7 +377,6 @@ class SelectConfig(Group, path="logic.select"):
         1000,
         "samples in each subset, drawn without replacement; null: all, once",
         least=1,
-        common="in each draw of stage=select; null: all, once",
     )
     threshold: ThresholdOver = key(
         ThresholdOver.sample,
@@ -403,12 +416,47 @@ class LogicConfig(Group, path="logic"):
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     box: BoxConfig = field(default_factory=BoxConfig)
+    refine: Refine = key(
+        Refine.none,
+        "sam: beside the grid's mask a sharp one, from the SAM that the group refine names; none: the grid's alone",
+        common="none; sam: a sharp mask beside the grid's",
+    )
     select: SelectConfig = field(default_factory=SelectConfig)
 
     def check(self) -> None:
         if self.token not in TOKENS and type(self.token) is not int:
             choices = ", ".join(TOKENS)
             raise UserError(f"logic.token={shown(self.token)}: choose from {choices}, or give a number from 0")
+
+
+@dataclass
+class RefineConfig(Group, path="refine"):
+    """What SAM is asked, with logic.refine=sam."""
+
+    checkpoint: str | None = key(
+        None,
+        "a SAM, SAM-HQ, SAM 2 or SAM 3: a folder or a hub id; null: the shipped miniature for the picture-book model, "
+        "else facebook/sam-vit-huge",
+        takes="folder",
+    )
+    prompt: RefinePrompt = key(  # type: ignore[valid-type]
+        RefinePrompt("box"),
+        "box; points: peaks of the heat map; box+points; mask: the heat map as a coarse mask, with the box",
+    )
+    positives: int = key(3, "points on the thing, at most: the highest peaks of the region", least=1, most=100)
+    negatives: int = key(
+        1, "points off it, at most: so many of the lowest cells in the box, and as many outside it", least=0, most=100
+    )
+    multimask: bool = key(False, "true: SAM makes three masks, of which choose takes one; false: it makes one")
+    choose: WhichMask = key(
+        WhichMask.estimate, "of several masks: estimate: the best by SAM's own guess; agreement: by the heat map"
+    )
+
+    def of(self, model: str) -> "RefineConfig":
+        """The same with the checkpoint that belongs to a model if none is named."""
+        if self.checkpoint is not None:
+            return self
+        return replace(self, checkpoint=SHIPPED_SAM if same_model(model, SHIPPED_MODEL) else DEFAULT_SAM)
 
 
 # The model and the data
@@ -701,6 +749,7 @@ class Config(Group):
     viz: VizConfig = field(default_factory=VizConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     logic: LogicConfig = field(default_factory=LogicConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
 

@@ -67,6 +67,19 @@ class Outcome:
         self.unwritten.count(result)
         return sample.id in self.finished
 
+    def undo(self, sample: Sample, why: NotWritten | str) -> None:
+        """Takes back that a sample is finished: something more that was to be made of it failed.
+
+        Raises NotWritten if several in a row could not be written.
+        """
+        self.finished.pop(sample.id, None)
+        if sample.id in self.new:
+            self.new.remove(sample.id)
+        else:
+            self.before -= 1
+        self.fail(sample, str(why))
+        self.unwritten.count(why)
+
 
 def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
     """Collects, ranks and writes the samples of some rows; `outcome` takes what fails and what the model waited for."""

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from bbox import Localization
 from lab.base.colours import APART
-from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR
+from lab.figures.colours import BOX_COLOUR, EDGE, INK, MASK_COLOUR, REFINED_COLOUR
 from lab.figures.labels import Box, place_labels
 from lab.figures.style import HEAT, LABEL, SMALL, inches, text_size
 from llava.grid import Grid
@@ -204,8 +204,11 @@ def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
     axis.set(xlim=(0, width), ylim=(height, 0), aspect=width / height / picture.shape)
 
 
-def draw_result(axis: Axes, result: Localization) -> None:
-    """Outline of the mask, frame of the box, and a key to both; nothing but words where there is none."""
+def draw_result(axis: Axes, result: Localization, refined: Bool[np.ndarray, "height width"] | None = None) -> None:
+    """Outline of the mask, frame of the box, and a key to both; nothing but words where there is none.
+
+    A sharp mask is outlined too, and the grid's then more faintly.
+    """
     anchor: dict[str, Any] = {
         "loc": "lower left",
         "bbox_to_anchor": (0, 1),
@@ -222,7 +225,10 @@ def draw_result(axis: Axes, result: Localization) -> None:
             **anchor,
         )
         return
-    _outline(axis, result.mask)
+    sharp = refined is not None and bool(refined.any())
+    _outline(axis, result.mask, MASK_COLOUR, "--" if sharp else "-")
+    if refined is not None and sharp:
+        _outline(axis, refined, REFINED_COLOUR)
     x0, y0, x1, y1 = result.box_xyxy
     for colour, line in (("white", 2.6), (BOX_COLOUR, 1.6)):
         axis.add_patch(
@@ -238,12 +244,13 @@ def draw_result(axis: Axes, result: Localization) -> None:
             )
         )
     key = [
-        Line2D([], [], color=MASK_COLOUR, lw=1.1, label="mask", **CASED),
+        Line2D([], [], color=MASK_COLOUR, lw=1.1, ls="--" if sharp else "-", label="mask", **CASED),
+        *([Line2D([], [], color=REFINED_COLOUR, lw=1.1, label="sharp mask", **CASED)] if sharp else []),
         Line2D([], [], color=BOX_COLOUR, lw=1.6, label="box"),
     ]
     axis.legend(
         handles=key,
-        ncols=2,
+        ncols=len(key),
         handlelength=1.4,
         columnspacing=1.2,
         handletextpad=0.5,
@@ -253,13 +260,13 @@ def draw_result(axis: Axes, result: Localization) -> None:
     )
 
 
-def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"]) -> None:
+def _outline(axis: Axes, mask: Bool[np.ndarray, "height width"], colour: Any, line: str = "-") -> None:
     step = -(-max(mask.shape) // LONGEST_SIDE)
     padded = np.pad(mask[::step, ::step], 1).astype(
         np.float32
     )  # background all round: the outline of a mask at the edge closes
     x, y = ((np.arange(count) - 0.5) * step for count in padded.shape[::-1])
-    contour = axis.contour(x, y, padded, levels=[0.5], colors=[MASK_COLOUR], linewidths=1.1, zorder=3)
+    contour = axis.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=line, linewidths=1.1, zorder=3)
     contour.set(**CASED)
 
 

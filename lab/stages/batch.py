@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import END, Config, DataConfig
+from conf.schema import END, Config, DataConfig, Refine
 from lab.attention.tokens import most_tokens
 from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
@@ -33,6 +33,8 @@ from lab.heads.choice import HeadChoice
 from lab.stages import common
 from lab.stages.common import make_folder, model_folder, wants_generic
 from lab.stages.finish import Finish
+from lab.stages.refining import list_unrefined
+from lab.stages.sharp_batch import refine_finished
 
 if TYPE_CHECKING:
     from llava.family import LoadedModel
@@ -117,6 +119,8 @@ def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sa
                 about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
                 _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)
             collect_rows(job, loaded, missing, group, outcome)
+            del loaded  # its memory is for SAM
+        refine_finished(config, job, [sample for row in mine for sample in row], group, outcome)
     except NotWritten as error:
         outcome.stopped = error
     return outcome
@@ -167,6 +171,8 @@ def _conclude(config: Config, folder: Path, chosen: Sequence[Sample], found: Seq
         missing = f"{left} of {len(chosen)} samples are missing; the same command continues with them"
         raise type(stopped)(f"{stopped}; {missing}")
     write_finished(folder, finished)
+    if config.logic.refine != Refine.none:
+        list_unrefined(folder, [folder / sample.id for sample in chosen if sample.id in finished])
     write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
         "data_file": str(config.data.data_file),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analyze import rank_heads
 from bbox import Localization, localize_record
-from conf.schema import Config, LogicConfig, SaveAttention
+from conf.schema import Config, LogicConfig, Refine, RefineConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.folder import sibling
 from lab.records.record import Record
@@ -31,6 +31,7 @@ class Finish:
     choice: HeadChoice
     figures: FigureOptions
     locate: bool  # mask and box too, and the figures that are wanted
+    refine: RefineConfig | None = None  # the sharp masks that follow, with which the figures are drawn
 
     @classmethod
     def of(cls, config: Config, choice: HeadChoice) -> "Finish":
@@ -39,14 +40,17 @@ class Finish:
         if not data.visualize_batch:
             figures = replace(figures, save=False, show=False)
         masks = data.save_masks and data.save_attention != SaveAttention.none
-        return cls(config.logic, choice, figures, masks or data.visualize_batch)
+        locate = masks or data.visualize_batch
+        refine = config.refine.of(config.model.name) if locate and config.logic.refine != Refine.none else None
+        return cls(config.logic, choice, figures, locate, refine)
 
     @property
     def rules(self) -> str:
         """All settings that decide what the files hold; the ranking's alone if there are no others."""
         names = (*RANKING, *LOCATING) if self.locate else RANKING
         drawn = (self.choice, self.figures) if self.locate else None
-        return repr(([getattr(self.logic, name) for name in names], drawn))
+        sharp = () if self.refine is None else (self.refine,)
+        return repr(([getattr(self.logic, name) for name in names], drawn, *sharp))
 
     def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
         """Ranks, and localizes if asked to. The files of the sample.
@@ -59,13 +63,15 @@ class Finish:
             return files
         result = localize_record(record, ranking, self.logic, self.choice)
         if fresh or not self._drawn(path, record, result):
-            with DRAWING if self.figures.save or self.figures.show else nullcontext():
-                write_localization(path, record, result, self.logic, self.figures)
+            figures = self.figures if self.refine is None else replace(self.figures, save=False, show=False)
+            with DRAWING if figures.save or figures.show else nullcontext():
+                write_localization(path, record, result, self.logic, figures)
         return [*files, *self._located(path, result)]
 
     def _located(self, path: Path, result: Localization) -> list[Path]:
         box, mask = sibling(path, "_bbox.json"), sibling(path, "_mask.png")
-        return [box, mask, *(self.figures.files(path, result) if self.figures.save else [])]
+        drawn = self.figures.save and self.refine is None
+        return [box, mask, *(self.figures.files(path, result) if drawn else [])]
 
     def _drawn(self, path: Path, record: Record, result: Localization) -> bool:
         wanted = self._located(path, result)

@@ -6,7 +6,7 @@ A record for which it fails is listed in a file of errors, and the others are do
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,20 +21,24 @@ from lab.stages.common import make_results_folder, results_folder
 
 log = logging.getLogger(__name__)
 
+# the files, the folder of the results -> each file, and what is wrong with it
+Together = Callable[[Sequence[Path], Path], Iterator[tuple[Path, NotWritten | str | None]]]
 Work = Callable[[Path, Path], None]  # a record's file, and the same name in the folder of the results
 
 
-def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str) -> int:
+def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, together: Together | None = None) -> int:
     """Does the work for every record; returns 1 if it failed for one, else 0.
 
-    `work` can be sent to other processes. `wrote` names the files that it writes into `results_folder`.
+    `work` can be sent to other processes; `together` takes its place where one process does all. `wrote` names the
+    files that it writes into `results_folder`.
     """
     files = _records(config)
     check_writable(results_folder(config), errors_name)
     folder = make_results_folder(config)
-    workers = worker_count(config.data.workers, len(files))
+    workers = worker_count(config.data.workers, len(files)) if together is None else 1
     began = time.monotonic()
-    outcomes = in_workers(partial(_done, work=work, folder=folder), files, workers)
+    each = in_workers(partial(_done, work=work, folder=folder), files, workers)
+    outcomes = each if together is None else together(files, folder)
     errors, unwritten = [], InARow()
     for path, error in progress(outcomes, config.stage, total=len(files)):
         if error is not None:

@@ -8,6 +8,7 @@ from lab.heads.choice import HeadChoice
 from lab.records.folder import write_record
 from lab.stages.collect import ask
 from lab.stages.common import make_folder, print_written, with_example
+from lab.stages.refining import print_sharp, sharp_mask
 from lab.stages.results import (
     FigureOptions,
     box_line,
@@ -25,13 +26,15 @@ def run(config: Config, choice: HeadChoice) -> int:
     record = at_precision(asked, config.data)  # so that a later reading finds the same
     ranking = rank_heads(record, config.logic)
     result = localize_record(record, ranking, config.logic, choice)
+    sharp = sharp_mask(config, record, result)
     # From here on everything is known to be right.
     kept = as_stored(record, config.data, config.logic, choice)
     path = write_record(make_folder(config), name, kept, config.data.record_format)
-    located = write_localization(path, record, result, config.logic, FigureOptions.of(config))
+    located = write_localization(path, record, result, config.logic, FigureOptions.of(config), sharp)
     written = [path, *write_ranking(path, ranking, record.left_out), *located]
     print(f'\n"{record.meta["query"]}" in {record.meta["image_file"]}\n')
     print(heads_table(scores_of(record, result.heads, config.logic)) + sinks_line(record))
     print(f"\n{box_line(result)}")
+    print_sharp(sharp)
     print_written(written)
     return 0

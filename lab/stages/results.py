@@ -4,10 +4,10 @@ import io
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
+
+REFINED = "_refined.png"  # of a sharp mask's file
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,37 @@ def write_ranking(path: Path, ranking: list[HeadScore], left_out: Sequence[int] 
     return written
 
 
+@dataclass(frozen=True, eq=False)
+class Sharp:
+    """A sharp mask, bool [height, width], and what is told of it; without a prompt there is none."""
+
+    mask: Bool[np.ndarray, "height width"] | None
+    told: Mapping[str, Any]
+
+
 def write_localization(
-    path: Path, record: Record, result: Localization, logic: LogicConfig, options: FigureOptions
+    path: Path,
+    record: Record,
+    result: Localization,
+    logic: LogicConfig,
+    options: FigureOptions,
+    sharp: Sharp | None = None,
 ) -> list[Path]:
-    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, the figures beside the record."""
+    """`X_mask.png`, `X_bbox.json` and, unless `save_fig=false`, the figures beside the record.
+
+    With a sharp mask also `X_refined.png`.
+    """
     # The figures first: their picture may be missing.
-    figures = _draw(record, result, logic, options) if options.save or options.show else {}
+    refined = None if sharp is None else sharp.mask
+    figures = _draw(record, result, logic, options, refined) if options.save or options.show else {}
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
     write_atomic(written[0], mask_png(result.mask))
-    write_atomic(written[1], box_json(record, result))
+    if refined is not None:
+        written.append(sibling(path, REFINED))
+        write_atomic(written[-1], mask_png(refined))
+    elif sharp is not None:
+        sibling(path, REFINED).unlink(missing_ok=True)  # of an earlier run
+    write_atomic(written[1], box_json(record, result, sharp))
     if not figures:
         return written
     import viz  # matplotlib, only where a figure is wanted
@@ -90,14 +114,14 @@ def write_localization(
 
 
 def mask_png(mask: Bool[np.ndarray, "height width"]) -> bytes:
-    """The content of `X_mask.png`: 255 inside, 0 outside."""
+    """The content of `X_mask.png` and `X_refined.png`: 255 inside, 0 outside."""
     buffer = io.BytesIO()
     white = np.multiply(mask, 255, dtype=np.uint8)  # the one copy: Pillow reads the array itself
     Image.fromarray(white).save(buffer, format="png")
     return buffer.getvalue()
 
 
-def box_json(record: Record, result: Localization) -> str:
+def box_json(record: Record, result: Localization, sharp: Sharp | None = None) -> str:
     """The content of `X_bbox.json`."""
     return json.dumps(
         {
@@ -107,17 +131,20 @@ def box_json(record: Record, result: Localization) -> str:
             "image_size": record.image_size,
             "selected_heads": [list(head) for head in result.heads],
         }
+        | ({} if sharp is None else {"refine": dict(sharp.told)})
     )
 
 
-def _draw(record: Record, result: Localization, logic: LogicConfig, options: FigureOptions) -> "dict[str, Figure]":
+def _draw(
+    record: Record, result: Localization, logic: LogicConfig, options: FigureOptions, refined: np.ndarray | None
+) -> "dict[str, Figure]":
     import viz  # matplotlib, only where a figure is wanted
 
     picture = open_image(picture_of(record, options.image_file))
     if record.image_size not in (None, picture.size):
         sizes = f"the picture is {picture.width} x {picture.height} pixels, the record's {record.image_size}"
         raise UserError(f"{sizes}: data.image_file must name the picture that the record was made from")
-    return viz.sample_figures(record, result, picture, logic, options.viz)
+    return viz.sample_figures(record, result, picture, logic, options.viz, refined)
 
 
 def picture_of(record: Record, image_file: str | None) -> Path:
