@@ -8,6 +8,7 @@ from lab.base.errors import UserError
 from lab.records.files import save_record
 from lab.records.record import Record
 
+REFINED = "_refined.png"  # of the sharp mask's file beside a record
 ENDINGS = tuple(f".{format}" for format in RecordFormat)
 # The name, and whether it is a ranking.
 SAMPLE_FILE = re.compile(rf"([^.].*?)(_analysis)?(?:{'|'.join(map(re.escape, ENDINGS))})")

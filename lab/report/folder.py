@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from lab.base.errors import UserError
 from lab.base.paths import find
-from lab.records.folder import list_samples
+from lab.records.folder import REFINED, list_samples
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class SampleFiles:
     record: Path | None
     ranking: Path | None
     error: str | None  # what went wrong as it was collected
+    sharp: Path | None = None  # its sharp mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,9 @@ class RunFolder:
 
     def of(self, name: str) -> SampleFiles:
         """The files of a sample."""
-        return SampleFiles(self.records.get(name), self.rankings.get(name), self.errors.get(name))
+        masks = [folder / f"{name}{REFINED}" for folder in (self.results, self.path)]
+        sharp = next((mask for mask in masks if mask.exists()), None)
+        return SampleFiles(self.records.get(name), self.rankings.get(name), self.errors.get(name), sharp)
 
     @property
     def ids(self) -> list[str]:
@@ -86,9 +89,9 @@ def read_folder(path: Path, results: Path | None = None) -> RunFolder:
         listed["records"],
         listed["analyses"],
         {str(row["id"]): str(row.get("error", "failed")) for row in failed},
-        _json_object(path / "summary.json"),
-        _json_object(results / "metrics.json"),
-        _json_object(results / "localization_heads.json"),
+        read_json_object(path / "summary.json"),
+        read_json_object(results / "metrics.json"),
+        read_json_object(results / "localization_heads.json"),
     )
 
 
@@ -102,7 +105,7 @@ def _made_of(results: Path) -> Path | None:
     return None
 
 
-def _json_object(path: Path) -> Mapping[str, Any] | None:
+def read_json_object(path: Path) -> Mapping[str, Any] | None:
     found = _json_lines(path, whole=True)
     return found[0] if found and isinstance(found[0], Mapping) else None
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from analyze import Head
 from conf.schema import as_yaml
-from lab.figures.colours import BOX_COLOUR, MASK_COLOUR
+from lab.figures.colours import BOX_COLOUR, MASK_COLOUR, REFINED_COLOUR
 from lab.heads.files import NAME as HEADS_FILE
 from lab.report import tables
 from lab.report.contents import Gathered, Shown
@@ -87,7 +87,7 @@ def script_text() -> str:
 @cache
 def style_text() -> str:
     """The page's style: box and mask in the colours of the figures, then static/page.css."""
-    found = f":root {{ --found: {BOX_COLOUR}; --masked: {MASK_COLOUR}; }}"
+    found = f":root {{ --found: {BOX_COLOUR}; --masked: {MASK_COLOUR}; --sharp: {REFINED_COLOUR}; }}"
     return f"{found}\n{(HERE / 'static' / 'page.css').read_text(encoding='utf-8')}"
 
 
@@ -110,6 +110,7 @@ def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict
     run, findings = gathered.runs[index], [sample.findings[index] for sample in gathered.samples]
     scores = tables.scores_of_run(gathered, index)
     fresh, saved = tables.fresh_estimates(scores, resamples, seed), tables.saved_estimates(run.folder.metrics)
+    sharp = tables.saved_estimates(run.folder.metrics, "refined") if run.rules.refine else {}
     ious = [score.box_iou for score in scores if score.box_iou is not None]
     return {
         "label": "AB"[index],
@@ -126,6 +127,7 @@ def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict
         ),
         "saved": tables.metric_table(saved) if saved else None,
         "saved_samples": max((one.n for estimates in saved.values() for one in estimates), default=0),
+        "sharp": tables.metric_table(sharp) if sharp else None,
         "other_rules": tables.other_rules(run.folder.metrics, run.settings),
         "histogram": np.histogram(ious, BINS, (0, 1))[0].tolist() if ious else None,
         "rho": _rho(run.folder.metrics),
@@ -243,6 +245,7 @@ def _finding_data(finding: Finding, first: Finding, shape: tuple[int, int]) -> d
         "pointed": None if score is None else score.pointed,
         "box": finding.box_xyxy and [round(edge, 1) for edge in finding.box_xyxy],
         "outline": finding.outline if finding.outline[1] else None,
+        **({"sharp": finding.sharp_outline, "sharpIou": finding.sharp_iou} if finding.sharp_outline else {}),
         "answer": str((finding.meta or {}).get("generated_text") or "") or None,
         "heads": [
             [row.layer, row.head, round(row.attn_sum, 4), _finite(row.spatial_entropy), row.num_components]

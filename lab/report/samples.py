@@ -20,13 +20,14 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.boxes import Box
 from lab.heads.choice import HeadChoice
-from lab.measure.metrics import Prediction, Score, box_iou, exclusive, score
+from lab.measure.metrics import Prediction, Score, box_iou, exclusive, mask_overlap, score
 from lab.measure.predictions import prediction
 from lab.records.files import load_record
+from lab.records.folder import REFINED
 from lab.records.record import Record
 from lab.records.subset import NotKept
-from lab.report.folder import SampleFiles
-from lab.report.pictures import levels, outline, text_of, thumbnail
+from lab.report.folder import SampleFiles, read_json_object
+from lab.report.pictures import Outline, levels, outline, text_of, thumbnail
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Rules:
     logic: LogicConfig
     choice: HeadChoice
     inclusive: bool
+    refine: bool = False  # sharp masks that lie beside the records are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,9 @@ class Finding:
     score: Score | None = None  # if the truth is known
     meta: Mapping[str, Any] | None = None
     wrong: str | None = None  # what ends the work: the rules choose heads that the model does not have
+    sharp_outline: Outline | None = None  # of the sharp mask, if it was made of the same box
+    sharp_iou: float | None = None  # with the true mask
+    sharp: np.ndarray | None = None  # bool [height, width], dropped as the answer is
     answer: Prediction | None = None  # dropped once it is scored: a mask is as large as its image
 
 
@@ -93,7 +98,7 @@ def find_sample(name: str, files: SampleFiles, known: Sample | None, rules: Rule
     except UserError as error:
         return replace(told, why=f"its image's size is unknown: {error}")
     try:
-        return _localized(name, sized, told, rules)
+        return _with_sharp(_localized(name, sized, told, rules), files, rules)
     except UserError as error:
         return replace(told, wrong=str(error))
 
@@ -143,6 +148,23 @@ def _localized(name: str, record: Record, told: Finding, rules: Rules) -> Findin
     )
 
 
+def _with_sharp(finding: Finding, files: SampleFiles, rules: Rules) -> Finding:
+    """The finding with the sharp mask beside its record, unless that was made of another box or another picture."""
+    if not rules.refine or finding.box_xyxy is None or files.sharp is None:
+        return finding
+    name = files.sharp.name.removesuffix(REFINED)
+    told = read_json_object(files.sharp.with_name(f"{name}_bbox.json")) or {}
+    if told.get("bbox_xyxy") is None or exclusive(told["bbox_xyxy"]) != finding.box_xyxy:
+        return finding
+    try:
+        mask = np.asarray(open_image(files.sharp).convert("L")) > 127
+    except UserError:
+        return finding
+    if mask.shape[::-1] != finding.image_size:
+        return finding
+    return replace(finding, sharp=mask, sharp_outline=outline(mask))
+
+
 def _maps(record: Record, found: Localization, contrast: Contrast) -> Maps:
     maps = head_maps(record, found.heads, contrast)
     every = np.concatenate([maps, found.heat[None] / max(1, len(maps))])
@@ -164,18 +186,18 @@ def truth_of(known: Sample | None, image_size: tuple[int, int] | None) -> tuple[
 
 
 def scored(finding: Finding, truth: Truth | None, *, inclusive: bool) -> Finding:
-    """The finding with its score, no answer being a miss, and without the answer's mask."""
+    """The finding with its score, no answer being a miss, and without the answer's masks."""
+    bare = replace(finding, answer=None, sharp=None)
     if truth is None:
-        return replace(finding, answer=None)
-    if (
-        finding.answer
-        and finding.answer.mask is not None
-        and truth.mask is not None
-        and finding.answer.mask.shape != truth.mask.shape
-    ):
-        return replace(finding, answer=None)
-    measured = score(truth, finding.answer, inclusive=inclusive)
-    return replace(finding, answer=None, score=measured)
+        return bare
+    found, true = finding.answer, truth.mask
+    if found and found.mask is not None and true is not None and found.mask.shape != true.shape:
+        return bare
+    measured = score(truth, found, inclusive=inclusive)
+    if finding.sharp is None or true is None or finding.sharp.shape != true.shape:
+        return replace(bare, score=measured)
+    both, either = mask_overlap(finding.sharp, true, truth.ignore)
+    return replace(bare, score=measured, sharp_iou=round(both / max(either, 1), 4))
 
 
 def disagreement(first: Finding, second: Finding) -> float:

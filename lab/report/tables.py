@@ -161,10 +161,10 @@ def group_table(estimates: Sequence[Estimate]) -> Table | None:
     )
 
 
-def saved_estimates(metrics: Mapping[str, Any] | None) -> dict[str, list[Estimate]]:
-    """The rows of metrics.json; {} if there is none or it is of another version."""
+def saved_estimates(metrics: Mapping[str, Any] | None, rows: str = "metrics") -> dict[str, list[Estimate]]:
+    """The rows of metrics.json, or those of sharp masks (`refined`); {} if there are none, or of another version."""
     try:
-        return {name: [Estimate(**one) for one in estimates] for name, estimates in (metrics or {})["metrics"].items()}
+        return {name: [Estimate(**one) for one in estimates] for name, estimates in (metrics or {})[rows].items()}
     except (LookupError, TypeError, AttributeError):
         return {}
 
@@ -251,5 +251,6 @@ def other_rules(metrics: Mapping[str, Any] | None, settings: Mapping[str, Any]) 
     if not isinstance(saved, Mapping):
         return []
     changed = config_differences(saved, settings)
-    # How heads are counted over samples is no rule of what is found in one.
-    return [f"{key}={then}" for key, then, _ in changed if key.startswith(RULES) and not key.startswith("logic.select")]
+    # How heads are counted over samples, and what stands beside the grid's mask, are no rules of what is found in one.
+    others = ("logic.select", "logic.refine")
+    return [f"{key}={then}" for key, then, _ in changed if key.startswith(RULES) and not key.startswith(others)]

@@ -4,7 +4,7 @@ import logging
 
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import BoxConvention, Config, as_dict, of_saved
+from conf.schema import BoxConvention, Config, Refine, as_dict, of_saved
 from lab.base.files import check_writable, write_atomic
 from lab.heads.choice import HeadChoice, head_choice
 from lab.report.contents import Run
@@ -41,7 +41,8 @@ def run(config: Config, choice: HeadChoice) -> int:
 
 def run_of(folder: RunFolder, config: Config, choice: HeadChoice, data_file: str | None) -> Run:
     """The run in a folder, whose records are read as a configuration says."""
-    rules = Rules(config.logic, choice, config.metrics.box == BoxConvention.inclusive)
+    sharp = config.logic.refine != Refine.none
+    rules = Rules(config.logic, choice, config.metrics.box == BoxConvention.inclusive, sharp)
     return Run(folder, rules, as_dict(config), known_samples(folder, data_file))
 
 

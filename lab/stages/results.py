@@ -22,15 +22,13 @@ from lab.base.files import write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
 from lab.base.pickles import dump_plain
-from lab.records.folder import sibling
+from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-
-REFINED = "_refined.png"  # of a sharp mask's file
 
 
 @dataclass(frozen=True)

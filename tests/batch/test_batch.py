@@ -529,7 +529,7 @@ def test_a_replaced_record_another_question_and_a_damaged_list_are_read_again(tm
 
 
 def test_every_key_of_logic_decides_a_ranking_or_a_box_or_is_known_not_to():
-    assert set(vars(configuration().logic)) == {*RANKING, *LOCATING, "select"}
+    assert set(vars(configuration().logic)) == {*RANKING, *LOCATING, "select", "refine"}
 
 
 # what cannot be written

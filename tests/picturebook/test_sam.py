@@ -9,10 +9,10 @@ from transformers import SamModel
 
 from lab.picturebook.fit import StageConfig
 from lab.picturebook.sam import asking
-from lab.picturebook.sam.loss import cell_edges, coverage, mask_loss
-from lab.picturebook.sam.model import IMAGE_SIZE, MASK_SIZE, PATCH_SIZE
+from lab.picturebook.sam.loss import DenseSam, cell_edges, coverage, dense_loss, mask_loss, normalised
+from lab.picturebook.sam.model import IMAGE_SIZE, MASK_SIZE, PATCH_SIZE, make_sam, start_tower
 from lab.picturebook.sam.scenes import in_frame
-from lab.picturebook.sam.train import KINDS, SamTrainConfig, ask, train
+from lab.picturebook.sam.train import KINDS, SamTrainConfig, answer, ask, train
 from lab.picturebook.world import make_scene, mask_box_xyxy, render
 
 
@@ -91,13 +91,49 @@ def test_the_best_of_several_masks_counts():
 
 
 def test_training_runs_and_picks_up_where_it_was(tmp_path):
-    stage = StageConfig(steps=2, batch=2, lr=1e-3, checkpoint_every=1)
-    config = SamTrainConfig(str(tmp_path / "work"), str(tmp_path / "out"), workers=1, scenes=6, held_out=2, stage=stage)
+    first, second = (StageConfig(steps=steps, batch=2, lr=1e-3, checkpoint_every=1) for steps in (1, 2))
+    folders = str(tmp_path / "work"), str(tmp_path / "out")
+    config = SamTrainConfig(*folders, workers=1, scenes=6, held_out=2, prompts_only=first, all=second)
     train(config)
     model = SamModel.from_pretrained(tmp_path / "out")
     assert model.config.vision_config.image_size == IMAGE_SIZE
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 8e6
-    stage.steps = 3
+    second.steps = 3
     train(config)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "work" / "sam.log.jsonl").open()]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "work" / "all.log.jsonl").open()]
     assert steps == [1, 2, 3]
+
+
+def test_every_part_of_the_model_learns_and_the_tower_only_in_the_second_stage(owner):
+    model = DenseSam(make_sam(seed=0))
+    pixels, asked = torch.zeros(1, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8), {}
+    for kind in KINDS:
+        asked[kind] = ask(owner[None], kind, 2, np.random.default_rng(0))
+    for learns in (False, True):
+        model.sam.vision_encoder.requires_grad_(learns)
+        model.zero_grad()
+        embeddings, shown, edges = model(pixels)
+        for multimask in (False, True):
+            for one in asked.values():
+                answers = answer(model, embeddings, one, multimask=multimask)
+                mask_loss(*answers, one.truth)[0].backward(retain_graph=True)
+        dense_loss(shown, edges, owner[None]).backward()
+        still = {name for name, value in model.named_parameters() if value.requires_grad and value.grad is None}
+        assert still <= {"sam.prompt_encoder.not_a_point_embed.weight"}
+        tower = [value.grad for name, value in model.named_parameters() if "vision_encoder" in name]
+        assert all((grad is not None) == learns for grad in tower)
+
+
+def test_the_tower_starts_as_that_of_the_picture_book_model(picturebook):
+    sam, clip = make_sam(seed=0), picturebook.model.model.vision_tower
+    pixels = torch.from_numpy(np.stack([in_frame(*render(make_scene(seed)))[0] for seed in (1, 2)]))
+    values, tower = normalised(pixels), sam.vision_encoder
+    start_tower(sam, clip, values)
+    small = torch.nn.functional.interpolate(values, (192, 192), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        own = tower.patch_embed(values) + tower.pos_embed
+        for layer in tower.layers:
+            own = layer(own)
+        theirs = clip(pixel_values=small, output_hidden_states=True).hidden_states[-1][:, 1:]
+        alike = torch.nn.functional.cosine_similarity(own.flatten(1, 2), theirs, dim=-1)
+    assert alike.mean() > 0.9

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SamModel
 
-from lab.picturebook.sam.model import GRID, IMAGE_SIZE, MASK_SIZE, MEAN, PATCH_SIZE, STD, WIDTH
+from lab.picturebook.model import MEAN, STD
+from lab.picturebook.sam.model import GRID, IMAGE_SIZE, MASK_SIZE, PATCH_SIZE, WIDTH
 
 FINE = MASK_SIZE // GRID  # mask pixels along a cell
 CROSS_ENTROPY = 5.0  # weights of the loss beside those of the dice and the IoU estimate, 1
@@ -27,7 +28,9 @@ class DenseSam(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [B, S, S, 3] -> embeddings [B, D, G, G], thing or not [B, M, M] and box edges [B, 4, G, G]."""
-        embeddings = self.sam.get_image_embeddings(normalised(pixels))
+        embeddings = self.sam.vision_encoder(
+            normalised(pixels)
+        ).last_hidden_state  # get_image_embeddings has no gradient
         dense = self.heads(embeddings)
         return embeddings, F.pixel_shuffle(dense[:, :-4], FINE)[:, 0], dense[:, -4:]
 

@@ -3,17 +3,18 @@
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import SamConfig, SamModel, SamProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel, SamConfig, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from lab.picturebook.model import MEAN, STD
 
 IMAGE_SIZE = 256
 PATCH_SIZE = 16
 GRID = IMAGE_SIZE // PATCH_SIZE  # cells of the image embedding along a side
 MASK_SIZE = 4 * GRID  # of the masks that come out, and of a mask that is put in
 WIDTH = 64  # of the embedding and of the decoder
-MEAN = (0.485, 0.456, 0.406)  # those of SAM
-STD = (0.229, 0.224, 0.225)
 
 
 def make_sam(*, seed: int) -> SamModel:
@@ -50,6 +51,34 @@ def make_sam(*, seed: int) -> SamModel:
     nn.init.normal_(positions, std=1.0)
     positions.requires_grad_(False)
     return model
+
+
+@torch.no_grad()
+def start_tower(sam: SamModel, clip: CLIPVisionModel, pixels: Tensor) -> None:
+    """Puts the picture-book model's tower into SAM's: both have five layers of 128 and 16 x 16 patches.
+
+    A patch shows the same part of a picture, only finer. SAM has no class token, which is left out, and no norm before
+    its layers: that becomes part of the patches and positions, with the mean spread of some `pixels`, float
+    [B, 3, S, S], in the place of each token's own.
+    """
+    tower, norm = sam.vision_encoder, clip.pre_layrnorm
+    kernel = F.interpolate(clip.embeddings.patch_embedding.weight, (PATCH_SIZE, PATCH_SIZE), mode="bilinear")
+    kernel = kernel * (clip.embeddings.patch_embedding.weight[0, 0].numel() / PATCH_SIZE**2)
+    positions = clip.embeddings.position_embedding.weight[1:].reshape(1, GRID, GRID, -1)
+    tokens = F.conv2d(pixels, kernel, stride=PATCH_SIZE).permute(0, 2, 3, 1) + positions  # [B, G, G, D]
+    scale = norm.weight / tokens.std(-1).mean()
+    tower.patch_embed.projection.weight.copy_((kernel - kernel.mean(0)) * scale[:, None, None, None])
+    tower.patch_embed.projection.bias.zero_()
+    tower.pos_embed.copy_((positions - positions.mean(-1, keepdim=True)) * scale + norm.bias)
+    for own, other in zip(tower.layers, clip.encoder.layers, strict=True):
+        own.layer_norm1.load_state_dict(other.layer_norm1.state_dict())
+        own.layer_norm2.load_state_dict(other.layer_norm2.state_dict())
+        own.attn.proj.load_state_dict(other.self_attn.out_proj.state_dict())
+        own.mlp.lin1.load_state_dict(other.mlp.fc1.state_dict())
+        own.mlp.lin2.load_state_dict(other.mlp.fc2.state_dict())
+        parts = [getattr(other.self_attn, f"{name}_proj") for name in "qkv"]
+        own.attn.qkv.weight.copy_(torch.cat([part.weight for part in parts]))
+        own.attn.qkv.bias.copy_(torch.cat([part.bias for part in parts]))
 
 
 def make_processor() -> SamProcessor:

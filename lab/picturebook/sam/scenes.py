@@ -15,7 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lab.picturebook.drawing import CHUNK, TRAINING_SEEDS
-from lab.picturebook.sam.model import IMAGE_SIZE, MEAN
+from lab.picturebook.model import MEAN
+from lab.picturebook.sam.model import IMAGE_SIZE
 from lab.picturebook.world import make_scene, render
 
 

@@ -2,8 +2,9 @@
 
     python -m lab.picturebook.sam.train work=runs/picturebook_sam out=examples/models/picturebook_sam
 
-Draws the training scenes once, trains on boxes, points and coarse masks that are a little off, and saves the model.
-Every value of `SamTrainConfig` can be set the same way, for example `scenes=500 stage.steps=100`.
+Draws the training scenes once, takes the tower of the picture-book model, trains on boxes, points and coarse masks that
+are a little off, first without the tower and then with it, and saves the model.
+Every value of `SamTrainConfig` can be set the same way, for example `scenes=500 all.steps=100`.
 """
 
 import logging
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.sam import asking
-from lab.picturebook.sam.loss import DENSE, DenseSam, coverage, dense_loss, mask_loss
-from lab.picturebook.sam.model import make_sam, save
+from lab.picturebook.sam.loss import DENSE, DenseSam, coverage, dense_loss, mask_loss, normalised
+from lab.picturebook.sam.model import make_sam, save, start_tower
 from lab.picturebook.sam.scenes import draw
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,13 @@ class SamTrainConfig:
     scenes: int = 4000
     held_out: int = 200  # the last scenes, never trained on: the figures in the log
     prompts: int = 4  # per picture and step
-    stage: StageConfig = field(
-        default_factory=lambda: StageConfig(steps=4500, batch=8, lr=2e-3, checkpoint_every=50, weight_decay=0.02)
+    tower: str = "examples/models/picturebook"  # the model whose vision tower is the start
+    # What boxes and points mean, while tower and neck stand still; then all together.
+    prompts_only: StageConfig = field(
+        default_factory=lambda: StageConfig(steps=1650, batch=8, lr=2e-3, checkpoint_every=50, weight_decay=0.02)
+    )
+    all: StageConfig = field(
+        default_factory=lambda: StageConfig(steps=2200, batch=8, lr=1.5e-3, checkpoint_every=50, weight_decay=0.02)
     )
 
 
@@ -61,11 +68,32 @@ def train(config: SamTrainConfig) -> None:
     OmegaConf.save(OmegaConf.structured(config), work / "config.yaml")
     draw(work / "data", config.scenes, config.workers)
     pixels, owners = (np.load(work / "data" / f"{name}.npy", mmap_mode="r") for name in ("pixels", "owner"))
-    model = DenseSam(make_sam(seed=config.seed)).to(device)
+    sam = make_sam(seed=config.seed)
+    llava = LlavaForConditionalGeneration.from_pretrained(config.tower, dtype=torch.float32)
+    start_tower(sam, llava.model.vision_tower, normalised(torch.from_numpy(np.array(pixels[:32]))))
+    model = DenseSam(sam).to(device)
+    for number, (name, stage) in enumerate({"prompts_only": config.prompts_only, "all": config.all}.items()):
+        model.sam.vision_encoder.requires_grad_(name == "all")
+        train_stage(model, config, name, stage, number, pixels, owners)
+    save(model.sam.cpu().eval(), Path(config.out))
+    log.info("saved %s", config.out)
+
+
+def train_stage(
+    model: DenseSam,
+    config: SamTrainConfig,
+    name: str,
+    stage: StageConfig,
+    number: int,
+    pixels: np.ndarray,
+    owners: np.ndarray,
+) -> None:
+    """One stage, in place."""
+    device = torch.device(config.device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng([config.seed, step, 21])
-        index = np.sort(rng.choice(len(pixels) - config.held_out, config.stage.batch, replace=False))
+        rng = np.random.default_rng([config.seed, step, 21, number])
+        index = np.sort(rng.choice(len(pixels) - config.held_out, stage.batch, replace=False))
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         embeddings, shown, edges = model(torch.from_numpy(pixels[index]).to(device))
         asked = ask(owners[index], kind, config.prompts, rng)
@@ -79,17 +107,15 @@ def train(config: SamTrainConfig) -> None:
         """The IoU on scenes that were held out, for every kind of prompt, of the single mask."""
         rng = np.random.default_rng([config.seed, 22])
         found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        for start in range(len(pixels) - config.held_out, len(pixels), config.stage.batch):
-            part = slice(start, start + config.stage.batch)
+        for start in range(len(pixels) - config.held_out, len(pixels), stage.batch):
+            part = slice(start, start + stage.batch)
             embeddings = model(torch.from_numpy(np.array(pixels[part])).to(device))[0]
             for kind, ious in found.items():
                 asked = ask(owners[part], kind, 2, rng)
                 ious.append(mask_loss(*answer(model, embeddings, asked), asked.truth.to(device))[1].item())
         return {f"held_out_{kind}": float(np.mean(ious)) for kind, ious in found.items()}
 
-    fit(model, loss, config.stage, work, "sam", check, check_every=250)
-    save(model.sam.cpu().eval(), Path(config.out))
-    log.info("saved %s", config.out)
+    fit(model, loss, stage, Path(config.work), name, check, check_every=250)
 
 
 def ask(owners: np.ndarray, kind: str, count: int, rng: np.random.Generator) -> Asked:

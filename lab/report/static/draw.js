@@ -12,12 +12,13 @@ function picture(sample, alternative) {
   return make("div", { class: "placeholder", role: "img", "aria-label": `${alternative}: no picture` }, make("span", {}, "no picture"));
 }
 
-/** Mask, box and truth of one run over the whole picture; each is hidden where the page's boxes say so. */
+/** Mask, sharp mask, box and truth of one run over the whole picture; each is hidden where the page's boxes say so. */
 function lines(sample, found) {
   const [width, height] = sizeOf(sample);
   const drawing = shape("svg", { class: "lines", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   const cased = (name, draw) => drawing.append(shape("g", { class: `${name} casing` }, draw()), shape("g", { class: name }, draw()));
   if (found.outline) cased("mask", () => outlined(found.outline));
+  if (found.sharp) cased("sharp", () => outlined(found.sharp));
   if (found.box) cased("box", () => boxed(found.box));
   if (sample.truth) cased("truth", () => boxed(sample.truth));
   if (sample.outline) cased("truth area", () => outlined(sample.outline));

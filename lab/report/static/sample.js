@@ -54,6 +54,7 @@ function figuresOf(sample, found) {
     ["True box", sample.truth ? rounded(sample.truth) : null],
     ["IoU of boxes", found.iou === null ? null : fixed(found.iou, 3)],
     ["IoU of masks", found.maskIou === null ? null : fixed(found.maskIou, 3)],
+    ["Sharp mask", found.sharp ? (found.sharpIou == null ? "orange line" : `orange line, IoU ${fixed(found.sharpIou, 3)}`) : null],
     ["Highest cell", found.pointed === null || found.status !== "done" ? null : found.pointed ? "on the object" : "beside the object"],
     ["Answer in words", found.answer],
     ["Image", sample.size ? `${sample.size[0]} × ${sample.size[1]} pixels` : null],
