@@ -28,9 +28,9 @@ class DenseSam(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [B, S, S, 3] -> embeddings [B, D, G, G], thing or not [B, M, M] and box edges [B, 4, G, G]."""
-        embeddings = self.sam.vision_encoder(
-            normalised(pixels)
-        ).last_hidden_state  # get_image_embeddings has no gradient
+        with torch.autocast(pixels.device.type, torch.bfloat16):  # get_image_embeddings has no gradient
+            embeddings = self.sam.vision_encoder(normalised(pixels)).last_hidden_state
+        embeddings = embeddings.float()  # places in prompts need more than eight bits
         dense = self.heads(embeddings)
         return embeddings, F.pixel_shuffle(dense[:, :-4], FINE)[:, 0], dense[:, -4:]
 
