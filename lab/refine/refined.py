@@ -6,7 +6,7 @@ for one in refine(sam, look, [(found, record.grid)], config): one.mask
 
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class Refined:
 
 def refine(sam: Sam, look: Look, found: Sequence[tuple[Localization, Grid]], config: RefineConfig) -> list[Refined]:
     """A refined mask for each of several expressions about one picture, all asked together."""
-    prompts = [_prompt(one, grid, look.frame.image_size, config) for one, grid in found]
+    prompts = [_made(make_prompt, one, grid, look.frame.image_size, config) for one, grid in found]
     asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
     answers = iter(sam.answers(look, asked, multimask=config.multimask))
     refined = []
@@ -61,23 +61,28 @@ def refine(sam: Sam, look: Look, found: Sequence[tuple[Localization, Grid]], con
 
 
 def of_boxes(sam: Sam, look: Look, boxes: Sequence[Box], *, multimask: bool = False) -> list[Refined]:
-    """A mask for each of some boxes (both edges inclusive), of several the one that SAM holds to be best.
+    """A mask for each of some boxes, both edges inclusive; a box without area has none."""
+    return of_prompts(sam, look, [_made(box_prompt, box) for box in boxes], multimask=multimask)
 
-    A box without area has none.
+
+def of_prompts(sam: Sam, look: Look, prompts: Sequence[Prompt | str], *, multimask: bool = False) -> list[Refined]:
+    """A mask for each of some prompts, of several the one that SAM holds to be best.
+
+    In the place of a prompt may stand why there is none.
     """
-    prompts: list[Prompt | str] = []
-    for box in boxes:
-        try:
-            prompts.append(box_prompt(box))
-        except UserError as error:
-            prompts.append(str(error))
-    asked = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
-    answers = iter(sam.answers(look, asked, multimask=multimask))
+    answers = iter(sam.answers(look, [one for one in prompts if isinstance(one, Prompt)], multimask=multimask))
     nothing = np.zeros(look.frame.image_size[::-1], bool)
     return [
-        Refined(nothing, why=prompt) if isinstance(prompt, str) else _best(next(answers), prompt, look.frame)
-        for prompt in prompts
+        Refined(nothing, why=one) if isinstance(one, str) else _best(next(answers), one, look.frame) for one in prompts
     ]
+
+
+def _made(make: Callable[..., Prompt], *given: Any) -> Prompt | str:
+    """A prompt, or why there is none."""
+    try:
+        return make(*given)
+    except UserError as error:
+        return str(error)
 
 
 def _best(answer: Answer, prompt: Prompt, frame: Frame) -> Refined:
@@ -87,13 +92,6 @@ def _best(answer: Answer, prompt: Prompt, frame: Frame) -> Refined:
 
 def _on_picture(answer: Answer, which: int, frame: Frame) -> Bool[np.ndarray, "height width"]:
     return (frame.on_picture(answer.logits[which : which + 1])[0] > 0).cpu().numpy()
-
-
-def _prompt(found: Localization, grid: Grid, image_size: tuple[int, int], config: RefineConfig) -> Prompt | str:
-    try:
-        return make_prompt(found, grid, image_size, config)
-    except UserError as error:
-        return str(error)
 
 
 def take(

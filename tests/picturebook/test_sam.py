@@ -8,9 +8,11 @@ import torch
 from transformers import SamModel
 
 from lab.picturebook.fit import StageConfig
+from lab.picturebook.make import samples
 from lab.picturebook.sam import asking
+from lab.picturebook.sam.evaluate import SamEvaluateConfig, evaluate, report, ways
 from lab.picturebook.sam.loss import DenseSam, cell_edges, coverage, dense_loss, mask_loss, normalised
-from lab.picturebook.sam.model import IMAGE_SIZE, MASK_SIZE, PATCH_SIZE, make_sam, start_tower
+from lab.picturebook.sam.model import IMAGE_SIZE, MASK_SIZE, PATCH_SIZE, make_sam, save, start_tower
 from lab.picturebook.sam.scenes import in_frame
 from lab.picturebook.sam.train import KINDS, SamTrainConfig, answer, ask, train
 from lab.picturebook.world import make_scene, mask_box_xyxy, render
@@ -137,3 +139,24 @@ def test_the_tower_starts_as_that_of_the_picture_book_model(picturebook):
         theirs = clip(pixel_values=small, output_hidden_states=True).hidden_states[-1][:, 1:]
         alike = torch.nn.functional.cosine_similarity(own.flatten(1, 2), theirs, dim=-1)
     assert alike.mean() > 0.9
+
+
+def test_evaluation_asks_for_every_thing_in_every_way(tmp_path):
+    save(make_sam(seed=0), tmp_path)
+    found = evaluate(SamEvaluateConfig(str(tmp_path), "cpu", n=3, seed=5))
+    counts = {len(scores) for scores, _ in found.values()}
+    assert len(found) == 6
+    assert len(counts) == 1
+    assert f"{counts.pop()} things of 3 scenes." in report(found, resamples=10)
+
+
+def test_the_true_box_is_that_of_the_mask_and_every_prompt_lies_in_the_picture():
+    drawn = next(iter(samples(1, 9)))
+    owner = in_frame(drawn.image, drawn.owner)[1]
+    asked = ways(drawn.owner == 0, owner, 0, np.random.default_rng(0))
+    x0, y0, x1, y1 = mask_box_xyxy(drawn.owner == 0)
+    assert asked["the true box"].box_xyxy == (x0, y0, x1 - 1, y1 - 1)
+    for prompt in asked.values():
+        for x, y in [*prompt.points_xy, *np.reshape(prompt.box_xyxy or [], (-1, 2)).tolist()]:
+            assert 0 <= x <= drawn.image.width
+            assert 0 <= y <= drawn.image.height
