@@ -32,7 +32,7 @@ BOXES = {
 }
 MASKS = {"7b": {"refcoco": {"val": 74.2}}, "13b": {"refcoco": {"val": 76.1}}}
 NOTE = """Boxes of the run: heads fixed over all samples, but for the row `picked per sample`.
-Masks: the paper's are SAM's, prompted with the box; those of the run are the heads' own."""
+Masks: the paper's are SAM's, prompted with the box."""
 CRITERIA = {"picked per sample": 67.4, "attention sum only": 23.9, "entropy only": 31.3}
 
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -49,7 +49,10 @@ def comparison(metrics: Mapping[str, Any], heads: Mapping[str, Any], dataset: st
     for name, value in CRITERIA.items():
         rows += _row(f"  {name}", value if ablation else None, metrics, name, "Acc@0.5")
     rows += _row("  random, same layers", None, metrics, "random, same layers", "Acc@0.5")
-    rows += _row("masks, cIoU", masks, metrics, "chosen", "cIoU")
+    rows += _row("masks of the heads, cIoU", None, metrics, "chosen", "cIoU")
+    for name in metrics.get("refined", ()):
+        published = masks if name == "box" else None
+        rows += _row(f"masks of SAM asked with {name}, cIoU", published, metrics, name, "cIoU", "refined")
     names = [f"heads of the paper  {_names(HEADS[size])}"] if size else []
     names.append(f"heads found here    {_names(found)}")
     return "\n".join([*names, "", table(("what", "paper", "here", "95 % interval"), rows)])
@@ -66,10 +69,10 @@ def _published(values: Published, size: str, dataset: str, split: str) -> float 
 
 
 def _row(
-    title: str, published: float | None, metrics: Mapping[str, Any], row: str, metric: str
+    title: str, published: float | None, metrics: Mapping[str, Any], row: str, metric: str, rows: str = "metrics"
 ) -> list[tuple[str, ...]]:
     """One line, or none if the run has no such row or metric."""
-    for one in metrics["metrics"].get(row, ()):
+    for one in metrics[rows].get(row, ()):
         if one["group"] == "all" and one["metric"] == metric:
             value, low, high = (f"{100 * one[key]:.1f}" for key in ("value", "low", "high"))
             return [(title, "" if published is None else f"{published:.1f}", value, f"{low} to {high}")]

@@ -18,6 +18,7 @@ SPLIT_BY=${SPLIT_BY:-unc}                      # umd for RefCOCOg
 SPLIT=${SPLIT:-val}                            # the split that is measured
 FIND=${FIND:-10000}                            # expressions of the train split that find the heads
 DRAW=${DRAW:-1000}                             # how many of them each of the ten draws counts
+SAM=${SAM:-auto}                               # a preset of conf/refine for the sharp masks (RES); auto: SAM ViT-H; none
 OUT=${OUT:-runs/paper/$MODEL/$(basename "$DATASET")} # everything that is written
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
 LAUNCH=${LAUNCH:-$PYTHON}                      # what starts pipeline.py where the model runs
@@ -36,11 +37,13 @@ step() {
 cat <<NEEDS
 The paper's pipeline: $MODEL on $DATASET, split $SPLIT, into $OUT. For llava15_7b on RefCOCO val it needs
   pictures    COCO's train2014, 13 GB, which must be there: $IMAGES
-  weights     15 GB, downloaded to HF_HOME at the first run
+  weights     15 GB, downloaded to HF_HOME at the first run, and 2.6 GB for SAM ViT-H
   records     0.2 GB to find the heads; then 10,834 records of 32 x 32 x 576 x 2 bytes = 1.2 MB, 13 GB
   GPU memory  16 GB
   GPU time    700 tokens for one picture and its 7 expressions, 2 x 6.7e9 x 700 = 9.4 TFLOP. 1,500 pictures of val and
               at most 10,000 to find the heads: 108 PFLOP, 18 minutes where 100 TFLOP/s are sustained
+  SAM         2 x 0.63e9 x 4,096 = 5 TFLOP and its attention for each of the 1,500 pictures, in float32; it is loaded
+              when LLaVA has left the memory
   CPU time    not measured at this size: evaluate and study read the 13 GB twice each, and evaluate makes a box from
               each of 1,024 heads for every record. Allow a few hours.
 The figures are arithmetic, not measurements: this has not been run with real weights yet.
@@ -57,6 +60,8 @@ command -v shuf >/dev/null || fail "shuf is missing: install GNU coreutils"
 "$PYTHON" -c "import hydra, torch, transformers" 2>/dev/null ||
   fail "$PYTHON lacks the project's libraries: pip install -r requirements.txt -c constraints.txt"
 [ -f "conf/model/$MODEL.yaml" ] || fail "MODEL=$MODEL: choose from $(basename -s .yaml conf/model/*.yaml | paste -sd ' ')"
+[ "$SAM" = none ] || [ -f "conf/refine/$SAM.yaml" ] ||
+  fail "SAM=$SAM: choose from none $(basename -s .yaml conf/refine/*.yaml | paste -sd ' ')"
 [ -f "$DATASET/refs($SPLIT_BY).p" ] || fail "no refs($SPLIT_BY).p in DATASET=$DATASET: the folder as its authors distribute it"
 [ -f "$DATASET/instances.json" ] || fail "no instances.json in DATASET=$DATASET: the folder as its authors distribute it"
 [ -n "$(find -L "$IMAGES" -maxdepth 1 -name 'COCO_train2014_*.jpg' -print -quit 2>/dev/null)" ] ||
@@ -103,12 +108,14 @@ step "3/6 whole records of $SPLIT"
 collect "$OUT/$SPLIT.jsonl" "$OUT/$SPLIT" "$@"
 measured=("${common[@]}" logic.heads="$heads" data.data_file="$OUT/$SPLIT.jsonl" data.output_dir="$OUT/$SPLIT")
 
-step "4/6 boxes and masks beside all controls"
-"$PYTHON" pipeline.py stage=evaluate "${measured[@]}" "$@"
+step "4/6 boxes and masks beside all controls; SAM's masks by what it is asked with"
+sharp=()
+[ "$SAM" = none ] || sharp=(logic.refine=sam refine="$SAM")
+"$PYTHON" pipeline.py stage=evaluate "${measured[@]}" ${sharp[@]+"${sharp[@]}"} "$@"
 
 step "5/6 the paper's tables from the same records, and a page with everything"
 "$PYTHON" pipeline.py stage=study "${measured[@]}" "$@"
-"$PYTHON" pipeline.py stage=report "${measured[@]}" "$@"
+"$PYTHON" pipeline.py stage=report "${measured[@]}" ${sharp[@]+"${sharp[@]}"} "$@"
 
 step "6/6 the paper's figures, and those of this run"
 "$PYTHON" -m examples.paper.compare "$OUT/$SPLIT"/*/metrics.json "$heads" --dataset "$(basename "$DATASET")" --split "$SPLIT"

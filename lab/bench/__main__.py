@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, folders, lanes, ranking
+from lab.bench import ceiling, collecting, folders, lanes, ranking, refining
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
-RANKING, PICTUREBOOK, FOLDERS = "ranking", "picturebook", "folders"
+RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
 
 
 def main() -> None:
@@ -31,6 +31,10 @@ def main() -> None:
         if size == RANKING:
             report[size] = ranking.measure()
             print(table(("what", "median"), [(name, _seconds(s)) for name, s in report[size].items()]), end="\n\n")
+            continue
+        if size == REFINE:
+            report[size] = refining.measure(device=options.device)
+            print(table(("SAM in miniature", "median"), [(k, f"{v:.3g}") for k, v in report[size].items()]), end="\n\n")
             continue
         with tempfile.TemporaryDirectory() as folder:
             measure = bench_folders if size == FOLDERS else partial(bench, size)
@@ -45,9 +49,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, FOLDERS, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
-        "--size", nargs="+", choices=choices, default=["1/8", PICTUREBOOK, RANKING, FOLDERS], help="what is measured"
+        "--size",
+        nargs="+",
+        choices=choices,
+        default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS],
+        help="what is measured",
     )
     parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
     parser.add_argument("--samples", type=int, default=200, help="samples of the folders (default: 200)")

@@ -42,6 +42,7 @@ class SharpRows:
     """Every sample's score in every row, in the order of the samples."""
 
     rows: dict[str, Float[np.ndarray, "4 samples"]]
+    scores: list[Score] = field(default_factory=list)  # of the first row
     unrefined: dict[str, str] = field(default_factory=dict)  # samples without a sharp mask, and why
 
 
@@ -79,6 +80,7 @@ def measure_sharp(
                 answer = _answer(one.sample.id, refined, inclusive)
                 scores[name][one.sample.id] = score(one.truth, answer, measures=MEASURED, inclusive=inclusive)
     found.rows = {name: columns([of[sample.id] for sample in samples]) for name, of in scores.items()}
+    found.scores = [scores[GRID][sample.id] for sample in samples]
     return found
 
 

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -25,14 +25,13 @@ from lab.heads.reading import by_name
 from lab.measure.coco import CATEGORY
 from lab.measure.controls import Setting, check_controls, is_draw, merge_draws
 from lab.measure.intervals import Estimate, metric_names, summarize
-from lab.measure.metrics import Score, misses
+from lab.measure.metrics import misses
 from lab.measure.overview import Overview, rank_correlation, record_files, shape_of
 from lab.measure.samples import LINES, Measured, Rules, measure
-from lab.measure.sharp import measure_sharp
 from lab.measure.spreadsheet import HEADER
 from lab.stages.batch import collect_first
 from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
-from lab.stages.refining import refiner_of
+from lab.stages.sharp_table import SharpTable
 
 FILES = ("metrics.json", "metrics.md", "samples.csv", "predictions.coco.json", "truth.coco.json")
 COLUMNS = metric_names()
@@ -57,13 +56,12 @@ def run(config: Config, choice: HeadChoice) -> int:
         lines = {name: stack.enter_context(tempfile.TemporaryFile()) for name in LINES}
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
-        sharp = sharp_rows(config, choice, samples, files, found.chosen)
+        sharp = SharpTable.of(config, choice, samples, files)
         written = _write(make_results_folder(config), config, choice, found, rows, lines, sharp)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     print(f"\n{ties_in_words(found.view, config.logic)}")
     if sharp is not None:
-        masks = [(name, *_cells(some)[:-1]) for name, some in sharp.rows.items()]
-        print(f"\n{table(('SAM is asked with', *SHORT[:-1]), masks)}")
+        print(f"\n{sharp.on_screen()}")
     if missed := misses(found.chosen):
         count = f"{len(missed)} of {len(samples)} samples"
         print(f"\n{count} have no usable prediction and count as misses (metrics.json lists them)")
@@ -78,37 +76,6 @@ def estimates(found: Measured, resamples: int, seed: int) -> dict[str, list[Esti
         drawn = 0 if is_draw(name) else resamples
         rows[name] = summarize(found.chosen, others=columns, resamples=drawn, seed=seed)
     return merge_draws(rows)
-
-
-@dataclass(frozen=True)
-class SharpTable:
-    """The figures of sharp masks, a row for each way to ask."""
-
-    rows: dict[str, list[Estimate]]
-    unrefined: dict[str, str]  # samples without a sharp mask, and why
-
-
-def sharp_rows(
-    config: Config, choice: HeadChoice, samples: Sequence[Sample], files: Mapping[str, Path], chosen: Sequence[Score]
-) -> SharpTable | None:
-    """With logic.refine: the grid's mask beside those that SAM makes of each kind of prompt, and of the true box."""
-    refiner = refiner_of(config)
-    if refiner is None:
-        return None
-    inclusive = config.metrics.box == BoxConvention.inclusive
-    found = measure_sharp(samples, files, choice, config.logic, refiner, inclusive=inclusive)
-    resamples, seed = config.evaluate.resamples, config.seed
-    rows = {name: summarize(chosen, others=row, resamples=resamples, seed=seed) for name, row in found.rows.items()}
-    return SharpTable(rows, found.unrefined)
-
-
-def sharp_markdown(sharp: SharpTable) -> str:
-    """The table with its intervals, and what it does not say by itself."""
-    rows = [(name, *_cells(estimates, interval=True)[:-1]) for name, estimates in sharp.rows.items()]
-    note = "In each row the mask of SAM, asked with what the chosen heads found, and the tight box around that mask."
-    if sharp.unrefined:
-        note += f" {len(sharp.unrefined)} samples have no sharp mask and count as misses."
-    return f"{markdown(('SAM is asked with', *COLUMNS[:-1]), rows)}\n\n{note}"
 
 
 def samples_with_truth(data: DataConfig) -> list[Sample]:
@@ -167,9 +134,8 @@ def _write(
     }
     text = report(rows, view, config.logic)
     if sharp is not None:
-        content["refined"] = {name: [asdict(one) for one in estimates] for name, estimates in sharp.rows.items()}
-        content["unrefined"] = sharp.unrefined
-        text += f"\n{sharp_markdown(sharp)}\n"
+        content |= sharp.to_json()
+        text += f"\n{sharp.markdown()}\n"
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_atomic(folder / "metrics.md", text)
     write_parts(folder / "samples.csv", chain([HEADER], _lines(lines["table"])))

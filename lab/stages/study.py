@@ -13,6 +13,7 @@ from lab.heads.choice import HeadChoice
 from lab.stages.batch import collect_first
 from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
 from lab.stages.evaluate import samples_with_truth
+from lab.stages.sharp_table import SharpTable
 from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
 from lab.study.find import find_heads, split
@@ -30,7 +31,8 @@ def run(config: Config, choice: HeadChoice) -> int:
     folder = records_folder(config)
     check_writable(results_folder(config), "study.md", "study.json")
     study = make_study(samples, folder, settings_of(config, choice))
-    written = write(study, make_results_folder(config), figures=config.save_fig)
+    sharp = SharpTable.of(config, choice, study.split.scored, study.split.files)
+    written = write(study, make_results_folder(config), figures=config.save_fig, sharp=sharp)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)
     return 1 if failed or study.split.unreadable else 0
@@ -68,14 +70,17 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
     return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings, tokens)
 
 
-def write(study: Study, folder: Path, *, figures: bool) -> list[Path]:
+def write(study: Study, folder: Path, *, figures: bool, sharp: SharpTable | None = None) -> list[Path]:
     """The files, study.md last, so that it never stands beside older figures."""
     drawn: list[Path] = []
     if figures:
         from lab.study.figures import draw  # matplotlib, only where a figure is wanted
 
         drawn = draw(study, folder)
-    content = json.dumps(finite(to_json(study)), indent=1, allow_nan=False)
-    write_atomic(folder / "study.json", content)
-    write_atomic(folder / "study.md", to_markdown(study, [path.name for path in drawn]))
+    content, text = to_json(study), to_markdown(study, [path.name for path in drawn])
+    if sharp is not None:
+        content |= sharp.to_json()
+        text += f"\n## Sharp masks\n\n{sharp.markdown()}\n"
+    write_atomic(folder / "study.json", json.dumps(finite(content), indent=1, allow_nan=False))
+    write_atomic(folder / "study.md", text)
     return [folder / "study.md", folder / "study.json", *drawn]

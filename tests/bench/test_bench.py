@@ -17,9 +17,10 @@ from lab.attention.capture import use_attention
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.bench import collecting, lanes, ranking, reference_rules
+from lab.bench import collecting, lanes, ranking, reference_rules, refining
 from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
+from lab.picturebook.sam.model import make_sam, save
 from lab.records.files import check_record, load_record
 from tests.conftest import configuration
 
@@ -145,3 +146,12 @@ def test_freed_memory_is_kept_and_given_back():
 
 def test_a_matmul_rate_is_operations_by_time():
     assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32, [(64, 64, 64)], seconds=0.01) < 1e14
+
+
+def test_sharp_masks_are_timed_by_picture_prompt_and_expression(tmp_path, monkeypatch):
+    save(make_sam(seed=0), tmp_path)
+    monkeypatch.setattr(refining, "TIMES", 1)
+    monkeypatch.setattr(refining, "BATCH", 8)
+    found = refining.measure(str(tmp_path), "cpu")
+    assert len(found) == 2 + len(refining.EXPRESSIONS)
+    assert all(value > 0 for value in found.values())

@@ -173,3 +173,23 @@ def test_evaluate_measures_every_prompt_beside_the_grid_and_the_true_box(scenes,
     own = [row for row in metrics["metrics"]["chosen"] if row["metric"] in ("cIoU", "mIoU", "box IoU")]
     assert [row for row in metrics["refined"][GRID] if row["metric"] in ("cIoU", "mIoU", "box IoU")] == own
     assert "unrefined" in metrics
+
+
+def test_study_has_the_same_table(scenes, tiny, tmp_path):
+    few = "study.draws=1", "evaluate.draws=1", "evaluate.resamples=10", "save_fig=false", "evaluate.controls=[]"
+    where = f"data.attention_dir={folder_of(scenes)}", "logic.refine=sam", f"refine.checkpoint={tiny}"
+    for name in ("evaluate", "study"):
+        assert stage(name, scenes, *few, *where, f"data.output_dir={tmp_path}") == 0
+    results = tmp_path / folder_of(scenes).name
+    study, metrics = (json.loads((results / name).read_text()) for name in ("study.json", "metrics.json"))
+    assert study["refined"] == metrics["refined"]
+    assert "## Sharp masks" in (results / "study.md").read_text()
+
+
+def test_the_report_draws_a_sharp_mask_that_was_made_of_its_box_and_no_other(scenes, tiny, tmp_path):
+    sharp = "logic.refine=sam", f"refine.checkpoint={tiny}", f"data.output_dir={scenes[1]}"
+    assert stage("batch", scenes, "data.save_masks=true", *sharp) == 0
+    page = folder_of(scenes) / "report.html"
+    for extra, drawn in (((), 0), (sharp, 6), ((*sharp, "logic.mask.method=quantile", "logic.mask.quantile=0.99"), 0)):
+        assert stage("report", scenes, *extra) == 0
+        assert page.read_text().count('"sharpIou":') == drawn

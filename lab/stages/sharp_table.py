@@ -1,0 +1,71 @@
+"""The table of sharp masks that stage=evaluate and stage=study share: a row for each way to ask SAM."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.schema import BoxConvention, Config
+from lab.base.console import markdown, table
+from lab.datasets import Sample
+from lab.heads.choice import HeadChoice
+from lab.measure.intervals import Estimate, metric_names, summarize
+from lab.measure.sharp import measure_sharp
+from lab.stages.refining import refiner_of
+
+COLUMNS = [name for name in metric_names() if name != "pointing"]
+FIRST = "SAM is asked with"
+NOTE = "In each row the mask of SAM, asked with what the chosen heads found, and the tight box around that mask."
+
+
+@dataclass(frozen=True)
+class SharpTable:
+    """The figures of each row, and the samples without a sharp mask with the reason."""
+
+    rows: dict[str, list[Estimate]]
+    unrefined: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, config: Config, choice: HeadChoice, samples: Sequence[Sample], files: Mapping[str, Path]
+    ) -> "SharpTable | None":
+        """Of samples and their records; None with logic.refine=none. Raises UserError if the checkpoint is no SAM."""
+        refiner = refiner_of(config)
+        if refiner is None:
+            return None
+        inclusive = config.metrics.box == BoxConvention.inclusive
+        found = measure_sharp(samples, files, choice, config.logic, refiner, inclusive=inclusive)
+        resamples, seed = config.evaluate.resamples, config.seed
+        rows = {
+            name: summarize(found.scores, others=row, resamples=resamples, seed=seed)
+            for name, row in found.rows.items()
+        }
+        return cls(rows, found.unrefined)
+
+    def on_screen(self) -> str:
+        """In short."""
+        short = [name.replace("@0.", "@.") for name in COLUMNS]
+        return table((FIRST, *short), [(name, *_cells(some)) for name, some in self.rows.items()])
+
+    def markdown(self) -> str:
+        """With intervals, and what the table does not say by itself."""
+        rows = [(name, *_cells(some, interval=True)) for name, some in self.rows.items()]
+        lost = f" {len(self.unrefined)} samples have no sharp mask and count as misses." if self.unrefined else ""
+        return f"{markdown((FIRST, *COLUMNS), rows)}\n\n{NOTE}{lost}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the files of results."""
+        rows = {name: [asdict(one) for one in estimates] for name, estimates in self.rows.items()}
+        return {"refined": rows, "unrefined": self.unrefined}
+
+
+def _cells(estimates: Sequence[Estimate], *, interval: bool = False) -> list[str]:
+    values = {one.metric: one for one in estimates if one.group == "all"}
+    found = [values.get(name) for name in COLUMNS]
+    texts = ["" if one is None else f"{100 * one.value:.1f}" for one in found]
+    if not interval:
+        return texts
+    return [
+        text if one is None else f"{text} ({100 * one.low:.1f} to {100 * one.high:.1f})"
+        for text, one in zip(texts, found, strict=True)
+    ]
