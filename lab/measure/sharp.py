@@ -106,18 +106,19 @@ class _Seen:
 
 def _asked(picture: Path, seen: Sequence[_Seen], refiner: Refiner) -> "Iterable[tuple[str, Sequence[Refined | str]]]":
     """For each row SAM's answers, or why there is none."""
-    found = [(one.record, one.result) for one in seen if one.record is not None and one.result is not None]
-    for kind in RefinePrompt:
-        try:
-            answers = iter(refiner(picture, found, kind))
-            yield str(kind), [next(answers) if one.record is not None else "it has no record" for one in seen]
-        except UserError as error:
-            log.error("%s", error)
-            yield str(kind), [str(error)] * len(seen)
     try:
-        yield TRUE_BOX, refiner.of_boxes(picture, [_whole(one.truth.box_xyxy) for one in seen])
+        refiner.look(picture)
+        found = [(one.record, one.result) for one in seen if one.record is not None and one.result is not None]
+        answers = {str(kind): iter(refiner(picture, found, kind)) for kind in RefinePrompt}
+        boxed = refiner.of_boxes(picture, [_whole(one.truth.box_xyxy) for one in seen])
     except UserError as error:
-        yield TRUE_BOX, [str(error)] * len(seen)
+        log.error("%s", error)
+        return [(name, [str(error)] * len(seen)) for name in (*map(str, RefinePrompt), TRUE_BOX)]
+    rows = {
+        name: [next(some) if one.record is not None else "it has no record" for one in seen]
+        for name, some in answers.items()
+    }
+    return [*rows.items(), (TRUE_BOX, boxed)]
 
 
 def _whole(box_xyxy: Sequence[float]) -> Box:

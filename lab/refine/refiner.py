@@ -10,6 +10,7 @@ from bbox import Box, Localization
 from conf.schema import RefineConfig, RefinePrompt
 from lab.base.errors import UserError
 from lab.base.images import open_image
+from lab.base.paths import find
 from lab.records.record import Record
 
 if TYPE_CHECKING:  # torch and transformers take seconds: wrong input is told before
@@ -34,7 +35,7 @@ class Refiner:
         if self._sam is None:
             from lab.refine.sam import Sam
 
-            self._sam = Sam.load(str(self.config.checkpoint), self.device)
+            self._sam = Sam.load(str(find(str(self.config.checkpoint))), self.device)
         return self._sam
 
     def look(self, picture: Path) -> "Look":

@@ -33,7 +33,7 @@ from lab.heads.choice import HeadChoice
 from lab.stages import common
 from lab.stages.common import make_folder, model_folder, wants_generic
 from lab.stages.finish import Finish
-from lab.stages.refining import list_unrefined
+from lab.stages.refining import list_unrefined, refiner_of
 from lab.stages.sharp_batch import refine_finished
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sa
     """This process's share: records that are there get today's ranking, and the missing ones are collected."""
     from lab.batch.rows import plan_rows  # torch
 
-    outcome, job = Outcome(), batch_job(config, choice, folder)
+    outcome, job, refiner = Outcome(), batch_job(config, choice, folder), refiner_of(config)
     rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
     block = config.data.batch_size or BLOCK
     mine = [row for rows in group.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
@@ -120,7 +120,7 @@ def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sa
                 _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)
             collect_rows(job, loaded, missing, group, outcome)
             del loaded  # its memory is for SAM
-        refine_finished(config, job, [sample for row in mine for sample in row], group, outcome)
+        refine_finished(refiner, job, [sample for row in mine for sample in row], group, outcome)
     except NotWritten as error:
         outcome.stopped = error
     return outcome

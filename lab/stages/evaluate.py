@@ -31,6 +31,7 @@ from lab.measure.samples import LINES, Measured, Rules, measure
 from lab.measure.spreadsheet import HEADER
 from lab.stages.batch import collect_first
 from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
+from lab.stages.refining import refiner_of
 from lab.stages.sharp_table import SharpTable
 
 FILES = ("metrics.json", "metrics.md", "samples.csv", "predictions.coco.json", "truth.coco.json")
@@ -44,7 +45,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     Returns 1 if a sample could not be collected, or a record not be read.
     """
     check_controls(config.evaluate.controls)
-    samples = samples_with_truth(config.data)
+    samples, refiner = samples_with_truth(config.data), refiner_of(config)
     failed = collect_first(config, choice)
     files = record_files(records_folder(config), samples)
     check_writable(results_folder(config), *FILES)
@@ -56,7 +57,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         lines = {name: stack.enter_context(tempfile.TemporaryFile()) for name in LINES}
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
-        sharp = SharpTable.of(config, choice, samples, files)
+        sharp = SharpTable.of(refiner, config, choice, samples, files)
         written = _write(make_results_folder(config), config, choice, found, rows, lines, sharp)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     print(f"\n{ties_in_words(found.view, config.logic)}")

@@ -8,7 +8,7 @@ from lab.heads.choice import HeadChoice
 from lab.records.folder import write_record
 from lab.stages.collect import ask
 from lab.stages.common import make_folder, print_written, with_example
-from lab.stages.refining import print_sharp, sharp_mask
+from lab.stages.refining import print_sharp, refiner_of, sharp_mask
 from lab.stages.results import (
     FigureOptions,
     box_line,
@@ -21,12 +21,12 @@ from lab.stages.results import (
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Collects, analyses and visualizes one picture."""
-    config = with_example(config)
+    config, refiner = with_example(config), refiner_of(config)
     name, asked = ask(config, choice)
     record = at_precision(asked, config.data)  # so that a later reading finds the same
     ranking = rank_heads(record, config.logic)
     result = localize_record(record, ranking, config.logic, choice)
-    sharp = sharp_mask(config, record, result)
+    sharp = sharp_mask(refiner, record, result, config.data.image_file)
     # From here on everything is known to be right.
     kept = as_stored(record, config.data, config.logic, choice)
     path = write_record(make_folder(config), name, kept, config.data.record_format)

@@ -16,6 +16,7 @@ from bbox import Localization
 from conf.schema import Config, Refine
 from lab.base.errors import DiskFull, NotWritten, reason
 from lab.base.files import write_atomic
+from lab.base.paths import find
 from lab.base.processes import processes
 from lab.records.folder import name_of, sibling
 from lab.records.record import Record
@@ -32,10 +33,14 @@ UNREFINED = "unrefined.jsonl"
 
 
 def refiner_of(config: Config) -> Refiner | None:
-    """As a configuration says; None with logic.refine=none."""
+    """As a configuration says; None with logic.refine=none. Raises UserError if the checkpoint is no SAM."""
     if config.logic.refine == Refine.none:
         return None
-    return Refiner(config.refine.of(config.model.name), processes().device(device_name(config)))
+    from lab.refine.kinds import kind_of  # the hub's library
+
+    asked = config.refine.of(config.model.name)
+    kind_of(str(find(str(asked.checkpoint))))
+    return Refiner(asked, processes().device(device_name(config)))
 
 
 def sharp(refiner: Refiner, refined: "Refined") -> Sharp:
@@ -46,12 +51,11 @@ def sharp(refiner: Refiner, refined: "Refined") -> Sharp:
     return Sharp(None if refined.why else refined.mask, told)
 
 
-def sharp_mask(config: Config, record: Record, result: Localization) -> Sharp | None:
-    """That of one sample; None with logic.refine=none."""
-    refiner = refiner_of(config)
+def sharp_mask(refiner: Refiner | None, record: Record, result: Localization, image_file: str | None) -> Sharp | None:
+    """That of one sample; None without a refiner. `image_file` as for picture_of."""
     if refiner is None:
         return None
-    return sharp(refiner, refiner(picture_of(record, config.data.image_file), [(record, result)])[0])
+    return sharp(refiner, refiner(picture_of(record, image_file), [(record, result)])[0])
 
 
 def print_sharp(found: Sharp | None) -> None:
@@ -84,7 +88,7 @@ def refine_files(
 ) -> Iterator[tuple[Path, Failure | list[Path]]]:
     """Each record's file, and the files that were written of it or why it failed; one failure ends no other's work.
 
-    Raises DiskFull.
+    Raises DiskFull, and UserError if SAM cannot be loaded.
     """
     read_all = (_attempt(path, partial(read, path)) for path in files)
     for _, group in groupby(read_all, key=lambda one: one.picture if isinstance(one, Located) else one):
@@ -93,6 +97,7 @@ def refine_files(
         yield from ((one[0], one[1]) for one in some if not isinstance(one, Located))
         if not good:
             continue
+        assert refiner.sam is not None  # what is wrong with it is wrong for all
         found = [(one.record, one.result) for one in good]
         masks = _attempt(good[0].path, partial(refiner, good[0].picture, found))
         if isinstance(masks, tuple):

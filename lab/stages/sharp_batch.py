@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from analyze import rank_heads
 from bbox import localize_record
-from conf.schema import Config
 from lab.base.console import progress
 from lab.base.processes import Processes
 from lab.batch.finished import entry
@@ -15,8 +14,9 @@ from lab.batch.run import Outcome
 from lab.datasets import Sample
 from lab.records.files import load_record
 from lab.records.folder import find_record
+from lab.refine.refiner import Refiner
 from lab.stages.finish import Finish
-from lab.stages.refining import Located, refine_files, refiner_of, sharp
+from lab.stages.refining import Located, refine_files, sharp
 from lab.stages.results import FigureOptions, picture_of, write_localization
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ DONE = "refined"  # of an entry whose sharp mask is there
 
 
 def refine_finished(
-    config: Config, job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome
+    refiner: Refiner | None, job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome
 ) -> None:
     """Sharp masks for those samples of this process that are finished and have none by today's rules.
 
     Raises NotWritten if several in a row could not be written.
     """
-    refiner, finish = refiner_of(config), job.finish
+    finish = job.finish
     if refiner is None or not isinstance(finish, Finish) or not finish.locate:
         return
     waiting = {sample.id: sample for sample in samples if DONE not in outcome.finished.get(sample.id, {DONE: True})}

@@ -11,7 +11,7 @@ from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
 from lab.measure.intervals import Estimate, metric_names, summarize
 from lab.measure.sharp import measure_sharp
-from lab.stages.refining import refiner_of
+from lab.refine.refiner import Refiner
 
 COLUMNS = [name for name in metric_names() if name != "pointing"]
 FIRST = "SAM is asked with"
@@ -27,10 +27,14 @@ class SharpTable:
 
     @classmethod
     def of(
-        cls, config: Config, choice: HeadChoice, samples: Sequence[Sample], files: Mapping[str, Path]
+        cls,
+        refiner: Refiner | None,
+        config: Config,
+        choice: HeadChoice,
+        samples: Sequence[Sample],
+        files: Mapping[str, Path],
     ) -> "SharpTable | None":
-        """Of samples and their records; None with logic.refine=none. Raises UserError if the checkpoint is no SAM."""
-        refiner = refiner_of(config)
+        """Of samples and their records; None without a refiner."""
         if refiner is None:
             return None
         inclusive = config.metrics.box == BoxConvention.inclusive

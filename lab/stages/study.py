@@ -13,6 +13,7 @@ from lab.heads.choice import HeadChoice
 from lab.stages.batch import collect_first
 from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
 from lab.stages.evaluate import samples_with_truth
+from lab.stages.refining import refiner_of
 from lab.stages.sharp_table import SharpTable
 from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
@@ -26,12 +27,12 @@ from lab.study.tokens import which_token
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
-    samples = samples_with_truth(config.data)
+    samples, refiner = samples_with_truth(config.data), refiner_of(config)
     failed = collect_first(config, choice)
     folder = records_folder(config)
     check_writable(results_folder(config), "study.md", "study.json")
     study = make_study(samples, folder, settings_of(config, choice))
-    sharp = SharpTable.of(config, choice, study.split.scored, study.split.files)
+    sharp = SharpTable.of(refiner, config, choice, study.split.scored, study.split.files)
     written = write(study, make_results_folder(config), figures=config.save_fig, sharp=sharp)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
     print_written(written)

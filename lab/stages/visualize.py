@@ -43,11 +43,11 @@ def run(config: Config, choice: HeadChoice) -> int:
         work = partial(draw_file, logic=config.logic, choice=choice, figures=figures)
         names = {"errors_name": "visualize_errors.jsonl", "wrote": "masks, boxes and figures"}
         return over_folder(config, work, **names, together=together(config, choice, figures))
-    config = with_example(config)
+    config, refiner = with_example(config), refiner_of(config)
     path = record_path(config)
     check_writable(results_folder(config))
     record, result = locate(path, config.logic, choice, figures)
-    refined = sharp_mask(config, record, result)
+    refined = sharp_mask(refiner, record, result, config.data.image_file)
     target = make_results_folder(config) / path.name
     written = write_localization(target, record, result, config.logic, figures, refined)
     print(heads_table(scores_of(record, result.heads, config.logic)) + sinks_line(record))

@@ -13,8 +13,9 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from bbox import Localization, xywh
 from conf.schema import RefineConfig, RefinePrompt, WhichMask
 from lab.base.errors import UserError
-from lab.refine.checkpoint import KINDS, Loaded, load
+from lab.refine.checkpoint import Loaded, load
 from lab.refine.frame import Frame
+from lab.refine.kinds import KINDS
 from lab.refine.prompts import Coarse, Prompt
 from lab.refine.refined import agreement, refine, tight_box
 from lab.refine.sam import Answer, Look, Sam
