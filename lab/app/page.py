@@ -40,6 +40,11 @@ COLOURS = {  # of gradio's theme: light and dark, as in static/page.css
     **dict.fromkeys(("slider_color", "button_primary_background_fill", "checkbox_background_color_selected"), LINK),
     "button_primary_background_fill_hover": ("#003f6a", "#a8d8fa"),
     "button_primary_text_color": ("#ffffff", "#161718"),
+    **dict.fromkeys(("checkbox_label_background_fill", "button_secondary_background_fill"), ("#f3f0e9", "#2a2b2c")),
+    **dict.fromkeys(
+        ("checkbox_label_background_fill_hover", "button_secondary_background_fill_hover"), ("#e8e3d8", "#383938")
+    ),
+    "button_secondary_text_color": INK,
     "input_background_fill": ("#ffffff", "#212223"),
     "input_border_color": ("#8d887e", "#75736d"),
     "checkbox_border_color": ("#8d887e", "#75736d"),
@@ -102,16 +107,22 @@ class Page:
         parts["state"] = gr.State(None)
         parts["masthead"] = gr.HTML(views.masthead(desk.name))
         parts["photo"] = _html("photo", elem_classes="lh-hidden")
-        with gr.Row():
+        with gr.Row(elem_classes="lh-question"):
             with gr.Column(scale=4, min_width=300):
                 self._lay_out_question(desk)
             with gr.Column(scale=7, min_width=300):
                 parts["message"] = gr.HTML("")
                 parts["results"] = _html("cards", min_height=360)
-        with gr.Accordion("Rules: they act at once, without asking again", open=True, elem_classes="lh-rules"):
+        with gr.Accordion("Rules: they act at once, the model is not asked again", open=True, elem_classes="lh-rules"):
             for key in RULES:
                 parts[key] = _control(key)
         _section("Every head", "Point at a head to see what it looks at, and click to choose it: mask and box follow.")
+        with gr.Row(equal_height=False, elem_classes="lh-choices"):
+            parts["which"] = gr.Radio(
+                [("A", 0), ("B", 1)], value=0, label="Heads, answers and files of side", visible=False
+            )
+            kinds = [("the model's own", OWN), ("ranked for this picture", RANKED), ("clicked below", CLICKED)]
+            parts["heads"] = gr.Radio(kinds, value=OWN, label="Heads")
         parts["grid"] = _html("heads")
         parts["marks"] = _html("marks", elem_classes="lh-hidden")
         _section("Does the model use them?", "The chosen heads are changed while the model answers the expression, "
@@ -138,11 +149,6 @@ class Page:
             label="Second expression", placeholder="the same, with other heads", max_length=LONGEST, visible=False
         )
         parts["ask"] = gr.Button("Ask the model", variant="primary")
-        parts["which"] = gr.Radio(
-            [("A", 0), ("B", 1)], value=0, label="Heads, answers and files of side", visible=False
-        )
-        kinds = [("the model's own", OWN), ("ranked for this picture", RANKED), ("clicked below", CLICKED)]
-        parts["heads"] = gr.Radio(kinds, value=OWN, label="Heads")
 
     # what follows
 
@@ -178,7 +184,7 @@ class Page:
     def _then_read(self, asked: Any) -> None:
         """The words, when everything else is there already."""
         asked.then(
-            self._handled(self.handlers.read), self._inputs, self._outputs, show_progress="hidden",
+            self._handled(self.handlers.read, keeps=True), self._inputs, self._outputs, show_progress="hidden",
             api_visibility="private", **MODEL,
         )  # fmt: skip
 
@@ -195,8 +201,9 @@ class Page:
         fixed = ("picker", "ask", "knock", "make", "way")
         return [part for name, part in self.parts.items() if name not in fixed]
 
-    def _handled(self, does: Callable[[Visit], Changed]) -> Callable[..., dict[Any, Any]]:
-        """An event for gradio. What went wrong is told in one line on the page."""
+    def _handled(self, does: Callable[[Visit], Changed], *, keeps: bool = False) -> Callable[..., dict[Any, Any]]:
+        """An event for gradio. What went wrong is told in one line on the page; `keeps` what was told before."""
+        before: Changed = {} if keeps else {"message": ""}
 
         def handled(
             event: gr.EventData,
@@ -216,7 +223,7 @@ class Page:
             except Exception:
                 log.exception("the page could not answer")
                 changed = {"message": views.message("Something went wrong here; the server's log says what", "wrong")}
-            return {self.parts[name]: self._value(name, value) for name, value in ({"message": ""} | changed).items()}
+            return {self.parts[name]: self._value(name, value) for name, value in (before | changed).items()}
 
         return handled
 

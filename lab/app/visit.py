@@ -106,7 +106,9 @@ class Handlers:
 
     def read(self, visit: Visit) -> Changed:
         """The maps of the words, once the rest is there."""
-        state = visit.asked
+        if visit.state is None:  # nothing could be asked, as was told
+            return {}
+        state = visit.state
         for side in range(len(state.sides)):
             self.desk.words(state, side)
         return {"results": self._cards(state)}

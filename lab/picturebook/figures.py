@@ -21,7 +21,6 @@ from lab.stages.common import load_model
 
 FIGURES = {
     "readme_cat.png": ("cat.png", "a cat on the floor"),
-    "readme_dog.png": ("dog.png", "a small dog wearing a collar"),
 }
 
 

@@ -198,7 +198,7 @@ def test_a_visit_from_asking_to_comparing(handlers, desk):
 
 
 def test_nothing_can_be_done_before_something_was_asked(handlers):
-    for does in (handlers.ruled, handlers.chose, handlers.knocked, handlers.made, handlers.read):
+    for does in (handlers.ruled, handlers.chose, handlers.knocked, handlers.made):
         with pytest.raises(UserError, match="Ask the model first"):
             does(Visit(None, VALUES))
 
