@@ -7,7 +7,7 @@ All functions are pure and take arrays. Masks and boxes are placed on the origin
 padding is undone and what a crop cut off stays outside. Pixel boxes hold whole numbers, both edges inclusive.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ from lab.base.chunks import MOST, in_chunks
 from lab.base.errors import UserError
 from lab.base.paths import same_model
 from lab.heads.choice import HeadChoice
+from lab.presence.files import KEY, Calibration
+from lab.presence.numbers import presence_numbers
 from lab.records.pixels import Pixels
 from lab.records.record import Record
 from llava.grid import Grid
@@ -52,27 +54,32 @@ class Localization:
     mask: Bool[np.ndarray, "height width"]  # on the original image
     box_xyxy: Box | None  # pixels, both edges inclusive
     box_xywh: Box | None  # left, top, width, height in pixels
+    presence: float | None = None  # probability that the thing is there, 0 to 1; None: not calibrated for these heads
 
 
 def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Localization:
     """Heat map, mask and box of the given heads, on the record's canvas.
 
-    Without heads the heat map is zero and the mask empty. Raises UserError if the record does not know the image's size
+    Without heads the heat map is zero and the mask empty; the mask is empty, too, and there is no box, where presence
+    is below `logic.presence.threshold`. Raises UserError if the record does not know the image's size
     (see Record.with_image_size) or a setting is unknown.
     """
     if record.image_size is None:
         unknown = "the record does not know the image's size: meta has no image_size [W, H]"
         raise UserError(f"{unknown}; give the image as data.image_file")
-    grid, size = record.grid, record.image_size
+    grid, size, there = record.grid, record.image_size, presence(record, heads, logic)
     heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
     mask_grid = _cells(heat, logic)
+    if absent(there, logic):
+        nothing = np.zeros(size[::-1], bool)
+        return Localization(tuple(heads), heat, np.zeros_like(mask_grid), nothing, None, None, there)
     if logic.mask.resolution == Resolution.image:
         mask = _cells_on_image(heat, grid, size, logic)
         box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)
     else:
         fine = grid.cut(logic.mask.cuts)
         mask, box = mask_on_image(mask_grid, fine, size), box_on_image(mask_grid, fine, size)
-    return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box))
+    return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box), there)
 
 
 def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig, choice: HeadChoice) -> Localization:
@@ -82,6 +89,30 @@ def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig
         whose = f"logic.heads=preset are the heads of {choice.model}, but the record is of {made_by}"
         raise UserError(f"{whose}: set model, or logic.heads=null")
     return localize(record, choice.of((record.num_layers, record.num_heads), ranking), logic)
+
+
+# Presence
+
+
+def presence(record: Record, heads: Sequence[Head], logic: LogicConfig) -> float | None:
+    """The probability that the described thing is there, 0 to 1; None without a calibration of these heads."""
+    if not isinstance(logic.presence.file, Mapping):
+        return None
+    found = Calibration.from_dict(logic.presence.file, KEY)
+    if set(found.heads) != set(heads):
+        return None
+    return found.rule.probability(numbers_of(record, found.heads, found.smoothing))
+
+
+def numbers_of(record: Record, heads: Sequence[Head], smoothing: SmoothingConfig) -> dict[str, float]:
+    """What the heads of a record tell of presence, see `lab.presence.numbers`."""
+    maps = record.maps_of(heads)
+    return presence_numbers(maps, smooth(maps, smoothing), record.dtype)
+
+
+def absent(there: float | None, logic: LogicConfig) -> bool:
+    """Whether presence is below the threshold, so that there is no box."""
+    return there is not None and logic.presence.threshold is not None and there < logic.presence.threshold
 
 
 def heat_box(

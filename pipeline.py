@@ -11,6 +11,7 @@
     python pipeline.py stage=evaluate data.data_file=samples_with_truth.jsonl data.process_all=true
     python pipeline.py stage=study data.data_file=samples_with_truth.jsonl
     python pipeline.py stage=ablate data.data_file=samples.jsonl
+    python pipeline.py stage=calibrate data.data_file=samples.jsonl
     python pipeline.py stage=report data.data_file=samples_with_truth.jsonl
 
 `python pipeline.py --help` shows the stages and the keys that people use; conf/README.md lists every key.
@@ -59,6 +60,7 @@ def run(cfg: Config | DictConfig) -> int:
         refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
     from lab.heads.choice import HeadChoice, head_choice, names_file, tell_source, warn_of_foreign_heads
+    from lab.presence.files import calibration_of
 
     if not stage.heads or (stage.finds and names_file(config.logic.heads)):
         return stage.run(config, HeadChoice(config.logic.top_k))
@@ -67,7 +69,11 @@ def run(cfg: Config | DictConfig) -> int:
     choice = head_choice(config.logic, config.model)
     if first_process():
         tell_source(choice)
-    return stage.run(replace(config, logic=replace(config.logic, heads=choice.as_setting)), choice)
+    logic = replace(config.logic, heads=choice.as_setting)
+    if stage.presence:
+        found = calibration_of(config, choice.named, choice.file)
+        logic = replace(logic, presence=replace(logic.presence, file=found and found.to_dict()))
+    return stage.run(replace(config, logic=logic), choice)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -388,6 +388,20 @@ class SelectConfig(Group, path="logic.select"):
 
 
 @dataclass
+class PresenceConfig(Group, path="logic.presence"):
+    """Whether the described thing is in the picture at all."""
+
+    file: Any = key(
+        None, "a presence.json of stage=calibrate; null: that of the chosen heads, if there is one", takes="file"
+    )
+    threshold: float | None = key(None, "no box where presence is below, 0 to 1; null: always a box", least=0)
+
+    def check(self) -> None:
+        if self.threshold is not None and self.threshold > 1:
+            raise UserError(f"logic.presence.threshold={self.threshold}: must be 1 or less")
+
+
+@dataclass
 class LogicConfig(Group, path="logic"):
     """From a record to heads, mask and box."""
 
@@ -421,6 +435,7 @@ class LogicConfig(Group, path="logic"):
         "sam: beside the grid's mask a sharp one, from the SAM that the group refine names; none: the grid's alone",
         common="none; sam: a sharp mask beside the grid's",
     )
+    presence: PresenceConfig = field(default_factory=PresenceConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
 
     def check(self) -> None:
@@ -517,6 +532,7 @@ class ModelConfig(Group, path="model"):
     heads_of: str | None = key(
         None, "the checkpoint that localization_heads and first_layer belong to; null: model.name", takes="text"
     )
+    presence: str | None = key(None, "the calibration of these heads, a presence.json of stage=calibrate", takes="file")
     first_layer: int | None = key(None, "its first layer with good heads, for logic.filter.min_layer=null", least=0)
 
     @property
@@ -713,6 +729,14 @@ class AblateConfig(Group, path="ablate"):
 
 
 @dataclass
+class CalibrateConfig(Group, path="calibrate"):
+    """What stage=calibrate asks."""
+
+    swaps: int = key(4, "pictures beside its own that each expression is asked about", least=1, most=100)
+    resamples: int = key(1000, "resamples of the bootstrap intervals", least=1, most=MOST_DRAWS)
+
+
+@dataclass
 class MetricsConfig(Group, path="metrics"):
     """Conventions of the metrics."""
 
@@ -745,6 +769,7 @@ class Config(Group):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     ablate: AblateConfig = field(default_factory=AblateConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     viz: VizConfig = field(default_factory=VizConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -791,7 +816,7 @@ def plain(cfg: Config | DictConfig) -> Config:
     config: Config = OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg  # type: ignore[assignment]
     logic = config.logic
     if foreign_heads(config):
-        model = replace(config.model, localization_heads=None, first_layer=None)
+        model = replace(config.model, localization_heads=None, first_layer=None, presence=None)
         heads = None if logic.heads == PRESET else logic.heads
         return replace(config, model=model, logic=replace(logic, heads=heads))
     if logic.filter.min_layer is None and config.model.first_layer is not None:

@@ -126,7 +126,8 @@ def _reasonseg(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
 def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
     """A file of one's own is put right, not thinned out: it is refused at its first wrong line."""
     samples = read_jsonl(options.source)
-    need_truth([sample for sample in samples if sample.present], str(options.source))
+    if any(sample.present for sample in samples):
+        need_truth(samples, str(options.source))
     for sample in progress(samples, "check"):
         try:
             size = header_size(sample.image_file)

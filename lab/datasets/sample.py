@@ -76,12 +76,18 @@ def decode_truth(sample: Sample, image_size: tuple[int, int]) -> Truth:
 
 
 def need_truth(samples: Sequence[Sample], where: str, *, mask: bool = False) -> None:
-    """Raises UserError unless every sample has a box or a mask (with `mask`: a mask); `where` names the file."""
-    without = [sample.id for sample in samples if sample.mask_source is None and (mask or sample.box_xyxy is None)]
+    """Raises UserError unless every sample that is present has a box or a mask (with `mask`: a mask).
+
+    `where` names the file.
+    """
+    there = [sample for sample in samples if sample.present]
+    without = [sample.id for sample in there if sample.mask_source is None and (mask or sample.box_xyxy is None)]
     if without:
         what, keys = ("mask", "mask_path or segmentation") if mask else ("box", "bbox, mask_path or segmentation")
-        found = f"no ground-truth {what} for {len(without)} of {len(samples)} samples (the first: {without[0]})"
+        found = f"no ground-truth {what} for {len(without)} of {len(there)} samples (the first: {without[0]})"
         raise UserError(f"{where}: {found}; give each line {keys}")
+    if not there:
+        raise UserError(f"{where}: all {len(samples)} samples describe nothing in the picture (present is false)")
 
 
 def with_period(text: str) -> str:

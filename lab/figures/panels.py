@@ -205,7 +205,7 @@ def keep_frame(axis: Axes, picture: Picture, grid: Grid) -> None:
 
 
 def draw_result(axis: Axes, result: Localization, refined: Bool[np.ndarray, "height width"] | None = None) -> None:
-    """Outline of the mask, frame of the box, and a key to both; nothing but words where there is none.
+    """Outline of the mask, frame of the box, and a key to both, with presence if it is known; without them, words.
 
     A sharp mask is outlined too, and the grid's then more faintly.
     """
@@ -216,9 +216,10 @@ def draw_result(axis: Axes, result: Localization, refined: Bool[np.ndarray, "hei
         "borderpad": 0.2,
         "frameon": False,
     }
+    told = "" if result.presence is None else f", presence {result.presence:.2f}"
     if not result.mask.any() or result.box_xyxy is None:
         axis.legend(
-            handles=[Line2D([], [], linestyle="", label="no mask, no box")],
+            handles=[Line2D([], [], linestyle="", label=f"no mask, no box{told}")],
             handlelength=0,
             handletextpad=0,
             fontsize=SMALL,
@@ -246,7 +247,7 @@ def draw_result(axis: Axes, result: Localization, refined: Bool[np.ndarray, "hei
     key = [
         Line2D([], [], color=MASK_COLOUR, lw=1.1, ls="--" if sharp else "-", label="mask", **CASED),
         *([Line2D([], [], color=REFINED_COLOUR, lw=1.1, label="sharp mask", **CASED)] if sharp else []),
-        Line2D([], [], color=BOX_COLOUR, lw=1.6, label="box"),
+        Line2D([], [], color=BOX_COLOUR, lw=1.6, label=f"box{told}"),
     ]
     axis.legend(
         handles=key,

@@ -38,6 +38,16 @@ class HeadChoice:
         """Whether the model preset names the heads, which then belong to its own checkpoint only."""
         return self.source == PRESET_KEY
 
+    @property
+    def named(self) -> list[Head] | None:
+        """The fixed heads, for a model of whatever shape; None: heads are ranked per sample."""
+        return None if self.heads is None else list(self.heads[: self.number])
+
+    @property
+    def file(self) -> str | None:
+        """The file of stage=select that names them, if one does."""
+        return None if self.source in (KEY, PRESET_KEY) else self.source
+
     def fixed(self, shape: tuple[int, int]) -> list[Head] | None:
         """The fixed heads, for a model of (layers, heads); None: heads are ranked per sample.
 

@@ -13,10 +13,12 @@ from llava.grid import Grid
 def prediction(sample_id: str, found: Localization, grid: Grid, *, inclusive: bool = False) -> Prediction:
     """What was found, as the metrics want it.
 
-    Its box has exclusive edges unless `inclusive`; its point is the centre of the highest cell.
+    Its box has exclusive edges unless `inclusive`; its point is the centre of the highest cell; its score is presence,
+    if that is known.
     """
     point = highest_point(found.heat, grid) if found.heads else None
-    return Prediction(sample_id, metric_box(found.box_xyxy, inclusive=inclusive), found.mask, point)
+    confidence = 1.0 if found.presence is None else found.presence
+    return Prediction(sample_id, metric_box(found.box_xyxy, inclusive=inclusive), found.mask, point, confidence)
 
 
 def metric_box(

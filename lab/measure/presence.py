@@ -5,13 +5,14 @@
 A score is any number that is higher for what is there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lab.measure.intervals import CHUNK, percentiles
+from lab.datasets import Sample
+from lab.measure.intervals import CHUNK, Estimate, percentiles
 
 KEPT = 0.95  # of what is there, above the threshold
 METRICS = ("auroc", "rejected")
@@ -94,3 +95,37 @@ def figures(
         axis=1,
     )
     return np.where(all_there > 0, sums / np.where(all_absent > 0, all_absent, np.nan), np.nan)
+
+
+# groups and tables
+
+COLUMNS = ("samples", "there", "absent", "AUROC", "rejected")
+FEWEST = 10  # of each side in a category that has a row of its own
+
+
+def by_category(
+    samples: Sequence[Sample], present: Bool[np.ndarray, " samples"]
+) -> dict[str, Bool[np.ndarray, " samples"]]:
+    """The samples of each `category` of the data file that has enough of both sides, the largest first."""
+    names = np.array([str(sample.extra.get("category") or "") for sample in samples])
+    groups = {f"category {name}": names == name for name in sorted(set(names.tolist()) - {""})}
+    some = {
+        group: inside
+        for group, inside in groups.items()
+        if min((present & inside).sum(), (~present & inside).sum()) >= FEWEST
+    }
+    return dict(sorted(some.items(), key=lambda item: -item[1].sum()))
+
+
+def cells(rows: Sequence[Separation], *, interval: bool = False) -> list[tuple[str, int, int, str, str]]:
+    """A line for each group, its figures in %, under COLUMNS."""
+    lines = dict[str, tuple[Separation, list[str]]]()
+    for row in rows:
+        lines.setdefault(row.group, (row, []))[1].append(in_percent(row, interval=interval))
+    return [(group, row.there, row.absent, texts[0], texts[1]) for group, (row, texts) in lines.items()]
+
+
+def in_percent(one: Separation | Estimate, *, interval: bool = False) -> str:
+    """A share in %, with its interval if that is wanted."""
+    ends = f" ({100 * one.low:.1f} to {100 * one.high:.1f})" if interval else ""
+    return f"{100 * one.value:.1f}{ends}"

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float
 
+from analyze import rank_heads
 from bbox import Localization, localize
 from conf.schema import LogicConfig
 from lab.base.console import progress
@@ -21,6 +22,7 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_truth
 from lab.datasets.sample import sample_size
 from lab.heads.reading import ModelOfRecords, tell_unreadable
+from lab.measure.absent import Told
 from lab.measure.coco import coco_annotation, coco_image, coco_prediction
 from lab.measure.controls import AFTER_ALL, KNOWN, PerSample, Rows, Setting, chosen
 from lab.measure.glance import Glance, glance
@@ -31,6 +33,7 @@ from lab.measure.predictions import middle, prediction, said
 from lab.measure.sets import HeadSet, Sight
 from lab.measure.spreadsheet import csv_line
 from lab.records.files import load_or_why, load_record
+from lab.records.record import Record
 
 Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
 BOX_ALONE = (PerSample.MIDDLE, PerSample.SAID)  # rows that make no mask
@@ -64,6 +67,7 @@ class Seen:
     chosen: Score
     lines: Mapping[str, bytes]  # of LINES, those that there are
     columns: Columns
+    told: Told
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,7 @@ class Measured:
     view: Overview
     chosen: list[Score]
     rows: dict[str, Float[np.ndarray, "4 samples"]]
+    told: list[Told]  # of the chosen heads, samples without target behind the others
 
 
 def measure(
@@ -84,7 +89,7 @@ def measure(
     lines: Mapping[str, IO[bytes]],
     workers: int | None = None,
 ) -> Measured:
-    """Every sample's score in every row, a sample without a record being a miss.
+    """Every sample's score in every row, a sample without a record being a miss; those without target are told only.
 
     `lines` are files, by LINES, that get a line for each sample: of the predictions and the table those of the chosen
     heads; a prediction that encloses no area has none.
@@ -93,12 +98,17 @@ def measure(
     """
     rows = {name: KNOWN[name](on) for name in controls if name in KNOWN}
     later = [name for name in controls if name in AFTER_ALL]
-    jobs = [Job(sample, files.get(sample.id), number) for number, sample in enumerate(samples, start=1)]
+    there, gone = ([sample for sample in samples if sample.present == side] for side in (True, False))
+    jobs = [Job(sample, files.get(sample.id), number) for number, sample in enumerate(there, start=1)]
     first = _First(on, lines)
     early = chosen(on) | _joined(rows.values())
     read = in_workers(partial(see, rows=early, rules=rules), jobs, workers)
     for job, seen in progress(read, "evaluate 1/2" if later else "evaluate", total=len(jobs)):
         first.add(job, seen)
+    without = [Job(sample, files.get(sample.id)) for sample in gone]
+    looked = in_workers(partial(see_absent, heads=early["chosen"], rules=rules), without, workers)
+    for job, absent in progress(looked, "evaluate, no target", total=len(without)) if without else ():
+        first.add_absent(job, absent)
     tell_unreadable(first.view.unreadable, len(files))
     columns_of = dict(zip(early, _rows_of(first.columns), strict=True))
     if later:
@@ -108,7 +118,7 @@ def measure(
         found = [row for _, row in progress(again, "evaluate 2/2", total=len(jobs))]
         columns_of |= zip(late, _rows_of(found), strict=True)
     order = chosen(on) | _joined(rows[name] for name in controls)
-    return Measured(first.view, first.chosen, {name: columns_of[name] for name in order})
+    return Measured(first.view, first.chosen, {name: columns_of[name] for name in order}, first.told)
 
 
 class _First:
@@ -117,14 +127,14 @@ class _First:
     def __init__(self, on: Setting, lines: Mapping[str, IO[bytes]]) -> None:
         self.view, self.chosen = Overview.empty(on.shape), list[Score]()
         self.columns: list[Columns] = []
+        self.told: list[Told] = []
         self.again: list[Job] = []  # for a second reading
         self._model, self._logic, self._lines = ModelOfRecords(), on.logic, lines
 
     def add(self, job: Job, seen: Seen) -> None:
         self.columns.append(seen.columns)
         self.chosen.append(seen.chosen)
-        for name, line in seen.lines.items():
-            self._lines[name].write(line)
+        self._tell(seen.told, seen.lines)
         if job.path is not None and seen.unreadable is not None:
             self.view.unreadable[job.path] = seen.unreadable
         if job.path is None or seen.glance is None:
@@ -133,6 +143,16 @@ class _First:
         self._model.compare(job.path, seen.glance.model, seen.glance.shape)
         self.view.add(seen.glance, self._logic.select.top_n)
         self.again.append(job)
+
+    def add_absent(self, job: Job, seen: "Absent") -> None:
+        if job.path is not None and seen.unreadable is not None:
+            self.view.unreadable[job.path] = seen.unreadable
+        self._tell(seen.told, seen.lines)
+
+    def _tell(self, told: Told, lines: Mapping[str, bytes]) -> None:
+        self.told.append(told)
+        for name, line in lines.items():
+            self._lines[name].write(line)
 
 
 def _joined(parts: Iterable[Rows]) -> Rows:
@@ -154,7 +174,7 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
         truth = read_truth(job.sample, size)
         missed, scored = _missed(truth, rows, rules), score(truth, None, inclusive=rules.inclusive)
         why = record if isinstance(record, str) else None
-        return Seen(why, None, scored, _lines(job, truth, size, None, scored), missed)
+        return Seen(why, None, scored, _lines(job, truth, size, None, scored), missed, _told(job, None, scored))
     size = record.image_size or sample_size(job.sample)
     sight, truth = Sight(record), read_truth(job.sample, size)
     if rules.oracle:
@@ -168,7 +188,45 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     lines = _lines(job, truth, size, located, scored)
     if (row := coco_prediction(prediction(truth.id, located, record.grid))) is not None:
         lines["predictions"] = _json_line(row)
-    return Seen(None, seen, scored, lines, _scores(sight, truth, rows, ranked, rules))
+    columns_of = _scores(sight, truth, rows, ranked, rules)
+    return Seen(None, seen, scored, lines, columns_of, _told(job, located, scored))
+
+
+def _told(job: Job, located: Localization | None, scored: Score) -> Told:
+    masks = (np.nan if one is None else float(one) for one in (scored.intersection, scored.union))
+    boxed = located is not None and located.box_xyxy is not None
+    return Told(job.sample, None if located is None else located.presence, boxed, *masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Absent:
+    """One sample without target, read once."""
+
+    unreadable: str | None
+    told: Told
+    lines: Mapping[str, bytes]
+
+
+def see_absent(job: Job, heads: HeadSet | PerSample, rules: Rules) -> Absent:
+    """What the chosen heads tell of a sample without target; without a record, nothing is found."""
+    record, located = load_or_why(job.path, rules.logic) if job.path else None, None
+    why = record if isinstance(record, str) else None
+    size = sample_size(job.sample) if record is None or isinstance(record, str) else record.image_size
+    if record is not None and not isinstance(record, str):
+        ranked = [(one.layer, one.head) for one in rank_heads(record, rules.logic)[: rules.logic.top_k]]
+        located = localize(record, ranked if isinstance(heads, PerSample) else heads, rules.logic)
+    boxed, area = (False, 0) if located is None else (located.box_xyxy is not None, int(located.mask.sum()))
+    presence = None if located is None else located.presence
+    told = Told.of_absent(job.sample, presence, boxed, area)
+    nothing = Score(job.sample.id, job.sample.split, "")
+    lines = {
+        "images": _json_line(coco_image(job.sample, size or sample_size(job.sample))),
+        "table": csv_line(job.sample, located, nothing),
+    }
+    if located is not None and isinstance(record, Record):
+        row = coco_prediction(prediction(job.sample.id, located, record.grid))
+        lines |= {} if row is None else {"predictions": _json_line(row)}
+    return Absent(why, told, lines)
 
 
 def _lines(

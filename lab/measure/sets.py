@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from analyze import Head
 from bbox import (
+    absent,
     binarise_each,
     boxes_on_image,
     cut_cells,
@@ -24,6 +25,7 @@ from bbox import (
     heat_box,
     heat_map,
     localize,
+    presence,
     regions,
     smooth,
 )
@@ -103,6 +105,7 @@ class Sight:
         """Boxes and points measured, and the cells of each set's region."""
         heats = self._heats(sets, logic)
         cells = self._regions(heats, logic)
+        cells[[absent(presence(self.record, heads, logic), logic) for heads in sets]] = False
         scores = np.full((4, len(sets)), np.nan)
         scores[0] = self._box_ious(cells, truth.box_xyxy, logic.mask.cuts, inclusive)
         scores[3] = on_object(highest_points(heats, self.record.grid), truth) & np.array([bool(s) for s in sets], bool)
@@ -152,7 +155,9 @@ class Sight:
                 one = prediction(truth.id, localize(record, heads, logic), record.grid, inclusive=inclusive)
             else:
                 heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
-                box = metric_box(heat_box(heat, record.grid, self.image_size, logic), inclusive=inclusive)
+                gone = absent(presence(record, heads, logic), logic)
+                found_box = None if gone else heat_box(heat, record.grid, self.image_size, logic)
+                box = metric_box(found_box, inclusive=inclusive)
                 one = Prediction(truth.id, box, None, highest_point(heat, record.grid) if heads else None)
             found.append(score(truth, one, measures=measures, inclusive=inclusive))
         return columns(found)

@@ -31,6 +31,7 @@ class Shown:
     outline: Outline | None  # of the true mask
     notes: tuple[str, ...]  # why there is no picture or no truth
     findings: tuple[Finding, ...]
+    absent: bool = False  # the data file says that the expression describes nothing in the picture
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,4 +159,5 @@ def _check(job: Asked, sample: Read, models: Sequence[ModelOfRecords]) -> None:
 def _shown(job: Asked, sample: Read, named: Finding, pictures: Pictures) -> Shown:
     picture, size, no_picture = pictures.add(named.image_file, named.image_size)
     notes = tuple(filter(None, (no_picture, sample.no_truth)))
-    return Shown(job.name, picture, size, sample.truth, sample.outline, notes, sample.findings)
+    absent = job.known is not None and not job.known.present
+    return Shown(job.name, picture, size, sample.truth, sample.outline, notes, sample.findings, absent)

@@ -64,6 +64,7 @@ def render(gathered: Gathered, *, resamples: int, seed: int) -> str:
         total=gathered.total,
         seed=seed,
         hit=tables.HIT,
+        presence=[any(one.findings[i].presence is not None for one in gathered.samples) for i in range(len(runs))],
         data=to_json(
             {"colours": colours(), "hit": tables.HIT, "runs": _runs_data(gathered), "samples": samples_data(gathered)}
         ),
@@ -225,6 +226,7 @@ def _sample_data(sample: Shown, shapes: Sequence[tuple[int, int]]) -> dict[str, 
         "truth": truth and [round(edge, 1) for edge in truth.box_xyxy],
         "outline": sample.outline,
         "split": truth.split if truth else None,
+        "absent": sample.absent,
         "notes": sample.notes,
         "gap": round(disagreement(first, sample.findings[1]), 5) if len(sample.findings) == 2 else None,
         "runs": [_finding_data(finding, first, shape) for finding, shape in zip(sample.findings, shapes, strict=True)],
@@ -244,6 +246,7 @@ def _finding_data(finding: Finding, first: Finding, shape: tuple[int, int]) -> d
         "maskIou": mask_iou,
         "pointed": None if score is None else score.pointed,
         "box": finding.box_xyxy and [round(edge, 1) for edge in finding.box_xyxy],
+        "presence": None if finding.presence is None else round(finding.presence, 4),
         "outline": finding.outline if finding.outline[1] else None,
         **({"sharp": finding.sharp_outline, "sharpIou": finding.sharp_iou} if finding.sharp_outline else {}),
         "answer": str((finding.meta or {}).get("generated_text") or "") or None,

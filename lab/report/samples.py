@@ -62,6 +62,7 @@ class Finding:
     best: tuple[Head, ...] = ()  # the `logic.select.top_n` first of the ranking
     heads: tuple[HeadScore, ...] = ()  # the chosen ones
     box_xyxy: Box | None = None  # edges exclusive
+    presence: float | None = None  # probability that the thing is there, if the heads are calibrated
     outline: tuple[float, str] = (1.0, "")
     maps: Maps | None = None
     score: Score | None = None  # if the truth is known
@@ -142,6 +143,7 @@ def _localized(name: str, record: Record, told: Finding, rules: Rules) -> Findin
         status="done",
         heads=tuple(scores_of(record, found.heads, rules.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
+        presence=found.presence,
         outline=outline(found.mask),
         maps=_maps(record, found, rules.logic.contrast),
         answer=prediction(name, found, record.grid, inclusive=rules.inclusive),

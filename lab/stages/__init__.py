@@ -24,6 +24,7 @@ class Stage:
     text: str  # one line, for --help
     many: bool = False  # whether it divides its work among the processes of a launcher
     heads: bool = True  # whether it uses `logic.heads`
+    presence: bool = True  # whether it tells presence
     finds: bool = False  # whether it finds heads: the file that `logic.heads` names may be the one that it writes
 
 
@@ -84,6 +85,12 @@ def _ablate(config: Config, choice: "HeadChoice") -> int:
     return run(config, choice)
 
 
+def _calibrate(config: Config, choice: "HeadChoice") -> int:
+    from lab.stages.calibrate import run
+
+    return run(config, choice)
+
+
 def _report(config: Config, choice: "HeadChoice") -> int:
     from lab.stages.report import run
 
@@ -98,7 +105,8 @@ STAGES = {
     "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True),
     "select": Stage(_select, "records -> the heads that are selected again and again", finds=True),
     "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
-    "study": Stage(_study, "records and the truth -> the paper's tables in miniature"),
-    "ablate": Stage(_ablate, "samples -> whether the model uses the heads, or they only look"),
+    "study": Stage(_study, "records and the truth -> the paper's tables in miniature", presence=False),
+    "ablate": Stage(_ablate, "samples -> whether the model uses the heads, or they only look", presence=False),
+    "calibrate": Stage(_calibrate, "samples -> how surely the heads tell whether the thing is there", presence=False),
     "report": Stage(_report, "a folder of records, or two -> one page with everything"),
 }

@@ -22,6 +22,7 @@ from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
 from lab.heads.choice import HeadChoice
 from lab.heads.reading import by_name
+from lab.measure.absent import WithoutTarget, without_target
 from lab.measure.coco import CATEGORY
 from lab.measure.controls import Setting, check_controls, is_draw, merge_draws
 from lab.measure.intervals import Estimate, metric_names, summarize
@@ -57,14 +58,18 @@ def run(config: Config, choice: HeadChoice) -> int:
         lines = {name: stack.enter_context(tempfile.TemporaryFile()) for name in LINES}
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
-        sharp = SharpTable.of(refiner, config, choice, samples, files)
-        written = _write(make_results_folder(config), config, choice, found, rows, lines, sharp)
+        beside = without_target(found.told, resamples=config.evaluate.resamples, seed=config.seed)
+        present = [sample for sample in samples if sample.present]
+        sharp = SharpTable.of(refiner, config, choice, present, files)
+        written = _write(make_results_folder(config), config, choice, found, rows, beside, lines, sharp)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
+    if beside.figures:
+        print("".join(f"\n{part}\n" for part in beside.tables()))
     print(f"\n{ties_in_words(found.view, config.logic)}")
     if sharp is not None:
         print(f"\n{sharp.on_screen()}")
     if missed := misses(found.chosen):
-        count = f"{len(missed)} of {len(samples)} samples"
+        count = f"{len(missed)} of {len(found.chosen)} samples"
         print(f"\n{count} have no usable prediction and count as misses (metrics.json lists them)")
     print_written(written)
     return 1 if failed or found.view.unreadable else 0
@@ -80,7 +85,7 @@ def estimates(found: Measured, resamples: int, seed: int) -> dict[str, list[Esti
 
 
 def samples_with_truth(data: DataConfig) -> list[Sample]:
-    """The data file's samples. Raises UserError, naming the keys, unless each has a box or a mask."""
+    """The data file's samples. Raises UserError, naming the keys, unless each has a box or a mask, or no target."""
     if data.data_file is None:
         raise UserError("no data file with the truth: set data.data_file=samples.jsonl")
     samples = read_jsonl(find(data.data_file))
@@ -114,6 +119,7 @@ def _write(
     choice: HeadChoice,
     found: Measured,
     rows: dict[str, list[Estimate]],
+    beside: WithoutTarget,
     lines: Mapping[str, IO[bytes]],
     sharp: SharpTable | None = None,
 ) -> list[Path]:
@@ -125,6 +131,7 @@ def _write(
         "data_file": config.data.data_file,
         "model": config.model.name,
         "metrics": {name: [asdict(one) for one in estimates] for name, estimates in rows.items()},
+        "without_target": beside.to_json() if beside.figures else None,
         "misses": dict(misses(found.chosen)),
         "ties_at_cut": view.tied / view.samples,
         "unreadable": by_name(view.unreadable),
@@ -133,7 +140,7 @@ def _write(
         "spearman_selection_iou": {"rho": rho, "heads": selected_heads},
         "config": as_dict(config),
     }
-    text = report(rows, view, config.logic)
+    text = report(rows, view, config.logic, beside)
     if sharp is not None:
         content |= sharp.to_json()
         text += f"\n{sharp.markdown()}\n"
@@ -175,8 +182,10 @@ def _json_list(lines: IO[bytes]) -> Iterator[bytes]:
     yield b"]"
 
 
-def report(rows: dict[str, list[Estimate]], view: Overview, logic: LogicConfig) -> str:
-    """The tables as Markdown: every row with its intervals, then the chosen heads by split and size of object."""
+def report(rows: dict[str, list[Estimate]], view: Overview, logic: LogicConfig, beside: WithoutTarget) -> str:
+    """The tables as Markdown: every row with its intervals, then the chosen heads by split and size of object, then
+    beside samples without target, if there are any.
+    """
     chosen = rows["chosen"]
     groups = {one.group: max(e.n for e in chosen if e.group == one.group) for one in chosen}
     rho, heads = rank_correlation(view)
@@ -192,6 +201,7 @@ def report(rows: dict[str, list[Estimate]], view: Overview, logic: LogicConfig) 
         markdown(
             ("chosen heads on", "samples", *COLUMNS), [(g, n, *_cells(chosen, group=g)) for g, n in groups.items()]
         ),
+        *beside.tables(markdown, interval=True),
         notes,
     ]
     return "\n\n".join(parts) + "\n"

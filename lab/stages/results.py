@@ -128,6 +128,7 @@ def box_json(record: Record, result: Localization, sharp: Sharp | None = None) -
             "bbox_xywh": result.box_xywh,
             "image_size": record.image_size,
             "selected_heads": [list(head) for head in result.heads],
+            **({} if result.presence is None else {"presence": round(result.presence, 6)}),
         }
         | ({} if sharp is None else {"refine": dict(sharp.told)})
     )
@@ -179,7 +180,8 @@ def sinks_line(record: Record) -> str:
 
 def box_line(result: Localization) -> str:
     """The box in words."""
+    told = "" if result.presence is None else f"\npresence {result.presence:.2f}: the probability that it is there"
     if result.box_xyxy is None:
-        return "no box: the mask is empty"
+        return f"no box: the mask is empty{told}"
     x0, y0, x1, y1 = result.box_xyxy
-    return f"box  x {x0} to {x1}, y {y0} to {y1} (pixels, inclusive), {x1 - x0 + 1} x {y1 - y0 + 1}"
+    return f"box  x {x0} to {x1}, y {y0} to {y1} (pixels, inclusive), {x1 - x0 + 1} x {y1 - y0 + 1}{told}"

@@ -27,7 +27,8 @@ from lab.study.tokens import which_token
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
-    samples, refiner = samples_with_truth(config.data), refiner_of(config)
+    samples = [sample for sample in samples_with_truth(config.data) if sample.present]
+    refiner = refiner_of(config)
     failed = collect_first(config, choice)
     folder = records_folder(config)
     check_writable(results_folder(config), "study.md", "study.json")

@@ -57,9 +57,13 @@ const linkToHead = (run, number) =>
   `#head=${run}.${Math.floor(number / page.runs[run].heads)}.${number % page.runs[run].heads}`;
 
 /** How a finding stands beside the truth, in words and not in colour alone. */
-function verdict(found) {
+function verdict(found, sample) {
   if (found.status !== "done") return make("span", { class: "verdict undone" }, found.status === "ranked" ? "no attention stored" : "missing");
+  if (sample.absent) return make("span", { class: `verdict ${found.box ? "miss" : "hit"}` }, found.box ? "○ nothing there, but a box" : "● nothing there, no box");
   if (found.iou === null) return make("span", { class: "verdict" }, found.box ? "no truth" : "no box");
   const hit = isHit(found);
   return make("span", { class: `verdict ${hit ? "hit" : "miss"}` }, `${hit ? "● hit" : "○ miss"} ${fixed(found.iou)}`);
 }
+
+/** The probability that the thing is there, if it is known. */
+const presenceOf = (found) => (found.presence === null ? null : make("span", { class: "presence" }, `presence ${fixed(found.presence)}`));

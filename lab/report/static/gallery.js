@@ -39,11 +39,11 @@ function passes(sample, place, { words, outcome, low, high }) {
 }
 
 function inOrder(order) {
-  const [direction, run] = order.split("-");
+  const [direction, run, field = "iou"] = order.split("-");
   if (direction === "id") return (a, b) => a - b; // as they are
   if (direction === "gap") return (a, b) => samples[b].gap - samples[a].gap || a - b;
   const sign = direction === "low" ? 1 : -1;
-  const value = (place) => samples[place].runs[Number(run)].iou ?? sign * Infinity; // what is not measured comes last
+  const value = (place) => samples[place].runs[Number(run)][field] ?? sign * Infinity; // what is not measured comes last
   return (a, b) => (value(a) === value(b) ? a - b : sign * (value(a) - value(b)));
 }
 
@@ -82,7 +82,7 @@ function showMore() {
 /** One sample, as a link to its page. */
 function card(sample) {
   const stages = sample.runs.map((found, run) => {
-    const under = make("p", { class: "result" }, comparing ? make("b", { class: "tag" }, label(run)) : null, verdict(found));
+    const under = make("p", { class: "result" }, comparing ? make("b", { class: "tag" }, label(run)) : null, verdict(found, sample), presenceOf(found));
     const why = found.status === "done" ? null : make("p", { class: "why", dir: "auto" }, found.why);
     return make("div", { class: "side" }, make("div", { class: "stage" }, frame(sample, run, described(sample, run))), under, why);
   });

@@ -49,9 +49,10 @@ function panel(sample, run) {
 function figuresOf(sample, found) {
   const rounded = (box) => `x ${Math.round(box[0])} to ${Math.round(box[2])}, y ${Math.round(box[1])} to ${Math.round(box[3])}`;
   const rows = [
-    ["Result", verdict(found)],
+    ["Result", verdict(found, sample)],
+    ["Presence", found.presence === null ? null : fixed(found.presence, 3)],
     ["Box", found.box ? rounded(found.box) : found.status === "done" ? "none: the mask is empty" : null],
-    ["True box", sample.truth ? rounded(sample.truth) : null],
+    ["True box", sample.truth ? rounded(sample.truth) : sample.absent ? "none: it is not there" : null],
     ["IoU of boxes", found.iou === null ? null : fixed(found.iou, 3)],
     ["IoU of masks", found.maskIou === null ? null : fixed(found.maskIou, 3)],
     ["Sharp mask", found.sharp ? (found.sharpIou == null ? "orange line" : `orange line, IoU ${fixed(found.sharpIou, 3)}`) : null],

@@ -1,0 +1,154 @@
+"""stage=calibrate: how surely the chosen heads tell whether the described thing is in the picture, without labels.
+
+    python pipeline.py stage=calibrate data.data_file=samples.jsonl
+
+Each picture is asked its own expressions and those of others. The rule that tells the two apart is saved as
+`presence.json`, beside the file of heads if one names them; how well it does is measured on pictures that it was not
+fitted on.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from bbox import numbers_of
+from conf.schema import Config
+from lab.base.console import markdown, progress, table
+from lab.base.errors import UserError
+from lab.base.files import check_writable, write_atomic
+from lab.base.paths import find
+from lab.datasets import Sample
+from lab.heads.choice import HeadChoice
+from lab.measure.intervals import numbered
+from lab.measure.presence import COLUMNS, Separation, by_category, cells, separation
+from lab.presence.files import NAME, Calibration
+from lab.presence.rule import Rule, fit
+from lab.presence.swap import Ask, asks
+from lab.stages import common
+from lab.stages.batch import chosen_samples
+from lab.stages.common import make_results_folder, print_written, results_folder
+
+if TYPE_CHECKING:  # torch
+    from llava.family import LoadedModel
+
+FOLDS = 5  # of pictures: the rule of four is measured on the fifth
+TABLE = "presence.md"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the heads told of every expression that was asked."""
+
+    samples: list[Sample]
+    own: Bool[np.ndarray, " asks"]  # whether it is an expression of the picture
+    numbers: list[Mapping[str, float]]
+
+    @property
+    def pictures(self) -> Int[np.ndarray, " asks"]:
+        """A number for the picture of each."""
+        return numbered([str(sample.image_file) for sample in self.samples])
+
+
+def run(config: Config, choice: HeadChoice) -> int:
+    """Asks, fits, prints how well presence is told, and writes the rule. Returns 1 if something could not be asked."""
+    heads = choice.named
+    if heads is None:
+        raise UserError("stage=calibrate needs fixed heads: set logic.heads, or find them with stage=select")
+    if config.model.answers:
+        raise UserError("stage=calibrate reads prompts: leave out model.use_generate and model.read=answer")
+    if config.data.data_file is None:
+        raise UserError("no data file: set data.data_file=samples.jsonl")
+    wanted = asks(chosen_samples(config.data), config.calibrate.swaps, np.random.default_rng(config.seed))
+    beside = None if choice.file is None else find(choice.file).parent
+    check_writable(beside or results_folder(config), NAME, TABLE)
+    asked, failed = ask_all(common.model_with_heads(config, choice), wanted, config, heads)
+    rule = fit(asked.numbers, asked.own)
+    found = Calibration.of(rule, heads, config.logic, config.model.name)
+    rows = measured(asked, config.calibrate.resamples, config.seed)
+    folder = make_results_folder(config) if beside is None else beside
+    written = [folder / NAME, folder / TABLE]
+    content = found.to_dict() | {
+        "data_file": config.data.data_file,
+        "pictures": len(set(asked.pictures.tolist())),
+        "own": int(asked.own.sum()),
+        "swapped": int((~asked.own).sum()),
+        "separation": [asdict(row) for row in rows],
+    }
+    write_atomic(written[0], json.dumps(content, indent=1))
+    write_atomic(written[1], report(rows, rule))
+    print(table(COLUMNS, cells(rows)))
+    print(f"\nweights: {in_words(rule)}")
+    print_written(written)
+    if choice.file is None:
+        print(f"\nuse it: logic.presence.file={written[0]}")
+    return 1 if failed else 0
+
+
+def ask_all(
+    loaded: "LoadedModel", wanted: Sequence[Ask], config: Config, heads: Sequence[tuple[int, int]]
+) -> tuple[Asked, int]:
+    """What the heads tell of every expression, and how many could not be asked.
+
+    Raises UserError if none of one side can.
+    """
+    from collector import ask
+    from lab.batch.rows import RowDataset, feed, plan_rows
+
+    own = {one.sample.id: one.own for one in wanted}
+    rows = RowDataset(plan_rows([one.sample for one in wanted], share_image=True), loaded, config.model, generic=False)
+    asked, failed = Asked([], np.zeros(0, bool), []), 0
+
+    def told() -> Iterator[Sample]:
+        nonlocal failed
+        for row in feed(rows, workers=config.data.workers or 0, pin=loaded.device.type == "cuda"):
+            failed += len(row.failed)
+            if row.question is None:
+                continue
+            records = ask(loaded, [row.question], config.model).of(0)
+            for sample, record in zip(row.samples, records, strict=True):
+                asked.samples.append(sample)
+                asked.numbers.append(numbers_of(record.under(config.logic), heads, config.logic.smoothing))
+                yield sample
+
+    for _ in progress(told(), "calibrate", total=len(wanted)):
+        pass
+    sides = np.array([own[sample.id] for sample in asked.samples], bool)
+    if sides.all() or not sides.any():
+        raise UserError(f"{failed} of {len(wanted)} expressions could not be asked, so nothing can be calibrated")
+    return Asked(asked.samples, sides, asked.numbers), failed
+
+
+def measured(asked: Asked, resamples: int, seed: int) -> list[Separation]:
+    """How well own and swapped expressions are told apart: all of them, and by category."""
+    groups = {"swapped": np.ones(len(asked.own), bool)} | by_category(asked.samples, asked.own)
+    scores = held_out(asked, seed)
+    return separation(scores, asked.own, asked.pictures, groups, resamples=resamples, seed=seed)
+
+
+def held_out(asked: Asked, seed: int) -> Float[np.ndarray, " asks"]:
+    """The log-odds that a rule gives which was fitted on other pictures."""
+    pictures, scores = asked.pictures, np.zeros(len(asked.own))
+    fold = np.random.default_rng(seed).permutation(pictures.max() + 1)[pictures] % FOLDS
+    for number in range(FOLDS):
+        rest = fold != number
+        rule = fit([one for one, there in zip(asked.numbers, rest, strict=True) if there], asked.own[rest])
+        for at in np.flatnonzero(~rest).tolist():
+            scores[at] = rule.log_odds(asked.numbers[at])
+    return scores
+
+
+def in_words(rule: Rule) -> str:
+    """The rule's weights."""
+    return ", ".join(f"{name} {weight:.3g}" for name, weight in rule.weights.items())
+
+
+def report(rows: Sequence[Separation], rule: Rule) -> str:
+    """presence.md"""
+    notes = "AUROC and what is rejected with 95 % of the own expressions kept, in %, with 95 % bootstrap intervals by "
+    notes += "picture, of rules fitted on other pictures. Swapped: expressions of other pictures, some of which are "
+    notes += "true by chance."
+    return f"{markdown(COLUMNS, cells(rows, interval=True))}\n\n{notes}\n\nWeights: {in_words(rule)}.\n"

@@ -1,0 +1,78 @@
+"""stage=calibrate, and what the other stages make of a calibration: on the shipped model and drawn scenes."""
+
+import csv
+import json
+
+import pytest
+
+from lab.base.errors import UserError
+from lab.base.paths import PROJECT
+from lab.picturebook.make import make
+from pipeline import run
+from tests.conftest import configuration
+
+HEADS = ((1, 5), (2, 4))
+
+
+@pytest.fixture(autouse=True)
+def _shipped_model(monkeypatch, picturebook):
+    monkeypatch.setattr("lab.stages.common.load_model", lambda config: picturebook)
+    monkeypatch.chdir(PROJECT)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("scenes"), 52, 80)
+
+
+@pytest.fixture(scope="module")
+def absent(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("absent"), 8, 81, absent=["neither"])
+
+
+def test_a_calibration_lies_beside_its_heads_and_is_used_with_them(scenes, absent, tmp_path, capsys):
+    rows = [{"layer": layer, "head": head} for layer, head in HEADS]
+    heads = tmp_path / "localization_heads.json"
+    heads.write_text(json.dumps({"num_layers": 8, "num_heads": 8, "model": None, "heads": rows}))
+    named = (f"logic.heads={heads}", "logic.top_k=2", f"data.output_dir={tmp_path}/out", "save_fig=false")
+    assert run(configuration("stage=calibrate", f"data.data_file={scenes}", "calibrate.swaps=2", *named)) == 0
+    content = json.loads((tmp_path / "presence.json").read_text())
+    assert content["heads"] == [list(head) for head in HEADS]
+    assert (content["own"], content["pictures"]) == (52, 52)
+    assert 90 < content["swapped"] <= 104
+    assert min(content["rule"]["weights"].values()) >= 0
+    swapped = next(row for row in content["separation"] if (row["group"], row["metric"]) == ("swapped", "auroc"))
+    assert 0.7 < swapped["value"] <= 1
+    assert "swapped" in capsys.readouterr().out
+    assert "AUROC" in (tmp_path / "presence.md").read_text()
+
+    asked = ("stage=evaluate", f"data.data_file={absent}", "evaluate.controls=[]", "evaluate.resamples=20", *named)
+    assert run(configuration(*asked, "data.process_all=true", "logic.presence.threshold=0.5")) == 0
+    folder = next((tmp_path / "out").iterdir())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    figures = {one["metric"]: one["value"] for one in metrics["without_target"]["figures"]}
+    separation = {(one["group"], one["metric"]): one["value"] for one in metrics["without_target"]["presence"]}
+    assert separation["absent neither", "auroc"] > 0.9
+    assert figures["N-acc"] > 0.7
+    lines = list(csv.DictReader((folder / "samples.csv").read_text("utf-8-sig").splitlines()))
+    for line in lines:
+        assert (line["present"] == "0") == line["id"].endswith("neither")
+        assert (line["x0"] == "") == (float(line["presence"]) < 0.5)
+    found = json.loads((folder / "predictions.coco.json").read_text())
+    assert all(0.5 <= row["score"] <= 1 for row in found)
+    truth = json.loads((folder / "truth.coco.json").read_text())
+    assert len(truth["images"]) == len(lines) == 2 * len(truth["annotations"])
+
+    assert run(configuration(*asked)) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    figures = {one["metric"]: one["value"] for one in metrics["without_target"]["figures"]}
+    assert (figures["N-acc"], figures["T-acc"]) == (0, 1), "without a threshold there is always a box"
+
+
+def test_what_cannot_be_calibrated_is_told_in_one_line(absent, scenes):
+    with pytest.raises(UserError, match="8 expressions about 8 pictures are too few"):
+        run(configuration("stage=calibrate", f"data.data_file={absent}"))
+    with pytest.raises(UserError, match="needs fixed heads"):
+        run(configuration("stage=calibrate", f"data.data_file={scenes}", "logic.heads=null"))
+    with pytest.raises(UserError, match=r"logic\.presence\.threshold=2"):
+        configuration("logic.presence.threshold=2")
