@@ -49,7 +49,7 @@ class SamTrainConfig:
         default_factory=lambda: StageConfig(steps=1650, batch=8, lr=2e-3, checkpoint_every=50, weight_decay=0.02)
     )
     all: StageConfig = field(
-        default_factory=lambda: StageConfig(steps=1100, batch=8, lr=1.5e-3, checkpoint_every=50, weight_decay=0.02)
+        default_factory=lambda: StageConfig(steps=850, batch=8, lr=1.5e-3, checkpoint_every=50, weight_decay=0.02)
     )
 
 
