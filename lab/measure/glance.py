@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from analyze import Head, HeadScore, passes_threshold, rank_table, score_all, tied_at
 from conf.schema import Contrast, LogicConfig
 from lab.base.errors import UserError
+from lab.measure.criteria import criteria_of
 from lab.measure.sets import HeadSet, Sight
 from lab.records.record import Record
 
@@ -46,18 +47,25 @@ def glance(
     *,
     common: Bool[np.ndarray, "layers heads"] | None = None,
     sight: Sight | None = None,
+    more: bool = False,
 ) -> Glance:
     """Looks at one record; at every head's own box if the true one is given and all maps are kept.
 
-    `common` says which heads look at the image enough, if that is the same for all records. Raises UserError naming the
-    file if the record lacks what a contrast needs.
+    `common` says which heads look at the image enough, if that is the same for all records. `more`: the picks of
+    `lab.measure.criteria` too. Raises UserError naming the file if the record lacks what a contrast needs.
     """
     check_contrast(record, logic.contrast, path)
     table = score_all(record, logic)
     passes = passes_threshold(table.attn_sum, logic.threshold) if common is None else common
     most = max(logic.select.top_n, logic.top_k + 1)
     both, by_entropy = (rank_table(table.only(some), logic, most) for some in (passes, np.ones_like(passes)))
-    best = {"both": _heads(both), "entropy only": _heads(by_entropy), "sum only": _by_sum(table.attn_sum, logic)}
+    by_sum = _largest(allowed(table.attn_sum, logic), logic)
+    best = {"both": _heads(both), "sum only": by_sum, "entropy only": _heads(by_entropy)}
+    if more:
+        best |= {
+            name: _largest(np.where(passes, allowed(values, logic, -np.inf), -np.inf), logic)
+            for name, values in criteria_of(record).items()
+        }
     top_n = max(logic.select.top_n, logic.top_k)
     sight = sight or Sight(record)
     return Glance(
@@ -84,18 +92,21 @@ def heads_of(picks: Int[np.ndarray, "k 2"]) -> HeadSet:
     return tuple((layer, head) for layer, head in picks.tolist() if layer >= 0)
 
 
-def allowed(values: Float[np.ndarray, "layers heads"], logic: LogicConfig) -> Float[np.ndarray, "layers heads"]:
-    """The values of the layers that may hold a selected head, 0 elsewhere."""
-    return np.where(np.arange(len(values))[:, None] >= logic.filter.first_layer, values, 0.0)
+def allowed(
+    values: Float[np.ndarray, "layers heads"], logic: LogicConfig, elsewhere: float = 0.0
+) -> Float[np.ndarray, "layers heads"]:
+    """The values of the layers that may hold a selected head."""
+    return np.where(np.arange(len(values))[:, None] >= logic.filter.first_layer, values, elsewhere)
 
 
 def _heads(ranking: Sequence[HeadScore]) -> list[Head]:
     return [(score.layer, score.head) for score in ranking]
 
 
-def _by_sum(sums: Float[np.ndarray, "layers heads"], logic: LogicConfig) -> list[Head]:
-    order = np.argsort(-allowed(sums, logic), axis=None, kind="stable")[: max(logic.select.top_n, logic.top_k)]
-    return [divmod(index, sums.shape[1]) for index in order.tolist()]
+def _largest(values: Float[np.ndarray, "layers heads"], logic: LogicConfig) -> list[Head]:
+    """The heads with the largest values, without those of -inf."""
+    order = np.argsort(-values, axis=None, kind="stable")[: max(logic.select.top_n, logic.top_k)]
+    return [divmod(index, values.shape[1]) for index in order.tolist() if np.isfinite(values.flat[index])]
 
 
 def _filled(heads: Sequence[Head], top_n: int) -> Int[np.ndarray, "top_n 2"]:

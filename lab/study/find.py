@@ -20,7 +20,8 @@ from lab.base.paths import find
 from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
-from lab.measure.glance import Glance, allowed, glance, heads_of
+from lab.measure.criteria import BESIDE_GENERIC
+from lab.measure.glance import CRITERIA, Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
 from lab.measure.overview import record_files
 from lab.records.files import load_or_why, load_record
@@ -67,6 +68,14 @@ class Found:
     picture_of: Int[np.ndarray, " records"]  # a number for the picture, the same for records that share one
     scored_picture_of: Int[np.ndarray, " samples"]  # the same for the scored samples, also those without a record
     generic: bool = True  # whether every record holds the generic prompt's attention
+
+    def criteria(self, logic: LogicConfig) -> list[str]:
+        """Those by which heads were picked in every record, the paper's first; of others those that pick enough."""
+        named = [name for name in self.picks if self.generic or name not in BESIDE_GENERIC]
+        return [name for name in named if name in CRITERIA or self._picked(name, logic) >= logic.top_k]
+
+    def _picked(self, criterion: str, logic: LogicConfig) -> int:
+        return int(np.count_nonzero(self.counts(criterion, logic)))
 
     @classmethod
     def empty(cls, parts: Split, first: Glance) -> "Found":
@@ -209,7 +218,8 @@ def find_heads(parts: Split, settings: Settings) -> Found:
         model.compare(job.path, seen.model, seen.shape)
         found = found or Found.empty(parts, seen)
         for criterion, best in seen.best.items():
-            found.picks[criterion][row] = best
+            if criterion in found.picks:  # one beside a generic prompt is left out if any record lacks that
+                found.picks[criterion][row] = best
         found.sums[row], found.tied[row] = seen.sums, seen.tied
         if seen.iou is not None:
             found.iou[row] = seen.iou
@@ -236,7 +246,7 @@ def look(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] 
     """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
     record = load_record(job.path, logic)
     true_xyxy = None if job.sample is None else read_truth(job.sample, record.image_size).box_xyxy
-    return glance(record, job.path, logic, true_xyxy, common=common)
+    return glance(record, job.path, logic, true_xyxy, common=common, more=True)
 
 
 def first_heads(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:

@@ -22,7 +22,6 @@ from conf.schema import (
     Ties,
 )
 from lab.measure.controls import sets_of_same_layers
-from lab.measure.glance import CRITERIA
 from lab.study.chance import Chance, found_again, oracle_again
 from lab.study.find import Found, first_heads
 from lab.study.settings import Settings
@@ -37,7 +36,7 @@ class Case:
 
     logic: LogicConfig
     heads: tuple[Head, ...] | None = None
-    greedy: str | None = None  # of CRITERIA
+    greedy: str | None = None  # of `Found.picks`
     whole: bool = True  # also the mask; without it, several times faster
 
     @cached_property
@@ -161,15 +160,22 @@ def _number_table(found: Found, settings: Settings, chance: Chance) -> Table:
 
 
 def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
-    rows = [_fixed_row(("fixed", name), found, name, logic.top_k, logic, chance) for name in CRITERIA]
-    rows += [Row(("per sample", name), (Case(logic, greedy=name),)) for name in CRITERIA]
-    fixed = "; ".join(f"{name}: {name_heads(found.fixed(name, logic.top_k, logic))}" for name in CRITERIA)
+    names = found.criteria(logic)
+    rows = [_fixed_row(("fixed", name), found, name, logic.top_k, logic, chance) for name in names]
+    rows += [Row(("per sample", name), (Case(logic, greedy=name),)) for name in names]
+    fixed = "; ".join(f"{name}: {name_heads(found.fixed(name, logic.top_k, logic))}" for name in names)
     ties = (
         f"In {100 * found.tied.mean():.1f} % of the samples head {logic.top_k} and the next one have the same entropy"
     )
     rule = {Ties.sum: "the larger attention sum", Ties.order: "the lower layer and number"}[logic.ties]
     return Table(
-        "criteria", "Which criteria", ("heads", "criteria"), rows, f"Fixed heads by {fixed}. {ties}; {rule} decides."
+        "criteria",
+        "Which criteria",
+        ("heads", "criteria"),
+        rows,
+        "Both: the paper's, attention sum and spatial entropy. Peak, focus, relative: among the heads that look at the "
+        "picture enough, those with the highest cell, with the least Shannon entropy, and with the most weight beyond "
+        f"a generic prompt's. Fixed heads by {fixed}. {ties}; {rule} decides.",
     )
 
 

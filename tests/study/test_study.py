@@ -79,7 +79,17 @@ def test_everything_is_written_and_told(scenes, capsys):
     out = scenes[1] / MODEL
     assert {"study.md", "study.json", "study_settings.png", "study_heads.png"} <= {path.name for path in out.iterdir()}
     found = json.loads((out / "study.json").read_text())
-    assert list(found["tables"]) == ["heads", "number", "criteria", "sigma", "kernel", "contrast", "mask", "discovery"]
+    assert list(found["tables"]) == [
+        "heads",
+        "number",
+        "criteria",
+        "sigma",
+        "kernel",
+        "contrast",
+        "mask",
+        "cuts",
+        "discovery",
+    ]
     assert [row["labels"] for row in found["tables"]["number"]["rows"]] == [["1"], ["2"], ["3"], ["4"], ["5"]]
     assert [row["labels"] for row in found["tables"]["discovery"]["rows"]] == [["4"], ["12 (all)"]]
     text = (out / "study.md").read_text()

@@ -1,0 +1,40 @@
+"""More criteria, on maps whose values are known."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from lab.measure.criteria import criteria_of
+from lab.measure.glance import glance
+from lab.records.record import Record
+from tests.conftest import configuration
+
+
+def record(generic: bool = True) -> Record:
+    """Four heads of two layers: one cell, two cells, everywhere, nowhere."""
+    maps = np.zeros((2, 2, 1, 16), np.float32)
+    maps[0, 0, 0, 5] = 0.8
+    maps[0, 1, 0, [2, 9]] = 0.25
+    maps[1, 0, 0] = 0.03
+    beside = np.zeros_like(maps)
+    beside[0, 0, 0, 5] = 0.7  # looks there whatever is asked
+    return Record(maps, {"image_size": (40, 40)}, generic=beside if generic else None)
+
+
+def test_every_criterion_tells_what_it_is_named_after():
+    found = criteria_of(record())
+    assert_allclose(found["peak"], [[0.8, 0.25], [0.03, 0]])
+    assert_allclose(found["focus"], [[0, -np.log(2)], [-np.log(16), -np.inf]], atol=1e-6)
+    assert_allclose(found["relative"], [[0.1, 0.5], [0.48, 0]], atol=1e-6)
+    assert list(criteria_of(record(generic=False))) == ["peak", "focus"]
+
+
+@pytest.mark.parametrize(("first_layer", "best"), [(0, [0, 0]), (1, [1, 0])])
+def test_a_glance_picks_by_them_among_heads_that_look_and_in_allowed_layers(tmp_path, first_layer, best):
+    logic = configuration("logic.threshold.method=value", "logic.threshold.value=0.1").logic
+    logic.filter.min_layer = first_layer
+    seen = glance(record(), tmp_path / "a.pkl", logic, more=True)
+    assert list(seen.best) == ["both", "sum only", "entropy only", "peak", "focus", "relative"]
+    assert seen.best["focus"][0].tolist() == best
+    assert all((1, 1) not in seen.picked(name, 4) for name in ("peak", "focus", "relative"))
+    assert "peak" not in glance(record(), tmp_path / "a.pkl", logic).best
