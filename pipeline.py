@@ -60,7 +60,7 @@ def run(cfg: Config | DictConfig) -> int:
         refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
     from lab.heads.choice import HeadChoice, head_choice, names_file, tell_source, warn_of_foreign_heads
-    from lab.presence.files import calibration_of
+    from lab.presence.files import calibrated
 
     if not stage.heads or (stage.finds and names_file(config.logic.heads)):
         return stage.run(config, HeadChoice(config.logic.top_k))
@@ -69,11 +69,8 @@ def run(cfg: Config | DictConfig) -> int:
     choice = head_choice(config.logic, config.model)
     if first_process():
         tell_source(choice)
-    logic = replace(config.logic, heads=choice.as_setting)
-    if stage.presence:
-        found = calibration_of(config, choice.named, choice.file)
-        logic = replace(logic, presence=replace(logic.presence, file=found and found.to_dict()))
-    return stage.run(replace(config, logic=logic), choice)
+    logic = calibrated(config, choice.named, choice.file) if stage.presence else config.logic
+    return stage.run(replace(config, logic=replace(logic, heads=choice.as_setting)), choice)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

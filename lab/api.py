@@ -37,6 +37,7 @@ from lab.heads.choice import HeadChoice, head_choice, warn_of_another_model
 from lab.measure.coco import coco_prediction
 from lab.measure.metrics import exclusive
 from lab.measure.predictions import prediction
+from lab.presence.files import calibrated
 from lab.records.record import Record
 from lab.stages.common import load_model, wants_generic
 from llava.family import LoadedModel
@@ -78,6 +79,11 @@ class Found:
     def box_xyxy(self) -> Box | None:
         """Pixels; x1 and y1 are the last ones inside, as in `_bbox.json`. None: nothing stands out."""
         return self.localization.box_xyxy
+
+    @property
+    def presence(self) -> float | None:
+        """The probability that the described thing is there at all, 0 to 1; None if the heads are not calibrated."""
+        return self.localization.presence
 
     def figure(self) -> "Figure":
         """The picture with mask and box, and what each head looks at."""
@@ -210,7 +216,7 @@ class Model:
         return AdaptiveBatcher(self.loaded, self.config.model, size=1 if alone else size, grows=True, apart=alone)
 
     def _found(self, record: Record, image: Image.Image) -> Found:
-        logic = self.config.logic
+        logic = calibrated(self.config, self.choice.named, self.choice.file)
         record = at_precision(record, self.config.data).under(logic)  # as the stages do, so that files say the same
         ranking = rank_heads(record, logic)
         located = localize_record(record, ranking, logic, self.choice)

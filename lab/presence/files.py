@@ -8,7 +8,7 @@ A calibration belongs to its heads, its model and the way of reading a record; f
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,13 @@ def calibration_of(config: Config, heads: Sequence[Head] | None, file_of_heads: 
         needs = f"logic.presence.threshold={logic.presence.threshold:g} needs a calibration of the chosen heads"
         raise UserError(f"{needs}, but {why}: make one with {HOW}")
     return None
+
+
+def calibrated(config: Config, heads: Sequence[Head] | None, file_of_heads: str | None) -> LogicConfig:
+    """The rules with what is in that calibration in place of its path, or null without one. Raises UserError alike."""
+    found = calibration_of(config, heads, file_of_heads)
+    presence = replace(config.logic.presence, file=found and found.to_dict())
+    return replace(config.logic, presence=presence)
 
 
 def _read(logic: LogicConfig) -> dict[str, Any]:

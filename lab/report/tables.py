@@ -251,6 +251,7 @@ def other_rules(metrics: Mapping[str, Any] | None, settings: Mapping[str, Any]) 
     if not isinstance(saved, Mapping):
         return []
     changed = config_differences(saved, settings)
-    # How heads are counted over samples, and what stands beside the grid's mask, are no rules of what is found in one.
-    others = ("logic.select", "logic.refine")
+    # How heads are counted over samples, and what stands beside the grid's mask, are no rules of what is found in one;
+    # the calibration follows from the heads.
+    others = ("logic.select", "logic.refine", "logic.presence.file")
     return [f"{key}={then}" for key, then, _ in changed if key.startswith(RULES) and not key.startswith(others)]

@@ -406,7 +406,7 @@ def test_records_that_keep_some_heads_only_are_shown_if_those_are_the_chosen_one
     cfg = configuration()
     for name, heads in (("s0000", [(1, 5), (1, 6), (2, 4)]), ("s0001", [])):
         path = folder / f"{name}.pkl"
-        save_record(path, with_maps_of(load_record(path), heads, cfg.logic.entropy))
+        save_record(path, with_maps_of(load_record(path, cfg.logic), heads, cfg.logic.entropy))
     first, second, whole = (sample["runs"][0] for sample in told(report(tmp_path, f"data.data_file={data}"))["samples"])
     assert (first["status"], second["status"], whole["status"]) == ("done", "ranked", "done")
     assert second["why"] == "no attention of its heads stored, only every head's scores"
