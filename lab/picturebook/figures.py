@@ -1,4 +1,4 @@
-"""Makes the figures of README.md with the shipped model.
+"""Makes the figures of README.md, and that of the guide to sharp masks, with the shipped models.
 
 python -m lab.picturebook.figures out=examples/images
 """
@@ -18,9 +18,12 @@ from lab.base.images import open_image
 from lab.base.paths import PROJECT
 from lab.heads.choice import head_choice
 from lab.stages.common import load_model
+from lab.stages.refining import refiner_of
 
-FIGURES = {
-    "readme_cat.png": ("cat.png", "a cat on the floor"),
+# name -> picture, expression, what else is set
+FIGURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "readme_cat.png": ("cat.png", "a cat on the floor", ()),
+    "sharp_bird.png": ("bird.png", "the bird on the branch", ("logic.refine=sam",)),
 }
 
 
@@ -32,11 +35,16 @@ def draw_figures(out: Path) -> list[Path]:
     if heads is None:
         raise UserError("the figures show the model preset's heads: set logic.heads=preset")
     written = []
-    for name, (picture, query) in FIGURES.items():
+    for name, (picture, query, more) in FIGURES.items():
+        config = configuration(["model=picturebook", "viz.heads=false", *more])
         image = open_image(PROJECT / "examples" / "images" / picture)
         record = collect(loaded, image, query, config.model)
         located = localize(record, heads, config.logic)
-        figures = viz.sample_figures(record, located, image, config.logic, config.viz)
+        refiner = refiner_of(config)
+        sharp = (
+            None if refiner is None else refiner(PROJECT / "examples" / "images" / picture, [(record, located)])[0].mask
+        )
+        figures = viz.sample_figures(record, located, image, config.logic, config.viz, sharp)
         viz.save_figure(figures[f"top{len(heads)}"], out / name, dpi=140)
         written.append(out / name)
     return written

@@ -22,6 +22,7 @@ Point = tuple[int, int]
 PEAK = 0.5  # of the highest cell: lower maxima are no peaks
 LOGIT = 10.0  # of the heat map's highest cell in a coarse mask; SAM's own low-resolution masks lie in this range
 NO_BOX = "the heat map is empty: nothing stands out that SAM could be asked for"
+NOT_THERE = "presence is {:.2f}: too low for a box that SAM could be asked with"
 NO_AREA = "the box {} encloses no area"
 
 
@@ -58,10 +59,12 @@ class Prompt:
 def make_prompt(found: Localization, grid: Grid, image_size: tuple[int, int], config: RefineConfig) -> Prompt:
     """The prompt that `config.prompt` asks for.
 
-    Raises UserError if there is nothing to ask for: the mask is empty, or the box has no area.
+    Raises UserError if there is nothing to ask for: the mask is empty, by itself or because the thing is not there, or
+    the box has no area.
     """
     if found.box_xyxy is None:
-        raise UserError(NO_BOX)
+        absent = found.presence is not None and found.heat.any()
+        raise UserError(NOT_THERE.format(found.presence) if absent else NO_BOX)
     return PROMPTS[config.prompt](found, grid, image_size, config)
 
 

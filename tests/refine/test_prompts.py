@@ -1,6 +1,7 @@
 """From heat map and region to what SAM is asked: in the picture, on the heat, and nothing where nothing stands out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,12 @@ def test_an_empty_heat_map_has_no_prompt(prompt):
     empty = found(np.zeros((12, 12)), np.zeros((12, 12), bool))
     with pytest.raises(UserError, match="the heat map is empty"):
         make_prompt(empty, GRID, SIZE, config(prompt))
+
+
+def test_what_is_not_there_has_no_prompt_and_is_told_so(two_peaks):
+    absent = replace(two_peaks, box_xyxy=None, box_xywh=None, presence=0.125)
+    with pytest.raises(UserError, match=r"presence is 0\.12: too low"):
+        make_prompt(absent, GRID, SIZE, config())
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (5, 5, 9, 5), (5, 5, 5, 5)])
