@@ -48,8 +48,9 @@ def main(arguments: Sequence[str]) -> None:
                 desk.start()
                 _ = desk.model  # what is wrong with it ends the page
                 Event().wait()
-        except OSError as error:
-            raise UserError(f"host={own['host']} port={port} cannot be used ({error}); choose another port") from None
+        except OSError:
+            taken = f"port {port} of {own['host']} is taken or cannot be had"
+            raise UserError(f"{taken}; choose another, for example port={port + 1}") from None
         except KeyboardInterrupt:
             print()
 

@@ -16,9 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from threading import Event, Lock, Thread
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
-from analyze import HeadTable, score_all
+from bbox import head_maps, heat_map
 from collector import prepare
 from conf.schema import MEAN
 from lab.api import Found, Model
@@ -33,6 +35,7 @@ from lab.base.paths import PROJECT
 from lab.records.record import Record
 
 FOLDER = PROJECT / "examples" / "images"
+Word = tuple[str, Float[np.ndarray, "rows cols"]]  # and its heat map
 EXAMPLES = {  # pictures that ship, and what is asked of them
     "bird.png": "the bird on the branch",
     "cat.png": "a cat on the floor",
@@ -143,25 +146,22 @@ class Desk:
         """Whether the model has answered this already."""
         return self._records.get((state.picture, state.sides[side].expression, read)) is not None
 
+    def ask(self, state: State, side: int) -> None:
+        """Asks the model what it was not asked yet. Raises UserError if that cannot be done."""
+        self._record(state, side, READ[0])
+
     def find(self, state: State, side: int) -> Found:
         """Where the heads look. The model is asked if it was not yet. Raises UserError if that cannot be done."""
         return self._by_rules(self._record(state, side, READ[0]), state, side)
 
-    def words(self, state: State, side: int) -> list[tuple[str, Found]]:
-        """The words of the expression, and where the same heads look at each, as `model.read=word:cup` reads it."""
-        record, found = self._record(state, side, READ[1]), self.find(state, side)
+    def words(self, state: State, side: int, found: Found) -> list[Word]:
+        """The words of the expression, and what the same heads look at at each, as `model.read=word:cup` reads it."""
+        record, logic = self._record(state, side, READ[1]), replace(found.logic, token=MEAN)
         tokens = [str(token["text"]) for token in record.meta["tokens"]]
-        logic = replace(logic_of(self.model.config.logic, state, side), heads=[list(head) for head in found.heads])
-        model = self.model.with_logic(replace(logic, token=MEAN))
-        return [
-            (word, model.localize(replace(record, attn=record.attn[:, :, places]), found.picture))
-            for word, places in places_of_words(found.expression, tokens)
-        ]
-
-    def scores(self, state: State, side: int) -> HeadTable:
-        """Attention sum and entropy of every head."""
-        found = self.find(state, side)
-        return score_all(found.record, found.logic)
+        each = places_of_words(found.expression, tokens)
+        of_words = [replace(record, attn=record.attn[:, :, places]).under(logic) for _, places in each]
+        maps = [heat_map(head_maps(one, found.heads), logic.smoothing) for one in of_words]
+        return [(word, heat) for (word, _), heat in zip(each, maps, strict=True)]
 
     def knock_out(self, state: State, side: int, way: str) -> list[Said]:
         """What the model says without the heads of one side. Raises UserError if its family cannot be asked so."""

@@ -15,22 +15,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analyze import Head, HeadTable, sum_threshold
 from lab.api import Found
+from lab.app.desk import Word
 from lab.app.knock_out import CHOSEN, OTHERS, Said
 from lab.app.pictures import Outline, Place, entropy_colour, part_of_sheet, ramp, sheet, sum_colour
 from lab.figures.heads import FEW_PLACES
 
 NAMES = "AB"  # of the sides
-Words = Sequence[tuple[str, Found]]
 
 
-def cards(sides: Sequence[tuple[Found, Words]]) -> str:
+def cards(sides: Sequence[tuple[Found, Sequence[Word]]]) -> str:
     """The picture with heat map, mask and box for each side; words over which the pointer shows their own maps."""
     return _render("cards.html.j2", sides=[_card(found, words) for found, words in sides], names=NAMES)
 
 
-def _card(found: Found, words: Words) -> dict[str, Any]:
+def _card(found: Found, words: Sequence[Word]) -> dict[str, Any]:
     width, height = size = found.picture.size
-    maps = [one.heat for _, one in words]
     return {
         "expression": found.expression,
         "described": described(found),
@@ -39,10 +38,9 @@ def _card(found: Found, words: Words) -> dict[str, Any]:
         "place": Place.of(found.record.grid, size).style,
         "heat": sheet(found.heat[None, None]),
         "words": [
-            {"text": text, "part": part_of_sheet(0, place, (1, len(words))), "box": one.box_xyxy}
-            for place, (text, one) in enumerate(words)
+            {"text": text, "part": part_of_sheet(0, place, (1, len(words)))} for place, (text, _) in enumerate(words)
         ],
-        "word_sheet": sheet(np.stack(maps)[None]) if maps else "",
+        "word_sheet": sheet(np.stack([heat for _, heat in words])[None]) if words else "",
         "outline": Outline.of(found.mask),
         "box": found.localization.box_xywh,
         "box_text": box_text(found),

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analyze import score_all
+from lab.api import Found
 from lab.app import views
-from lab.app.desk import EXAMPLES, READ, Desk, too_many_bytes
+from lab.app.desk import EXAMPLES, READ, Desk, Word, too_many_bytes
 from lab.app.files import write_files
 from lab.app.state import (
     OWN,
@@ -109,9 +111,8 @@ class Handlers:
         if visit.state is None:  # nothing could be asked, as was told
             return {}
         state = visit.state
-        for side in range(len(state.sides)):
-            self.desk.words(state, side)
-        return {"results": self._cards(state)}
+        each = [(self.desk.find(state, side), side) for side in range(len(state.sides))]
+        return {"results": views.cards([(found, self.desk.words(state, side, found)) for found, side in each])}
 
     # rules and heads
 
@@ -134,7 +135,7 @@ class Handlers:
 
     def turned(self, visit: Visit) -> Changed:
         """The other side's heads."""
-        return self._followed(visit.asked, visit.side) | self._grid(visit.asked, visit.side)
+        return self._followed(visit.asked, visit.side, grid=True)
 
     def knocked(self, visit: Visit) -> Changed:
         """What the model says with the heads changed."""
@@ -158,37 +159,34 @@ class Handlers:
         state = replace(state, rules=differing(own, state.rules))
         for number in range(len(state.sides)):
             visit.progress(0.3 + 0.3 * number, "the model reads picture and expression")
-            self.desk.find(state, number)
+            self.desk.ask(state, number)
         side = min(int(side or 0), len(state.sides) - 1)
         shown = {"photo": views.photo(self.desk.picture(state.picture).preview), "answers": "", "files": None}
-        return shown | self._followed(state, side) | self._grid(state, side)
+        return shown | self._followed(state, side, grid=True)
 
-    def _followed(self, state: State, side: int) -> Changed:
-        """What follows from the state without asking the model."""
-        model, found = self.desk.model, self.desk.find(state, side)
+    def _followed(self, state: State, side: int, *, grid: bool = False) -> Changed:
+        """What follows from the state without asking the model; with the `grid` of all heads, if it is another one."""
+        model, each = self.desk.model, [self.desk.find(state, number) for number in range(len(state.sides))]
+        found, table = each[side], score_all(each[side].record, each[side].logic)
         file, heads = self.desk.file_of(state.picture), state.sides[side].heads
         lines = [command(state, number, file, model.options) for number in range(len(state.sides))]
         rules = {key: state.rules.get(key, value_of(model.config.logic, key)) for key in RULES}
-        return rules | {
-            "state": state,
-            "results": self._cards(state),
-            "marks": views.marks(found, self.desk.scores(state, side)),
-            "take": views.take(lines, as_query(state), lasting=state.picture in EXAMPLES),
-            "heads": heads if heads in (OWN, RANKED) else CLICKED,
-        }
+        anew = {"grid": views.head_grid(found, table), "answers": "", "files": None, "which": side} if grid else {}
+        return (
+            rules
+            | anew
+            | {
+                "state": state,
+                "results": views.cards([(one, self._words(state, number, one)) for number, one in enumerate(each)]),
+                "marks": views.marks(found, table),
+                "take": views.take(lines, as_query(state), lasting=state.picture in EXAMPLES),
+                "heads": heads if heads in (OWN, RANKED) else CLICKED,
+            }
+        )
 
-    def _grid(self, state: State, side: int) -> Changed:
-        return {
-            "grid": views.head_grid(self.desk.find(state, side), self.desk.scores(state, side)),
-            "answers": "",
-            "files": None,
-            "which": side,
-        }
-
-    def _cards(self, state: State) -> str:
-        asked = [self.desk.asked(state, side, READ[1]) for side in range(len(state.sides))]
-        words = [self.desk.words(state, side) if there else [] for side, there in enumerate(asked)]
-        return views.cards([(self.desk.find(state, side), words[side]) for side in range(len(state.sides))])
+    def _words(self, state: State, side: int, found: Found) -> list[Word]:
+        """Those that the model was asked for already."""
+        return self.desk.words(state, side, found) if self.desk.asked(state, side, READ[1]) else []
 
     def _masthead(self) -> str:
         model = self.desk.model

@@ -130,12 +130,12 @@ def test_the_command_line_does_the_same(desk, state, tmp_path):
 
 
 def test_each_word_has_the_map_of_its_tokens(desk):
-    words = desk.words(BIRD, 0)
-    assert [word for word, _ in words] == ["the", "bird", "on", "the", "branch"]
     whole = desk.find(BIRD, 0)
-    assert words[-1][1].box_xyxy == whole.box_xyxy  # the last token of the prompt is that of the last word
+    words = desk.words(BIRD, 0, whole)
+    assert [word for word, _ in words] == ["the", "bird", "on", "the", "branch"]
+    np.testing.assert_allclose(words[-1][1], whole.heat, atol=1e-5)  # the last token of the prompt is of that word
     alone = load("picturebook", "model.read=word:bird").find(FOLDER / "bird.png", BIRD.sides[0].expression)
-    np.testing.assert_allclose(words[1][1].heat, alone.heat, atol=1e-5)
+    np.testing.assert_allclose(words[1][1], alone.heat, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,17 @@ const read = () => {
   draw();
 };
 document.addEventListener("lh-marks", read);
-watch("value", read);
-read();
+// the sheet under a short name: a thousand cells that inherit all of its letters take a minute to draw
+let url = null;
+const lay = async () => {
+  const heads = element.querySelector("[data-sheet]");
+  if (!heads) return;
+  const blob = await (await fetch(heads.dataset.sheet)).blob();
+  heads.removeAttribute("data-sheet");
+  if (url) URL.revokeObjectURL(url);
+  url = URL.createObjectURL(blob);
+  heads.style.setProperty("--sheet", `url(${url})`);
+};
+const anew = () => { lay(); read(); };
+watch("value", anew);
+anew();
