@@ -46,6 +46,7 @@ def _card(found: Found, words: Sequence[Word]) -> dict[str, Any]:
         "box_text": box_text(found),
         "share": f"{100 * found.mask.sum() / (width * height):.1f} % of the picture",
         "heads": [head_name(head) for head in found.heads],
+        "presence": presence_text(found.localization.presence),
     }
 
 
@@ -60,6 +61,11 @@ def box_text(found: Found) -> str:
         return "none, nothing stands out"
     (x0, y0, x1, y1), (_, _, width, height) = found.box_xyxy, found.localization.box_xywh
     return f"x {x0} to {x1}, y {y0} to {y1}, {width} x {height} pixels"
+
+
+def presence_text(presence: float | None) -> str:
+    """How surely the thing is there; nothing where the heads are not calibrated."""
+    return "" if presence is None else f"{100 * presence:.0f} % sure that it is there"
 
 
 # Every head

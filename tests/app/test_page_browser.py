@@ -236,13 +236,6 @@ def test_a_word_shows_its_own_map_while_it_is_pointed_at(visit):
     assert map_.is_hidden()
 
 
-def test_layers_can_be_taken_away(visit):
-    page = visit()
-    for name in ("heat", "mask", "box"):
-        page.locator(f"[data-layer={name}]").uncheck()
-        assert page.locator(f".lh-card .lh-{name}").is_hidden()
-
-
 def test_the_keyboard_alone_chooses_heads(visit):
     page = visit()
     page.locator("[data-head=L0H0]").focus()
@@ -258,13 +251,16 @@ def test_the_keyboard_alone_chooses_heads(visit):
     playwright.expect(page.locator(".lh-facts")).not_to_contain_text("L2 H0")
 
 
-@pytest.mark.parametrize("mode", ["sum", "entropy"])
-def test_cells_can_be_coloured_by_either_criterion(visit, mode):
+def test_cells_can_be_coloured_by_either_criterion_and_layers_taken_away(visit):
     page = visit()
-    page.click(f"[data-show={mode}]")
-    colours = "new Set([...document.querySelectorAll('[data-head]')].map((e) => getComputedStyle(e).backgroundColor))"
-    page.wait_for_function(f"{colours}.size > 8")
-    assert page.locator("[data-head] i").first.is_hidden()
+    seen = "new Set([...document.querySelectorAll('[data-head]')].map((e) => getComputedStyle(e).backgroundColor))"
+    for mode in ("sum", "entropy"):
+        page.click(f"[data-show={mode}]")
+        page.wait_for_function(f"{seen}.size > 8")
+        assert page.locator("[data-head] i").first.is_hidden()
+    for name in ("heat", "mask", "box"):
+        page.locator(f"[data-layer={name}]").uncheck()
+        assert page.locator(f".lh-card .lh-{name}").is_hidden()
 
 
 def test_text_of_a_visitor_is_shown_as_text(visit):
@@ -281,8 +277,7 @@ def test_text_of_a_visitor_is_shown_as_text(visit):
 # for everyone
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1360, 360])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 360)])
 def test_axe_finds_nothing_serious_and_a_phone_shows_all(visit, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = visit("?picture=bird.png&expression=the+bird&expression2=the+tree", width=width, theme=theme)

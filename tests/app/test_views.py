@@ -96,6 +96,13 @@ def test_marks_name_the_chosen_heads_and_those_below_the_threshold(found):
     assert "L0H0" in told.partition("below")[2]
 
 
+def test_presence_is_told_where_the_heads_are_calibrated(found):
+    told = replace(found, localization=replace(found.localization, presence=0.957))
+    assert "96 % sure that it is there" in views.cards([(told, [])])
+    silent = replace(found, localization=replace(found.localization, presence=None))
+    assert "Presence" not in views.cards([(silent, [])])
+
+
 def test_nothing_found_is_said(found):
     empty = replace(found.localization, mask=np.zeros_like(found.mask), box_xyxy=None, box_xywh=None)
     page = views.cards([(replace(found, localization=empty), [])])
