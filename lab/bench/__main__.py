@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, folders, lanes, ranking, refining
+from lab.bench import ceiling, collecting, families, folders, lanes, ranking, refining
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
-RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
+RANKING, PICTUREBOOK, FOLDERS, REFINE, FAMILIES = "ranking", "picturebook", "folders", "refine", "families"
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
             print(table(("SAM in miniature", "median"), [(k, f"{v:.3g}") for k, v in report[size].items()]), end="\n\n")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            measure = bench_folders if size == FOLDERS else partial(bench, size)
+            measure = {FOLDERS: bench_folders, FAMILIES: bench_families}.get(size) or partial(bench, size)
             report[size] = measure(Path(folder), options)
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -49,12 +49,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, FOLDERS, REFINE, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, FAMILIES, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
         "--size",
         nargs="+",
         choices=choices,
-        default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS],
+        default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS, FAMILIES],
         help="what is measured",
     )
     parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
@@ -112,6 +112,18 @@ def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     print(table(header, rows), end="\n\n")
     print(table(("what", "of one processor"), [(name, _seconds(s)) for name, s in large.items()]), end="\n\n")
     return {name: asdict(one) for name, one in found.items()} | large
+
+
+def bench_families(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Families of three kinds, printed and returned."""
+    report: dict[str, Any] = {}
+    for number, (name, kind) in enumerate(families.KINDS.items()):
+        tokens, found = families.measure(folder / str(number), kind, options.repeats)
+        print(f"{name}: {tokens} image tokens")
+        header = ("way, expressions", "ms each", "x stock", "peak, MB", "of stock")
+        print(table(header, families.rows(found)), end="\n\n")
+        report[name] = {"tokens": tokens, **{way: asdict(one) for way, one in found.items()}}
+    return report
 
 
 PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "mask", "write")

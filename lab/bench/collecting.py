@@ -146,6 +146,7 @@ def stock_row(loaded: LoadedModel, question: Question) -> torch.Tensor:
             input_ids=packed.ids,
             attention_mask=torch.ones_like(packed.ids),
             **inputs,
+            **loaded.family.text_inputs(packed.ids, inputs),
             output_attentions=True,
         )
         maps = torch.stack([attention[0] for attention in output.attentions])  # [layers, heads, queries, keys]

@@ -20,6 +20,7 @@ from tests.llava.test_families import (  # noqa: F401
     test_nothing_runs_behind_the_last_attention,
     test_rows_are_those_of_output_attentions,
     test_the_picture_is_read_once,
+    test_the_tokens_of_an_answer_are_those_of_the_steps_that_take_them_in,
     test_what_layers_are_told_to_see_is_what_they_see,
     test_what_was_found_is_told,
 )

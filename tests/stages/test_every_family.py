@@ -38,6 +38,7 @@ def world(request, tmp_path_factory) -> Path:
 
 def stage(world: Path, name: str, *overrides: str) -> int:
     model = ("model=auto", f"model.name={world}/model", "logic.filter.min_layer=0", "device=cpu", "data.workers=1")
+    model += ("viz.heads=false",)  # a figure that knows no picture
     return run(configuration(f"stage={name}", *model, f"data.output_dir={world}/out", *overrides))
 
 
