@@ -22,7 +22,7 @@ Point = tuple[int, int]
 PEAK = 0.5  # of the highest cell: lower maxima are no peaks
 LOGIT = 10.0  # of the heat map's highest cell in a coarse mask; SAM's own low-resolution masks lie in this range
 NO_BOX = "the heat map is empty: nothing stands out that SAM could be asked for"
-NOT_THERE = "presence is {:.2f}: too low for a box that SAM could be asked with"
+NO_BOX_OR_ABSENT = "the heat map is empty, or presence ({:.2f}) too low: there is no box that SAM could be asked with"
 NO_AREA = "the box {} encloses no area"
 
 
@@ -63,8 +63,7 @@ def make_prompt(found: Localization, grid: Grid, image_size: tuple[int, int], co
     the box has no area.
     """
     if found.box_xyxy is None:
-        absent = found.presence is not None and found.heat.any()
-        raise UserError(NOT_THERE.format(found.presence) if absent else NO_BOX)
+        raise UserError(NO_BOX if found.presence is None else NO_BOX_OR_ABSENT.format(found.presence))
     return PROMPTS[config.prompt](found, grid, image_size, config)
 
 
@@ -82,7 +81,7 @@ def _box(found: Localization, grid: Grid, image_size: tuple[int, int], config: R
 
 
 def _points(found: Localization, grid: Grid, image_size: tuple[int, int], config: RefineConfig) -> Prompt:
-    on = peaks(found.heat, found.mask_grid, grid, image_size, config.positives)
+    on = peaks(found.heat, region_cells(found), grid, image_size, config.positives)
     off = lows(found, grid, image_size, config.negatives)
     return Prompt(None, (*on, *off), (1,) * len(on) + (0,) * len(off))
 
@@ -95,7 +94,7 @@ def _box_and_points(found: Localization, grid: Grid, image_size: tuple[int, int]
 def _mask(found: Localization, grid: Grid, image_size: tuple[int, int], config: RefineConfig) -> Prompt:
     """The heat map as a coarse mask, with the box: SAM has never seen a mask alone."""
     box = _box(found, grid, image_size, config)
-    return Prompt(box.box_xyxy, coarse=Coarse(heat_logits(found.heat, found.mask_grid), grid))
+    return Prompt(box.box_xyxy, coarse=Coarse(heat_logits(found.heat, region_cells(found)), grid))
 
 
 PROMPTS: dict[RefinePrompt, Callable[[Localization, Grid, tuple[int, int], RefineConfig], Prompt]] = {
@@ -104,6 +103,19 @@ PROMPTS: dict[RefinePrompt, Callable[[Localization, Grid, tuple[int, int], Refin
     RefinePrompt("box+points"): _box_and_points,
     RefinePrompt("mask"): _mask,
 }
+
+
+def region_cells(found: Localization) -> Bool[np.ndarray, "rows cols"]:
+    """The region on the heat map's own cells.
+
+    Where it was cut on finer ones (`logic.mask.cuts`), the cells of which it takes half or more or, if there is none,
+    any part.
+    """
+    rows, cols = found.heat.shape
+    if found.mask_grid.shape == (rows, cols):
+        return found.mask_grid
+    parts = found.mask_grid.reshape(rows, found.mask_grid.shape[0] // rows, cols, -1).mean((1, 3))
+    return parts >= 0.5 if (parts >= 0.5).any() else parts > 0
 
 
 # Heat map to points
@@ -154,7 +166,7 @@ def lows(found: Localization, grid: Grid, image_size: tuple[int, int], most: int
     x, y = _centres(grid)
     x0, y0, x1, y1 = found.box_xyxy
     boxed = ((x >= x0) & (x <= x1 + 1))[None] & ((y >= y0) & (y <= y1 + 1))[:, None]
-    free = _centre_in_picture(grid, image_size) & ~found.mask_grid
+    free = _centre_in_picture(grid, image_size) & ~region_cells(found)
     places = []
     for where in (free & boxed, free & ~boxed):
         rows, cols = np.nonzero(where)

@@ -9,7 +9,7 @@ import pytest
 from bbox import Localization, box_on_image, mask_on_image, xywh
 from conf.schema import RefineConfig, RefinePrompt
 from lab.base.errors import UserError
-from lab.refine.prompts import LOGIT, box_prompt, heat_logits, lows, make_prompt, peaks
+from lab.refine.prompts import LOGIT, box_prompt, heat_logits, lows, make_prompt, peaks, region_cells
 from llava.grid import Grid
 
 SIZE = (120, 60)
@@ -103,6 +103,17 @@ def test_a_prompt_survives_as_plain_text_and_changes_nothing(two_peaks, prompt):
     assert np.array_equal(before[1], two_peaks.mask_grid)
 
 
+def test_a_region_that_was_cut_on_finer_cells_is_asked_for_on_the_heat_maps(two_peaks):
+    fine = np.repeat(np.repeat(two_peaks.mask_grid, 3, axis=0), 3, axis=1)
+    cut = replace(two_peaks, mask_grid=fine)
+    for prompt in ("box", "points", "box+points", "mask"):
+        asked, plain = (make_prompt(one, GRID, SIZE, config(prompt)).to_dict() for one in (cut, two_peaks))
+        assert asked == plain
+    speck = np.zeros_like(fine)
+    speck[12, 12] = True
+    assert region_cells(replace(cut, mask_grid=speck)).nonzero() == (np.array([4]), np.array([4]))
+
+
 @pytest.mark.parametrize("prompt", ["box", "points", "box+points", "mask"])
 def test_an_empty_heat_map_has_no_prompt(prompt):
     empty = found(np.zeros((12, 12)), np.zeros((12, 12), bool))
@@ -112,7 +123,7 @@ def test_an_empty_heat_map_has_no_prompt(prompt):
 
 def test_what_is_not_there_has_no_prompt_and_is_told_so(two_peaks):
     absent = replace(two_peaks, box_xyxy=None, box_xywh=None, presence=0.125)
-    with pytest.raises(UserError, match=r"presence is 0\.12: too low"):
+    with pytest.raises(UserError, match=r"presence \(0\.12\) too low"):
         make_prompt(absent, GRID, SIZE, config())
 
 
