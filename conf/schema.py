@@ -759,9 +759,7 @@ class Config(Group):
 
     stage: str = key("pipeline", "what is done")
     save_fig: bool = key(True, "write the figures beside the record")
-    save_format: FigureFormat = key(
-        FigureFormat.png, "of figures: png, pdf or svg; masks are always png", common="of figures: png, pdf or svg"
-    )
+    save_format: FigureFormat = key(FigureFormat.png, "of figures: png, pdf or svg; masks are always png")
     show_plot: bool = key(False, "also open the figures in windows, where there is a display")
     device: str = key("auto", "auto, cpu, cuda or cuda:N", common="auto, cpu, cuda or cuda:N")
     device_id: int | None = key(None, "the N of cuda:N, with device=auto or cuda; -1: the CPU", least=-1)
