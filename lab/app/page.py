@@ -16,7 +16,7 @@ from lab.app import views
 from lab.app.desk import EXAMPLES, MOST_BYTES, MOST_PIXELS, Desk
 from lab.app.knock_out import WAYS
 from lab.app.state import FIELDS, LONGEST, OWN, RANKED, RULES, words
-from lab.app.visit import CLICKED, Changed, Handlers, Visit
+from lab.app.visit import CLICKED, SHOWN, Changed, Handlers, Visit
 from lab.base.console import WRONG, one_line
 
 log = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ class Page:
             told = event._data if isinstance(event._data, dict) else {}
             query = dict(request.query_params)
             try:
-                changed = does(
+                changed = before | does(
                     Visit(named["state"], named, told, query, lambda share, text: progress(share, desc=text))
                 )
             except WRONG as error:
@@ -223,12 +223,17 @@ class Page:
             except Exception:
                 log.exception("the page could not answer")
                 changed = {"message": views.message("Something went wrong here; the server's log says what", "wrong")}
-            return {self.parts[name]: self._value(name, value) for name, value in (before | changed).items()}
+            return {self.parts[name]: gr.update(**update) for name, update in _updates(changed).items()}
 
         return handled
 
-    def _value(self, name: str, value: Any) -> Any:
-        return gr.update(value=value, visible=value is not None) if name == "files" else value
+
+def _updates(changed: Changed) -> dict[str, dict[str, Any]]:
+    """What becomes of each part: its value, and whether it is there at all."""
+    updates: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in changed.items() if name != SHOWN}
+    for name, shown in changed.get(SHOWN, {}).items():
+        updates.setdefault(name, {})["visible"] = shown
+    return updates
 
 
 def _static(name: str) -> str:
@@ -252,4 +257,6 @@ def _control(key: str) -> Any:
     rule, choices, about = RULES[key], words(key), FIELDS[key].metadata["text"]
     if choices is not None:
         return gr.Radio(choices, label=rule.label, info=about)
-    return gr.Slider(rule.low, rule.high, step=rule.step, label=rule.label, info=about, buttons=[])
+    return gr.Slider(
+        rule.low, rule.high, step=rule.step, label=rule.label, info=about, buttons=[], visible=rule.only is None
+    )

@@ -16,7 +16,7 @@ from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 
 SHOWN = {"picture": "cat.png", "expression": "a cat on the floor", "expression2": "the umbrella"}
-SIZE = (1360, 1850)  # CSS pixels: the cards, the rules and every head
+SIZE = (1360, 1900)  # CSS pixels: the cards, the rules and every head
 WAIT = 120_000  # milliseconds until everything is there
 
 

@@ -31,12 +31,16 @@ COMMAND, DEFAULT = ("python", "pipeline.py"), ("model=picturebook", "device=auto
 
 @dataclass(frozen=True)
 class Rule:
-    """A key of the rules that the page shows: what it is called there, and from where to where a slider goes."""
+    """A key of the rules that the page shows: what it is called there, and from where to where a slider goes.
+
+    `only` names another key and the value of it with which this one matters.
+    """
 
     label: str
     low: float = 0.0
     high: float = 1.0
     step: float = 1.0
+    only: tuple[str, str] | None = None
 
 
 # To show another key of `logic`, add its line: words become a choice, numbers a slider.
@@ -44,9 +48,13 @@ RULES: dict[str, Rule] = {
     "logic.top_k": Rule("Heads (top k)", 1, 16),
     "logic.smoothing.sigma": Rule("Smoothing (sigma, cells)", 0, 4, 0.1),
     "logic.threshold.method": Rule("Threshold of the attention sum"),
-    "logic.threshold.value": Rule("Its value", 0, 1, 0.01),
+    "logic.threshold.value": Rule("Its value", 0, 1, 0.01, only=("logic.threshold.method", "value")),
     "logic.mask.method": Rule("Mask: where to cut"),
-    "logic.mask.quantile": Rule("Its quantile", 0.5, 0.99, 0.01),
+    **{
+        f"logic.mask.{name}": Rule(f"Its {text}", 0.05, 0.99, 0.01, only=("logic.mask.method", name))
+        for name, text in (("quantile", "quantile"), ("peak", "share of the peak"), ("mass", "share of the mass"))
+    },
+    "logic.mask.cuts": Rule("Finer cells", 1, 16),
     "logic.mask.resolution": Rule("Cut on"),
     "logic.box.region": Rule("Region"),
 }
@@ -77,6 +85,12 @@ def words(key: str) -> list[str] | None:
     """What a key can be, if it is one of a few words."""
     kind = FIELDS[key].type
     return [str(one) for one in kind] if isinstance(kind, type) and issubclass(kind, Choice) else None
+
+
+def matters(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a key changes anything while the others have these values."""
+    only = RULES[key].only
+    return only is None or values.get(only[0]) == only[1]
 
 
 def value_of(logic: LogicConfig, key: str) -> Any:

@@ -27,6 +27,7 @@ from lab.app.state import (
     command,
     differing,
     heads_of,
+    matters,
     of_query,
     value_of,
 )
@@ -34,6 +35,7 @@ from lab.base.errors import UserError
 from lab.base.paths import resolved
 
 CLICKED = "clicked"  # of the part `heads`: those that were clicked
+SHOWN = "shown"  # beside the parts: which of them are there at all
 Changed = dict[str, Any]
 
 
@@ -119,7 +121,9 @@ class Handlers:
     def ruled(self, visit: Visit) -> Changed:
         """Another rule, on the records that are there."""
         state, values = visit.asked, {key: visit.values[key] for key in RULES}
-        return self._followed(replace(state, rules=differing(self.desk.model.config.logic, values)), visit.side)
+        state = replace(state, rules=differing(self.desk.model.config.logic, values))
+        changed = self._followed(state, visit.side)
+        return {name: changed[name] for name in changed if name not in RULES}  # a slider may have moved on meanwhile
 
     def chose(self, visit: Visit) -> Changed:
         """Heads that were clicked; the model's own if none is left."""
@@ -148,7 +152,7 @@ class Handlers:
         """The files of one side."""
         visit.progress(0.3, "drawing")
         state, found = visit.asked, self.desk.find(visit.asked, visit.side)
-        return {"files": write_files(found, self.desk.file_of(state.picture), self.uploads)}
+        return {"files": write_files(found, self.desk.file_of(state.picture), self.uploads), SHOWN: {"files": True}}
 
     # what is shown
 
@@ -161,8 +165,8 @@ class Handlers:
             visit.progress(0.3 + 0.3 * number, "the model reads picture and expression")
             self.desk.ask(state, number)
         side = min(int(side or 0), len(state.sides) - 1)
-        shown = {"photo": views.photo(self.desk.picture(state.picture).preview), "answers": "", "files": None}
-        return shown | self._followed(state, side, grid=True)
+        photo = {"photo": views.photo(self.desk.picture(state.picture).preview)}
+        return photo | self._followed(state, side, grid=True)
 
     def _followed(self, state: State, side: int, *, grid: bool = False) -> Changed:
         """What follows from the state without asking the model; with the `grid` of all heads, if it is another one."""
@@ -171,7 +175,8 @@ class Handlers:
         file, heads = self.desk.file_of(state.picture), state.sides[side].heads
         lines = [command(state, number, file, model.options) for number in range(len(state.sides))]
         rules = {key: state.rules.get(key, value_of(model.config.logic, key)) for key in RULES}
-        anew = {"grid": views.head_grid(found, table), "answers": "", "files": None, "which": side} if grid else {}
+        anew = {"grid": views.head_grid(found, table), "answers": "", "which": side} if grid else {}
+        shown = {key: matters(key, rules) for key in RULES if RULES[key].only} | ({"files": False} if grid else {})
         return (
             rules
             | anew
@@ -181,6 +186,7 @@ class Handlers:
                 "marks": views.marks(found, table),
                 "take": views.take(lines, as_query(state), lasting=state.picture in EXAMPLES),
                 "heads": heads if heads in (OWN, RANKED) else CLICKED,
+                SHOWN: shown,
             }
         )
 

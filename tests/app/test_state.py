@@ -19,8 +19,10 @@ from lab.app.state import (
     differing,
     heads_of,
     logic_of,
+    matters,
     of_query,
     value_of,
+    words,
 )
 from lab.base.errors import UserError
 from tests.conftest import configuration
@@ -79,6 +81,13 @@ def test_every_rule_of_every_preset_lies_on_its_slider(preset):
     assert differing(logic, values) == {}
     numbers = {key: value for key, value in values.items() if not isinstance(value, str)}
     assert all(RULES[key].low <= value <= RULES[key].high for key, value in numbers.items())
+
+
+def test_every_choice_that_has_a_number_of_its_own_shows_it_alone():
+    values = {"logic.mask.method": "peak", "logic.threshold.method": "chord"}
+    depending = [key for key in RULES if RULES[key].only]
+    assert [key for key in depending if matters(key, values)] == ["logic.mask.peak"]
+    assert all(RULES[key].only[1] in words(RULES[key].only[0]) for key in depending)
 
 
 def test_only_what_differs_from_the_models_own_rules_is_told():
