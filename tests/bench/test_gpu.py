@@ -28,6 +28,8 @@ def _tiny(monkeypatch):
     monkeypatch.setitem(smoke.SIZES, "tiny", (text, vision))
     monkeypatch.setattr(shapes, "SMALL", "tiny")
     monkeypatch.setitem(shapes.SHAPES, "tiny", shapes._llava("tiny"))
+    few = {"text_config": {"num_hidden_layers": 2}, "vision_config": {"depth": 2, "fullatt_block_indexes": [1]}}
+    monkeypatch.setitem(shapes.SHAPES, "tiny Qwen", shapes._qwen25_vl(few))
     monkeypatch.setattr(ways, "LEAST", 0.0)
     monkeypatch.setattr(ways, "MOST_PICTURES", 2)
 
@@ -53,9 +55,18 @@ def test_nothing_is_begun_when_the_seconds_are_over(tmp_path, capsys):
     assert "seconds are over" in capsys.readouterr().out
 
 
+def test_the_large_shape_of_qwen_is_that_of_its_7b(tmp_path):
+    shape = shapes.SHAPES["qwen2.5-vl-7b"]
+    shape.write_small(tmp_path)
+    with torch.device("meta"):
+        model = shape.model._from_config(shape.config(tmp_path))
+    assert sum(one.numel() for one in model.parameters()) == 8_292_166_656  # 8.29 billion, as published
+
+
 @pytest.mark.usefixtures("_tiny")
-def test_all_ways_give_the_same_rows(tmp_path):
-    loaded = shapes.build(shapes.SHAPES["tiny"], CPU, torch.float32)
+@pytest.mark.parametrize("shape", ["tiny", "tiny Qwen"])
+def test_all_ways_give_the_same_rows(tmp_path, shape):
+    loaded = shapes.build(shapes.SHAPES[shape], CPU, torch.float32)
     question = prepare(loaded, open_image(collecting.write_images(tmp_path, 1)[0]), ["the bird"])
     expected = collecting.stock_row(loaded, question)
     for way in ("eager", "fused"):

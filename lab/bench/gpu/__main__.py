@@ -1,6 +1,6 @@
 """Prints how fast one GPU asks a model of a real shape, as a table and as JSON, in so many seconds.
 
-python -m lab.bench.gpu                                    # LLaVA-1.5-7B's shape, seven minutes
+python -m lab.bench.gpu                              # LLaVA-1.5-7B's shape, then Qwen2.5-VL-7B's, seven minutes
 python -m lab.bench.gpu --shape llava15-1/8 --seconds 60 --device cpu --json gpu.json
 """
 
@@ -30,15 +30,20 @@ def main() -> None:
     options = _options()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU here: --device cpu tries the script, with --shape llava15-1/8")
-    with tempfile.TemporaryDirectory() as folder:
-        report = bench(options.shape, torch.device(options.device), options.seconds, Path(folder))
+    report = {}
+    for shape in options.shape:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = options.seconds / len(options.shape)
+            report[shape] = bench(shape, torch.device(options.device), seconds, Path(folder))
+            print()
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lab.bench.gpu", description="How fast one GPU asks a model.")
-    parser.add_argument("--shape", choices=SHAPES, default="llava15-7b", help="of the model; its weights are random")
+    large = ["llava15-7b", "qwen2.5-vl-7b"]
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=large, help="of the models; weights are random")
     parser.add_argument("--seconds", type=float, default=420, help="after which nothing new is begun (default: 420)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--json", metavar="FILE", help="file for the numbers")
