@@ -16,7 +16,7 @@ demo: $(VENV)/runtime
 	$(BIN)/python pipeline.py stage=pipeline
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 fuzz: $(VENV)/dev
 	FUZZ_CASES=2000 $(BIN)/python -m pytest tests/fuzz
