@@ -21,7 +21,10 @@ from llava.grid import Grid
 
 PREVIEW = 1200  # longest side of the picture that is sent, in pixels
 QUALITY = 82  # of WebP
-MOST_CELLS = 32  # to a side of a map that is sent; larger ones are averaged
+SHEET, LEAST_CELLS = (
+    1536,
+    24,
+)  # pixels to a side of a sheet, one for each cell; cells to a side that a map keeps of many
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def sheet(maps: Float[np.ndarray, "down across rows cols"], *, together: bool = 
 
     The colours of each run to its own highest value or, with `together`, to what nine in ten do not exceed.
     """
-    maps = reduced(maps)
+    maps = reduced(maps, max(LEAST_CELLS, SHEET // max(maps.shape[:2])))
     highest = maps.max(axis=(2, 3), keepdims=True, initial=0)
     highest = np.quantile(highest, 0.9) if together else highest
     shares = levels(maps / np.where(highest > 0, highest, 1), 1.0)
@@ -91,16 +94,18 @@ def part_of_sheet(row: int, col: int, shape: tuple[int, int]) -> str:
     return f"background-position:{x:.4f}% {y:.4f}%;background-size:{100 * across}% {100 * down}%"
 
 
-def reduced(maps: Float[np.ndarray, "down across rows cols"]) -> Float[np.ndarray, "down across r c"]:
-    """Maps of at most MOST_CELLS to a side: of larger ones, means of blocks of cells."""
-    for axis in (2, 3):
-        step = -(-maps.shape[axis] // MOST_CELLS)
-        starts = np.arange(0, maps.shape[axis], step)
-        sizes = np.diff([*starts, maps.shape[axis]])
-        shape = [1, 1, 1, 1]
-        shape[axis] = len(starts)
-        maps = np.add.reduceat(maps, starts, axis=axis) / sizes.reshape(shape)
-    return maps
+def reduced(maps: Float[np.ndarray, "down across rows cols"], most: int) -> Float[np.ndarray, "down across r c"]:
+    """Maps of at most `most` cells to a side: larger ones are averaged over the area of each new cell."""
+    down, across = (_averages(size, most) for size in maps.shape[2:])
+    return np.einsum("ri,daij,cj->darc", down, maps, across, optimize=True)
+
+
+def _averages(size: int, most: int) -> Float[np.ndarray, "new size"]:
+    """What each cell of a row counts for each of the new ones that share its length."""
+    edges = np.linspace(0, size, min(size, most) + 1)[:, None]
+    cells = np.arange(size)
+    overlap = np.minimum(edges[1:], cells + 1) - np.maximum(edges[:-1], cells)
+    return np.maximum(overlap, 0) / np.diff(edges, axis=0)
 
 
 def sum_colour(value: float, highest: float) -> str:

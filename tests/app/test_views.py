@@ -12,7 +12,7 @@ from PIL import Image
 from analyze import score_all
 from lab.app import views
 from lab.app.knock_out import Said
-from lab.app.pictures import MOST_CELLS, Place, entropy_colour, part_of_sheet, reduced, sheet, sum_colour
+from lab.app.pictures import Place, entropy_colour, part_of_sheet, reduced, sheet, sum_colour
 from lab.app.state import Side, State
 from lab.figures.heads import NO_ENTROPY
 from llava.grid import Grid
@@ -44,13 +44,16 @@ def test_a_part_of_a_sheet_is_its_own_share_of_the_background():
     assert part_of_sheet(2, 1, (3, 5)) == "background-position:25.0000% 100.0000%;background-size:500% 300%"
 
 
-def test_large_maps_are_averaged():
-    maps = np.arange(2 * 70 * 33, dtype=np.float32).reshape(1, 2, 70, 33)
-    small = reduced(maps)
-    assert small.shape == (1, 2, 24, 17)
-    assert max(small.shape[2:]) <= MOST_CELLS
-    assert small[0, 1, 0, 0] == maps[0, 1, :3, :2].mean()
-    np.testing.assert_array_equal(reduced(maps[..., :8, :8]), maps[..., :8, :8])
+def test_large_maps_are_averaged_and_keep_their_places():
+    maps = np.random.default_rng(0).random((1, 2, 70, 33)).astype(np.float32)
+    small = reduced(maps, 20)
+    assert small.shape == (1, 2, 20, 20)
+    np.testing.assert_allclose(small.mean((2, 3)), maps.mean((2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(reduced(maps, 35)[0, 1, 3, 4], maps[0, 1, 6:8, 4].mean(), rtol=1e-5)
+    right = np.zeros((1, 1, 1, 73), np.float32)
+    right[..., 72] = 1
+    assert np.argmax(reduced(right, 24)) == 23
+    np.testing.assert_allclose(reduced(maps[..., :8, :8], 24), maps[..., :8, :8], rtol=1e-6)
 
 
 def test_a_map_lies_where_its_grid_does():
