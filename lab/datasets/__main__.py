@@ -24,6 +24,7 @@ EXAMPLES = """examples:
     python -m lab.datasets convert refcoco data/refcoco --images data/train2014 --split val --out data/refcoco_val.jsonl
   the same from the hub's Parquet files (lmms-lab/RefCOCO)
     python -m lab.datasets convert hub data/RefCOCO --split val --split-by unc --out data/refcoco_val.jsonl
+    python -m lab.datasets convert hub lmms-lab/RefCOCO --split val --split-by unc --out data/refcoco_val.jsonl
   ReasonSeg
     python -m lab.datasets convert reasonseg data/ReasonSeg --split val --out data/reasonseg_val.jsonl
   a file of your own, checked against its pictures
@@ -170,7 +171,7 @@ FORMATS: dict[str, tuple[Callable[[argparse.Namespace, Skip], Iterable[Sample]],
     ),
     "hub": (
         _hub,
-        "folder of the Parquet files of lmms-lab/RefCOCO, RefCOCOplus or RefCOCOg",
+        "folder of the Parquet files of lmms-lab/RefCOCO, RefCOCOplus or RefCOCOg, or such a name on the hub",
         {
             "--images": {"type": Path, "metavar": "DIR", "help": "where the pictures go (images, beside --out)"},
             "--split": SPLIT,

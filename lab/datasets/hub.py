@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg as Parquet files with the images inside.
 
-On the hub they are lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg.
+On the hub they are lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg: read from a folder, or from there as a stream.
 
 A row is a ref: `question_id` (the COCO annotation), `image` {bytes, path}, `answer` (its expressions), `bbox` [x, y, w,
 h], `segmentation` (ONE polygon: of an object in several parts, the rest is missing), `iscrowd`, `file_name`. One sample
@@ -21,9 +21,9 @@ The files do not say which is which; the order was concluded from the first rows
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -63,9 +63,10 @@ def read_hub(
 
     Writes each picture into `images`, once.
 
-    `folder` holds the split's files (`val-00000-of-00004.parquet` ...). `skip` gets every row and expression that is of
-    no use. Raises UserError if pyarrow or a file is missing, or the split mixes two divisions and `split_by` does not
-    say which is meant.
+    `folder` holds the split's files (`val-00000-of-00004.parquet` ...); where there is none of that name, `owner/name`
+    is a data set on the hub, whose rows are read as they come. `skip` gets every row and expression that is of no use.
+    Raises UserError if pyarrow or a file is missing, the hub cannot be reached, or the split mixes two divisions and
+    `split_by` does not say which is meant.
     """
     files = _open(folder, split)
     total = sum(file.metadata.num_rows for file in files)
@@ -112,17 +113,33 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
-    found = sorted(folder.rglob("*.parquet")) if readable_folder(folder) else []
-    paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
-    if not paths:
-        names = ", ".join(path.name for path in found[:5]) or "none at all"
-        raise UserError(
-            f"{folder} has no Parquet files of split {split!r}, such as {split}-00000-of-00001.parquet; it has {names}"
-        )
+    from_hub = not readable_folder(folder) and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)) is not None
     try:
-        return [ParquetFile(path) for path in paths]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: a Parquet file of {split} cannot be read ({error}); download it again") from None
+        found, opened = _on_hub(str(folder)) if from_hub else _in_folder(folder)
+        paths = [path for path in found if path.name.startswith(f"{split}-") or path.parent.name == split]
+        if not paths:
+            names = ", ".join(path.name for path in found[:5]) or "none at all"
+            such = f"such as {split}-00000-of-00001.parquet; it has {names}"
+            raise UserError(f"{folder} has no Parquet files of split {split!r}, {such}")
+        return [ParquetFile(opened(path)) for path in paths]
+    except (OSError, ValueError) as error:  # of the hub too
+        again = "is it the name of a data set, and is there a network?" if from_hub else "download it again"
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: a Parquet file of {split} cannot be read ({reason}); {again}") from None
+
+
+def _in_folder(folder: Path) -> tuple[list[PurePath], Callable[[PurePath], Any]]:
+    """The Parquet files of a folder, none if it is not there, and what opens one."""
+    return sorted(folder.rglob("*.parquet")), Path
+
+
+def _on_hub(name: str) -> tuple[list[PurePath], Callable[[PurePath], Any]]:
+    """The Parquet files of a data set on the hub, and what opens one as a stream."""
+    from huggingface_hub import HfFileSystem
+
+    hub = HfFileSystem()
+    found: list[PurePath] = sorted(PurePosixPath(path) for path in hub.glob(f"datasets/{name}/**/*.parquet"))
+    return found, lambda path: hub.open(str(path), "rb")
 
 
 def _rows(files: list["ParquetFile"], wanted: range) -> Iterator[tuple[int, "RecordBatch"]]:

@@ -660,6 +660,34 @@ def test_the_hubs_files_are_read_in_order_and_by_either_layout(tmp_path):
     assert [sample.id for sample in read_hub(tmp_path / "other", tmp_path / "images", split="testA")] == ["5_0", "5_1"]
 
 
+def test_a_data_set_on_the_hub_is_read_as_a_stream(tmp_path, monkeypatch):
+    folder = hub(tmp_path, [hub_row(0), hub_row(1)])
+    opened = []
+
+    class Hub:
+        def glob(self, pattern):
+            assert pattern == "datasets/lmms-lab/RefCOCO/**/*.parquet"
+            return [f"datasets/lmms-lab/{path.relative_to(tmp_path)}" for path in folder.rglob("*.parquet")]
+
+        def open(self, path, mode):
+            opened.append((path, mode))
+            return (tmp_path / path.removeprefix("datasets/lmms-lab/")).open(mode)
+
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", Hub)
+    monkeypatch.chdir(tmp_path / "RefCOCO")  # no folder of that name is here
+    samples = list(read_hub(Path("lmms-lab/RefCOCO"), tmp_path / "images", split="testA"))
+    assert [sample.id for sample in samples] == ["0_0", "0_1", "1_0", "1_1"]
+    assert opened == [("datasets/lmms-lab/RefCOCO/data/testA-00000-of-00001.parquet", "rb")]
+    with pytest.raises(UserError, match="has no Parquet files of split 'val'"):
+        list(read_hub(Path("lmms-lab/RefCOCO"), tmp_path / "images", split="val"))
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"lmms-lab/Nothing: .* is there a network") as error:
+        list(read_hub(Path("lmms-lab/Nothing"), tmp_path / "images", split="val"))
+    one_line(error)
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> Path:
     """RefCOCO's val of the hub in miniature pictures: 3,811 refs of unc, then 5,000 of google, over four files."""

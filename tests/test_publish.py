@@ -1,0 +1,68 @@
+"""Results on the hub: nothing is sent unless asked for, and never records or pictures."""
+
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+
+from lab.base.errors import UserError
+from lab.publish import main
+
+FILES = {"localization_heads.json": "{}", "metrics.md": "| a |", "config.evaluate.yaml": "seed: 0"}
+OTHERS = {"bird.pkl": "attention", "bird_mask.png": "pixels", "bird_bbox.json": "{}", ".running.lock": ""}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, content in {**FILES, **OTHERS}.items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What the hub was asked for."""
+    asked = []
+
+    class Hub:
+        def create_repo(self, name, **options):
+            asked.append((name, options))
+            return SimpleNamespace(repo_id=name, __str__=lambda: name)
+
+        def create_commit(self, name, operations, **options):
+            asked.append((name, sorted(one.path_in_repo for one in operations), options["repo_type"]))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    return asked
+
+
+def test_without_push_it_says_what_it_would_send_and_sends_nothing(folder, sent, capsys):
+    main([str(folder), "--to", "user/heads"])
+    told = capsys.readouterr().out
+    assert all(name in told for name in FILES)
+    assert not any(name in told for name in OTHERS)
+    assert "nothing was sent; --push sends these 3 files to user/heads" in told
+    assert sent == []
+
+
+def test_push_sends_the_results_in_one_commit(folder, sent):
+    main([str(folder), "--to", "user/heads", "--push", "--private"])
+    assert sent[0] == ("user/heads", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert sent[1:] == [("user/heads", sorted(FILES), "dataset")]
+
+
+def test_what_cannot_be_sent_is_told_in_one_line(folder, tmp_path, sent):
+    with pytest.raises(UserError, match="is no folder"):
+        main([str(tmp_path / "nowhere"), "--to", "user/heads"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no results in"):
+        main([str(tmp_path / "empty"), "--to", "user/heads"])
+    with pytest.raises(UserError, match="--to"):
+        main([str(folder)])
+
+
+def test_without_a_network_or_a_token_the_hub_is_refused_in_one_line(folder):
+    for name in ("user/heads", "not a name"):
+        with pytest.raises(UserError, match="is HF_TOKEN set") as caught:
+            main([str(folder), "--to", name, "--push"])
+        assert "\n" not in str(caught.value)
