@@ -115,6 +115,8 @@ class Desk:
         """
         try:
             content = read_regular(path, MOST_BYTES)
+        except FileNotFoundError:  # someone else brought the same at the same moment, and it was read for them
+            raise UserError(f"{name} did not arrive: choose it again") from None
         except OSError:
             raise UserError(too_many_bytes(name)) from None
         key = hashlib.sha256(content).hexdigest()[:32]

@@ -72,11 +72,15 @@ class Handlers:
 
     def opened(self, visit: Visit) -> Changed:
         """The page with what its link asks for, or with the first example."""
-        state = of_query(visit.query)
-        if state is None:
-            name, expression = next(iter(EXAMPLES.items()))
-            state = State(name, (Side(expression),))
-        return self._answered(state, visit, 0) | self._question(state) | {"masthead": self._masthead()}
+        name, expression = next(iter(EXAMPLES.items()))
+        if not self.desk.ready:
+            visit.progress(0.05, "loading the model")
+        masthead = {"masthead": self._masthead()}
+        try:
+            state = of_query(visit.query) or State(name, (Side(expression),))
+            return self._answered(state, visit, 0) | self._question(state) | masthead
+        except UserError as error:  # a link that leads nowhere
+            return masthead | {"message": views.message(str(error), "wrong")}
 
     def asked(self, visit: Visit) -> Changed:
         """What was typed is asked, of the same picture and with the same heads."""

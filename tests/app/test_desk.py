@@ -54,6 +54,8 @@ def test_what_is_no_picture_or_too_large_is_refused_by_its_own_name(desk, tmp_pa
     Image.new("L", (8000, 6000)).save(path, format="png")
     with pytest.raises(UserError, match=r"wide\.png has 8,000 x 6,000 pixels; choose a picture of at most 40 million"):
         desk.take(path, "wide.png")
+    with pytest.raises(UserError, match=r"gone\.png did not arrive: choose it again"):
+        desk.take(tmp_path / "gone", "gone.png")
     with path.open("wb") as stream:
         stream.truncate(MOST_BYTES + 1)
     with pytest.raises(UserError, match=r"heavy\.png is larger than 25 MB"):

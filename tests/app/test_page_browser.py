@@ -1,5 +1,6 @@
 """The page in a real browser: what a visitor sees and does, and what they cannot do to others."""
 
+import base64
 import io
 import re
 import shutil
@@ -165,6 +166,7 @@ def test_a_link_opens_the_same_page(visit, address):
 def test_a_wrong_link_and_a_wrong_file_are_one_clear_line(visit, tmp_path, uploads):
     page = visit("?picture=nowhere.png&expression=a", words=False)
     shows(page, ".lh-wrong", "This picture is not kept here any more: choose it again")
+    shows(page, ".lh-masthead", "8 layers")
     page.click("[data-example='bird.png']")
     page.wait_for_selector(WORDS)
     assert page.locator(".lh-wrong").count() == 0
@@ -183,6 +185,24 @@ def test_a_wrong_link_and_a_wrong_file_are_one_clear_line(visit, tmp_path, uploa
     page.keyboard.press("Enter")
     shows(page, ".lh-wrong", "Type what to look for")
     assert [path for path in uploads.rglob("*") if path.name in ("Makefile", "heavy.png")] == []
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_picture_comes_by_drop_and_by_paste(visit, event):
+    page = visit()
+    content = base64.b64encode((FOLDER / "dog.png").read_bytes()).decode()
+    page.evaluate(
+        """async ([event, content]) => {
+            const data = new DataTransfer();
+            const blob = await (await fetch("data:image/png;base64," + content)).blob();
+            data.items.add(new File([blob], "my dog.png", { type: "image/png" }));
+            const held = event === "drop" ? { dataTransfer: data } : { clipboardData: data };
+            const Kind = event === "drop" ? DragEvent : ClipboardEvent;
+            document.body.dispatchEvent(new Kind(event, { bubbles: true, cancelable: true, ...held }));
+        }""",
+        [event, content],
+    )
+    shows(page, ".lh-command code", "'data.image_file=my dog.png'")
 
 
 def test_a_photo_of_12_megapixels(visit, tmp_path):
