@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from lab.base.errors import UserError
 from lab.refine.frame import Frame
 from lab.refine.kinds import kind_of
 from llava.checkpoint.files import fetch_weights
@@ -54,5 +55,20 @@ def load(name: str, device: str = "auto") -> Loaded:
         )
         prepared = processor.from_pretrained(folder)
     check_keys(Path(folder), info, surplus=True)
+    _check_side(prepared, model.config.prompt_encoder_config.image_size, name)
     where = next(iter(target.device_map.values())) if isinstance(target.device_map, dict) else torch.device("cuda", 0)
     return Loaded(name, model.to(where).eval(), prepared, torch.device(where))
+
+
+def _check_side(processor: Any, side: int, name: str) -> None:
+    """Raises UserError unless pictures become squares of so many pixels, as the model takes them."""
+    sizes = [dict(size) for size in (processor.size, getattr(processor, "pad_size", None)) if size]
+    sides = sorted({pixels for size in sizes for pixels in size.values() if pixels})
+    switches = [switch for switch in ("do_resize", "do_pad") if getattr(processor, switch, True) is False]
+    if sides == [side] and not switches:
+        return
+    found = f"{switches[0]}=false" if switches else f"pictures of {' and '.join(map(str, sides))} pixels"
+    raise UserError(
+        f"{name}: preprocessor_config.json or processor_config.json makes {found}, but its model takes {side} x {side} "
+        "pixels; take the file that belongs to the weights"
+    )

@@ -156,7 +156,8 @@ def _with_sharp(finding: Finding, files: SampleFiles, rules: Rules) -> Finding:
         return finding
     name = files.sharp.name.removesuffix(REFINED)
     told = read_json_object(files.sharp.with_name(f"{name}_bbox.json")) or {}
-    if told.get("bbox_xyxy") is None or exclusive(told["bbox_xyxy"]) != finding.box_xyxy:
+    of_this_box = told.get("bbox_xyxy") is not None and exclusive(told["bbox_xyxy"]) == finding.box_xyxy
+    if not (told.get("refine") and of_this_box):
         return finding
     try:
         mask = np.asarray(open_image(files.sharp).convert("L")) > 127

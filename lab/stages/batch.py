@@ -47,6 +47,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     """Collects and analyses every chosen sample that is not done yet; returns 1 if any failed, else 0."""
     if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
+    _check_masks(config, choice)
     chosen = chosen_samples(config.data)
     group = processes()
     folder = model_folder(config)
@@ -57,6 +58,13 @@ def run(config: Config, choice: HeadChoice) -> int:
         # The others wait: a launcher may end everyone as soon as one process fails.
         group.first(lambda: _conclude(config, folder, chosen, found, time.time() - began))
     return 1 if any(one.errors for one in found) else 0
+
+
+def _check_masks(config: Config, choice: HeadChoice) -> None:
+    """Raises UserError if this run is to make sharp masks, but no masks beside which they could lie."""
+    if config.stage == "batch" and config.logic.refine != Refine.none and not Finish.of(config, choice).locate:
+        keys = "data.save_masks=true, and data.save_attention to all or selected"
+        raise UserError(f"logic.refine=sam makes its masks beside the grid's, of which this run makes none: set {keys}")
 
 
 def _begin(config: Config) -> None:

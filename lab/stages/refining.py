@@ -135,8 +135,9 @@ def list_unrefined(folder: Path, records: Iterable[Path]) -> None:
 
 
 def _told(file: Path) -> dict[str, Any]:
-    """What a file of a box tells of the sharp mask; nothing if it is not there."""
+    """What a file of a box tells of the sharp mask; nothing if it is not there, or damaged."""
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("refine", {})
-    except OSError:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return (told.get("refine") or {}) if isinstance(told, dict) else {}

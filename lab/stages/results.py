@@ -95,7 +95,7 @@ def write_localization(
     if refined is not None:
         written.append(sibling(path, REFINED))
         write_atomic(written[-1], mask_png(refined))
-    elif sharp is not None:
+    else:
         sibling(path, REFINED).unlink(missing_ok=True)  # of an earlier run
     write_atomic(written[1], box_json(record, result, sharp))
     if not figures:

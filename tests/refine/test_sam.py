@@ -1,6 +1,8 @@
 """Every layout of SAM: the library's own numbers, non-square pictures, many prompts as one at a time, little memory."""
 
+import json
 from dataclasses import replace
+from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +22,7 @@ from lab.refine.prompts import Coarse, Prompt
 from lab.refine.refined import agreement, refine, tight_box
 from lab.refine.sam import Answer, Look, Sam
 from llava.grid import Grid
-from tests.refine.tiny_sams import MAKERS, SIDE, save_tiny
+from tests.refine.tiny_sams import MAKERS, OF_VIDEO, PADDED, SIDE, save_tiny
 
 SIZE = (90, 50)
 GRID = Grid.stretched(5, 9, SIZE)
@@ -248,6 +250,33 @@ def test_a_sam_without_weights_is_refused(folders, tmp_path):
     (tmp_path / "config.json").write_text((folders["sam"] / "config.json").read_text())
     with pytest.raises(UserError, match="holds no weights"):
         load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"size": {"longest_edge": 32}}, "makes pictures of 32 and 64 pixels, but its model takes 64 x 64"),
+        ({"size": {"longest_edge": 10**9}}, "makes pictures of 64 and 1000000000 pixels"),
+        ({"do_pad": False}, "makes do_pad=false"),
+    ],
+)
+def test_what_prepares_pictures_otherwise_than_the_model_takes_them_is_refused(folders, tmp_path, change, found):
+    folder = copytree(folders["sam"], tmp_path / "sam")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PADDED | change))
+    with pytest.raises(UserError, match=found) as error:
+        load(str(folder), "cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", list(OF_VIDEO))
+def test_the_checkpoint_of_a_video_model_answers_as_its_picture_model(folders, picture, tmp_path, kind):
+    of_pictures, save = OF_VIDEO[kind]
+    answers = [
+        (sam := Sam.load(str(folder), "cpu")).answers(sam.look(picture), prompts(), multimask=True)
+        for folder in (folders[of_pictures], save(folders[of_pictures], tmp_path / kind))
+    ]
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-4)
 
 
 def test_the_picture_is_looked_at_as_it_is_shown(sam, picture):

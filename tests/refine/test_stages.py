@@ -10,6 +10,7 @@ from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.measure.sharp import GRID, TRUE_BOX
 from lab.refine.sam import Sam
+from lab.stages.refining import list_unrefined
 from pipeline import run
 from tests.conftest import configuration
 from tests.refine.tiny_sams import save_tiny
@@ -146,6 +147,34 @@ def test_a_sample_without_a_prompt_has_no_sharp_mask_and_is_listed(scenes, tiny,
     assert len(lines) == 6
     assert all("the heat map is empty" in line["why"] for line in lines)
     assert not list(results.glob("*_refined.png"))
+
+
+def test_a_damaged_file_of_a_box_does_not_end_the_list(tmp_path):
+    for name, text in (("a", '{"refine": {"why": "no box"}}'), ("b", '{"refine"'), ("c", "[]"), ("d", "{}")):
+        (tmp_path / f"{name}_bbox.json").write_text(text)
+    list_unrefined(tmp_path, [tmp_path / f"{name}.pkl" for name in "abcde"])
+    assert (tmp_path / "unrefined.jsonl").read_text() == '{"id": "a", "why": "no box"}\n'
+
+
+@pytest.mark.parametrize("without", ["data.save_masks=false", "data.save_attention=none"])
+def test_a_batch_that_makes_no_masks_makes_no_sharp_ones_and_says_so(scenes, tiny, without):
+    with pytest.raises(UserError, match=r"of which this run makes none: set data\.save_masks=true"):
+        stage("batch", scenes, "logic.refine=sam", f"refine.checkpoint={tiny}", without)
+
+
+def test_a_sharp_mask_goes_with_the_box_that_it_was_made_of(scenes, tiny, tmp_path):
+    sharp, where = (
+        ("logic.refine=sam", f"refine.checkpoint={tiny}"),
+        (
+            *(f"data.attention_file={folder_of(scenes)}/4_000000.pkl", f"data.output_dir={tmp_path}"),
+            *("stage=visualize", "save_fig=false"),
+        ),
+    )
+    refined = tmp_path / folder_of(scenes).name / "4_000000_refined.png"
+    assert run(configuration(*sharp, *where)) == 0
+    assert refined.exists()
+    assert run(configuration(*where, "logic.top_k=1")) == 0
+    assert not refined.exists()
 
 
 def test_a_checkpoint_that_is_no_sam_is_one_line(scenes):

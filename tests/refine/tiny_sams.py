@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     Sam2Config,
     Sam2Model,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     Sam3TrackerConfig,
     Sam3TrackerModel,
     SamConfig,
@@ -108,3 +112,39 @@ def save_tiny(kind: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+def as_sam2_video(folder: Path, target: Path) -> Path:
+    """A tiny SAM 2 as its published checkpoints are: with the memory of the video model."""
+    sizes = {
+        **{f"memory_{part}_hidden_size": WIDTH for part in ("attention", "encoder")},
+        **{"memory_encoder_output_channels": 16, "mask_downsampler_embed_dim": WIDTH, "memory_fuser_embed_dim": WIDTH},
+        **{"memory_attention_feed_forward_hidden_size": 64, "memory_fuser_intermediate_dim": 64},
+    }
+    video = Sam2VideoModel(Sam2VideoConfig(**_sam2_parts(), image_size=SIDE, **sizes))
+    video.load_state_dict(Sam2Model.from_pretrained(folder).state_dict(), strict=False)
+    video.save_pretrained(target)
+    copy(folder / "preprocessor_config.json", target)
+    return target
+
+
+def as_sam3_video(folder: Path, target: Path) -> Path:
+    """A tiny tracker of SAM 3 as its published checkpoint holds it: beside a detector that has the vision encoder."""
+    target.mkdir()
+    tracker = json.loads((folder / "config.json").read_text())
+    parts = {
+        "tracker_config": {**tracker, "model_type": "sam3_tracker_video"},
+        "detector_config": {"model_type": "sam3", "vision_config": tracker["vision_config"]},
+    }
+    (target / "config.json").write_text(json.dumps({"model_type": "sam3_video", **parts}))
+    weights = load_file(folder / "model.safetensors")
+    names = {key: key.removeprefix("tracker_model.") for key in weights}
+    outside = ("detector_model.", "tracker_neck.")
+    moved = {name if name.startswith(outside) else f"tracker_model.{name}": weights[key] for key, name in names.items()}
+    surplus = {f"{part}.surplus": torch.zeros(2) for part in ("detector_model", "tracker_model.memory_attention")}
+    save_file(moved | surplus, target / "model.safetensors", {"format": "pt"})
+    copy(folder / "preprocessor_config.json", target)
+    return target
+
+
+OF_VIDEO = {"sam2_video": ("sam2", as_sam2_video), "sam3_video": ("sam3_tracker", as_sam3_video)}
