@@ -95,12 +95,20 @@ def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig
 
 
 def presence(record: Record, heads: Sequence[Head], logic: LogicConfig) -> float | None:
-    """The probability that the described thing is there, 0 to 1; None without a calibration of these heads."""
+    """The probability that the described thing is there, 0 to 1; None without a calibration of these heads.
+
+    Raises UserError where `logic.presence.threshold` needs one, but the record is of other tokens.
+    """
     if not isinstance(logic.presence.file, Mapping):
         return None
     found = Calibration.from_dict(logic.presence.file, KEY)
     if set(found.heads) != set(heads):
         return None
+    if record.read != found.tokens:
+        if logic.presence.threshold is None:
+            return None
+        other = f"the record is of model.read={record.read}, the calibration of {found.tokens}"
+        raise UserError(f"{other}: leave out logic.presence.threshold")
     return found.rule.probability(numbers_of(record, found.heads, found.smoothing))
 
 

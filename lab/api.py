@@ -25,7 +25,8 @@ from collector import prepare
 from conf.presets import preset_of
 from conf.schema import Config, LogicConfig, VizConfig, configuration, free_text
 from lab.base.arguments import hydra_arguments
-from lab.base.errors import UserError
+from lab.base.console import WRONG, one_line
+from lab.base.errors import UserError, quoted
 from lab.base.images import as_rgb, open_image
 from lab.base.paths import find
 from lab.base.remote import is_url, kept_at
@@ -156,14 +157,14 @@ class Model:
         """
         if _is_one(picture):
             return self._find([picture], [expression])[0]
-        pictures: list[Picture] = list(picture)  # type: ignore[arg-type]
-        each = [expression] * len(pictures) if isinstance(expression, str) else list(expression)
+        pictures = _listed(picture)
+        each = [expression] * len(pictures) if isinstance(expression, str) else _listed(expression)
         if len(each) != len(pictures):
             raise UserError(f"{len(pictures)} pictures, but {len(each)} expressions: give one for all, or one for each")
         return self._find(pictures, each)
 
     def with_options(self, *options: str) -> "Model":
-        """The same weights by other rules: with_options("logic.top_k=5", "logic.mask.method=mean").
+        """The same weights by other rules: with_options("logic.top_k=5", "logic.mask.method=otsu").
 
         Raises UserError on an option that the command line refuses, and on one that is neither of the group `logic` nor
         one of `ASKED`.
@@ -189,7 +190,7 @@ class Model:
 
     def _find(self, pictures: Sequence[Picture], each: Sequence[str | Sequence[str]]) -> list[Any]:
         images = [_image(picture) for picture in pictures]
-        queries = [[one] if isinstance(one, str) else list(one) for one in each]
+        queries = [_texts(one) for one in each]
         found: list[list[Found]] = [[] for _ in pictures]
         for row, answers, number in self._batcher().answers(self._rows(pictures, images, queries)):
             if answers is None:
@@ -244,7 +245,10 @@ def load(name: str = "picturebook", *options: str, device: str = "auto") -> Mode
 
 
 def _configured(options: Sequence[str]) -> Config:
-    return configuration(hydra_arguments(options, free_text()))
+    try:
+        return configuration(hydra_arguments(options, free_text()))
+    except WRONG as error:  # Hydra's errors are of several lines
+        raise UserError(one_line(error)) from None
 
 
 def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
@@ -258,9 +262,24 @@ def _is_one(picture: Any) -> TypeGuard[Picture]:
     return isinstance(picture, str | Path | Image.Image | np.ndarray)
 
 
-def _image(picture: Picture) -> Image.Image:
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, Iterable) else [given]
+
+
+def _texts(given: Any) -> list[str]:
+    texts = [given] if isinstance(given, str) else _listed(given)
+    if wrong := [one for one in texts if not isinstance(one, str)]:
+        raise UserError(f"an expression is a text, not {quoted(wrong[0])}")
+    return texts
+
+
+def _image(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise UserError(f"an image of {picture.width} x {picture.height} pixels shows nothing")
         return as_rgb(picture)
+    if not _is_one(picture):
+        raise UserError(f"a picture is a path, a web address, a PIL image or an array, not {quoted(picture)}")
     if not isinstance(picture, np.ndarray):
         return open_image(kept_at(picture) if isinstance(picture, str) and is_url(picture) else find(str(picture)))
     shape = picture.shape

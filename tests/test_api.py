@@ -90,6 +90,14 @@ def test_other_tokens_are_read_by_the_same_weights(model, bird):
     assert model.with_logic(rules).localize(bird.record, BIRD).heads == bird.heads[:1]
 
 
+def test_a_calibration_tells_nothing_of_records_of_other_tokens(model):
+    words = model.with_options("model.read=expression").find(BIRD, "birds.")
+    assert words.presence is None
+    assert model.localize(words.record, BIRD).presence is None
+    with pytest.raises(UserError, match=r"record is of model\.read=expression, the calibration of last"):
+        model.with_options("logic.presence.threshold=0.5").localize(words.record, BIRD)
+
+
 def test_an_answer_is_kept_of_every_expression(model):
     asked = load("picturebook", "model.use_generate=true")
     found = asked.find(BIRD, ["the bird", "the umbrella"])
@@ -118,6 +126,11 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
         (np.zeros((4, 4, 2), np.uint8), "a bird", r"an array \[4, 4, 2\] of uint8: expected uint8 \[height, width\]"),
         (np.zeros((4, 4)), "a bird", "of float64: expected uint8"),
         (BIRD, " ", "is empty"),
+        (Image.new("RGB", (0, 5)), "a bird", "0 x 5 pixels shows nothing"),
+        (None, "a bird", "a picture is a path.* not None"),
+        ([[BIRD]], "a bird", "a picture is a path"),
+        (BIRD, None, "an expression is a text, not None"),
+        ([BIRD, CAT], ["a bird", 5], "an expression is a text, not 5"),
         ([BIRD, CAT], ["a bird"], "2 pictures, but 1 expressions"),
     ],
 )
@@ -134,6 +147,10 @@ def test_options_that_the_command_line_refuses_are_refused(model):
         model.with_options("logic.top_k=65")
     with pytest.raises(UserError, match="keys cannot be added"):
         load("picturebook", "+nothing=1")
+    for option in ("logic", "logic.nothing=1", "logicx=1", "logic=nothing"):
+        with pytest.raises(UserError) as caught:
+            model.with_options(option)
+        assert "\n" not in str(caught.value)
 
 
 def test_it_shows_itself(bird, monkeypatch):

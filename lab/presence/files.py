@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analyze import Head
-from conf.schema import Config, LogicConfig, SmoothingConfig
+from conf.schema import Config, LogicConfig, ModelConfig, SmoothingConfig
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.numbers import whole
@@ -35,20 +35,26 @@ class Calibration:
     smoothing: SmoothingConfig
     read: Mapping[str, Any]  # the keys of `logic` that say what counts of a record, and their values
     model: str | None  # that it was calibrated on
+    tokens: str = "last"  # the `model.read` of its records
 
     @classmethod
-    def of(cls, rule: Rule, heads: Sequence[Head], logic: LogicConfig, model: str) -> "Calibration":
-        """Of heads whose records are read as `logic` says."""
-        return cls(rule, tuple(heads), logic.smoothing, _read(logic), model)
+    def of(cls, rule: Rule, heads: Sequence[Head], logic: LogicConfig, model: ModelConfig) -> "Calibration":
+        """Of heads whose records are collected as `model` says, and read as `logic` says."""
+        return cls(rule, tuple(heads), logic.smoothing, _read(logic), model.name, model.read)
 
-    def misfit(self, heads: Sequence[Head] | None, logic: LogicConfig, model: str) -> str | None:
-        """Why it is no calibration of these heads, or None."""
+    def misfit(self, heads: Sequence[Head] | None, logic: LogicConfig, model: ModelConfig) -> str | None:
+        """Why it is no calibration of these heads, or None.
+
+        `model.read=last`, the default, says nothing of saved records: each is asked by itself (`bbox.presence`).
+        """
         if heads is None:
             return "is of fixed heads, but heads are ranked for each sample"
         if set(heads) != set(self.heads):
             return f"is of heads {_names(self.heads)}, not of {_names(heads)}"
-        if self.model is not None and not same_model(self.model, model):
-            return f"is of model {self.model}, not of {model}"
+        if self.model is not None and not same_model(self.model, model.name):
+            return f"is of model {self.model}, not of {model.name}"
+        if model.read not in ("last", self.tokens):
+            return f"was made with model.read={self.tokens}, not {model.read}"
         now = _read(logic)
         others = [
             f"logic.{key}={value}, not {now.get(key)}" for key, value in self.read.items() if now.get(key) != value
@@ -63,6 +69,7 @@ class Calibration:
             "rule": {"intercept": self.rule.intercept, "weights": dict(self.rule.weights)},
             "smoothing": asdict(self.smoothing),
             "read": dict(self.read),
+            "model.read": self.tokens,
         }
 
     @classmethod
@@ -74,13 +81,14 @@ class Calibration:
             intercept, heads = float(rule["intercept"]), tuple((whole(a), whole(b)) for a, b in plain["heads"])
             smoothing, read = SmoothingConfig(**plain["smoothing"]), dict(plain["read"])
             model = None if plain["model"] is None else str(plain["model"])
+            tokens = str(plain.get("model.read", "last"))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{source}: malformed ({type(error).__name__}: {error}); {_expected()}") from None
         unknown = [name for name in weights if name not in NUMBERS]
         if unknown or not heads or not all(math.isfinite(value) for value in (intercept, *weights.values())):
             what = f"weighs {', '.join(unknown)}, which nothing measures" if unknown else "holds no heads or no numbers"
             raise UserError(f"{source} {what}; {_expected()}")
-        return cls(Rule(intercept, weights), heads, smoothing, read, model)
+        return cls(Rule(intercept, weights), heads, smoothing, read, model, tokens)
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -102,7 +110,7 @@ def calibration_of(config: Config, heads: Sequence[Head] | None, file_of_heads: 
 
     Raises UserError if the one that is named does not fit, or if there is none and `logic.presence.threshold` needs it.
     """
-    named, logic, model = config.logic.presence.file, config.logic, config.model.name
+    named, logic, model = config.logic.presence.file, config.logic, config.model
     if isinstance(named, Mapping):  # as a saved configuration tells it
         found, source = Calibration.from_dict(named, KEY), KEY
     elif named is not None:

@@ -88,6 +88,11 @@ class Record:
         return cast(torch.from_numpy(self.attn), getattr(torch, self.dtype))
 
     @property
+    def read(self) -> str:
+        """The `model.read` that it was collected with."""
+        return str(self.meta.get("read", "last"))
+
+    @property
     def num_layers(self) -> int:
         return self.attn.shape[0]
 

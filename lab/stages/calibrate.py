@@ -59,7 +59,9 @@ def run(config: Config, choice: HeadChoice) -> int:
     if heads is None:
         raise UserError("stage=calibrate needs fixed heads: set logic.heads, or find them with stage=select")
     if config.model.answers:
-        raise UserError("stage=calibrate reads prompts: leave out model.use_generate and model.read=answer")
+        raise UserError(
+            "stage=calibrate reads prompts: set model.use_generate=false, and model.read=last or expression"
+        )
     if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     wanted = asks(chosen_samples(config.data), config.calibrate.swaps, np.random.default_rng(config.seed))
@@ -67,7 +69,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     check_writable(beside or results_folder(config), NAME, TABLE)
     asked, failed = ask_all(common.model_with_heads(config, choice), wanted, config, heads)
     rule = fit(asked.numbers, asked.own)
-    found = Calibration.of(rule, heads, config.logic, config.model.name)
+    found = Calibration.of(rule, heads, config.logic, config.model)
     rows = measured(asked, config.calibrate.resamples, config.seed)
     folder = make_results_folder(config) if beside is None else beside
     written = [folder / NAME, folder / TABLE]

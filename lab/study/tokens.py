@@ -100,7 +100,7 @@ def _read_folder(named: str) -> Path:
 def _kept(path: Path, logic: LogicConfig) -> tuple[str, bool]:
     """`model.read` of a record, and whether it may keep several tokens; a record of another read has as many."""
     record = load_record(path, replace(logic, token=TOKENS[0]))
-    read = str(record.meta.get("read", "last"))
+    read = record.read
     return read, read != "last"
 
 

@@ -21,7 +21,7 @@ def calibration(*overrides: str) -> Calibration | None:
 
 def of_heads(*heads: tuple[int, int]) -> Calibration:
     config = configuration([])
-    return Calibration.of(Rule(-1.0, {"look": 0.5}), heads, config.logic, config.model.name)
+    return Calibration.of(Rule(-1.0, {"look": 0.5}), heads, config.logic, config.model)
 
 
 def test_a_calibration_survives_its_file(tmp_path):
@@ -59,6 +59,7 @@ def test_a_file_of_heads_brings_the_calibration_beside_it(tmp_path):
     [
         (["logic.heads=null"], "is of fixed heads, but heads are ranked"),
         (["logic.heads=[[3,1]]"], "is of heads L1H5 L1H6 L2H4, not of L3H1"),
+        (["model.read=answer"], "was made with model.read=last, not answer"),
         (["logic.token=first"], "was made with logic.token=mean, not first"),
         (["logic.filter.sinks=null"], "was made with logic.filter.sinks=0.5, not None"),
     ],

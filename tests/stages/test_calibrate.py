@@ -74,5 +74,7 @@ def test_what_cannot_be_calibrated_is_told_in_one_line(absent, scenes):
         run(configuration("stage=calibrate", f"data.data_file={absent}"))
     with pytest.raises(UserError, match="needs fixed heads"):
         run(configuration("stage=calibrate", f"data.data_file={scenes}", "logic.heads=null"))
+    with pytest.raises(UserError, match=r"model\.read=last or expression"):
+        run(configuration("stage=calibrate", "model=picturebook_answer", f"data.data_file={scenes}"))
     with pytest.raises(UserError, match=r"logic\.presence\.threshold=2"):
         configuration("logic.presence.threshold=2")
