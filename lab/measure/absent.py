@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from lab.base.console import table
 from lab.datasets import Sample
 from lab.measure.intervals import Estimate, bootstrap, numbered
+from lab.measure.metrics import Score
 from lab.measure.presence import COLUMNS, Separation, by_category, cells, in_percent, separation
 
 
@@ -31,6 +32,12 @@ class Told:
     boxed: bool  # whether there is a box
     intersection: float  # of the masks, pixels; NaN where the truth has none
     union: float
+
+    @classmethod
+    def of_score(cls, sample: Sample, presence: float | None, boxed: bool, scored: Score) -> "Told":
+        """Of a sample that has a target, as it was scored."""
+        masks = (np.nan if one is None else float(one) for one in (scored.intersection, scored.union))
+        return cls(sample, presence, boxed, *masks)
 
     @classmethod
     def of_absent(cls, sample: Sample, presence: float | None, boxed: bool, area: int) -> "Told":

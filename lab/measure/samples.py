@@ -193,9 +193,8 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
 
 
 def _told(job: Job, located: Localization | None, scored: Score) -> Told:
-    masks = (np.nan if one is None else float(one) for one in (scored.intersection, scored.union))
     boxed = located is not None and located.box_xyxy is not None
-    return Told(job.sample, None if located is None else located.presence, boxed, *masks)
+    return Told.of_score(job.sample, None if located is None else located.presence, boxed, scored)
 
 
 @dataclass(frozen=True, eq=False)

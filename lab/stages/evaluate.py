@@ -59,8 +59,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         found = measure(samples, files, config.evaluate.controls, setting, rules, lines, config.data.workers)
         rows = estimates(found, config.evaluate.resamples, config.seed)
         beside = without_target(found.told, resamples=config.evaluate.resamples, seed=config.seed)
-        present = [sample for sample in samples if sample.present]
-        sharp = SharpTable.of(refiner, config, choice, present, files)
+        sharp = SharpTable.of(refiner, config, choice, samples, files)
         written = _write(make_results_folder(config), config, choice, found, rows, beside, lines, sharp)
     print(table(("heads", *SHORT), [(name, *_cells(estimates)) for name, estimates in rows.items()]))
     if beside.figures:

@@ -1,6 +1,6 @@
 """The table of sharp masks that stage=evaluate and stage=study share: a row for each way to ask SAM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from conf.schema import BoxConvention, Config
 from lab.base.console import markdown, table
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
+from lab.measure.absent import no_target_figures
 from lab.measure.intervals import Estimate, metric_names, summarize
+from lab.measure.presence import in_percent
 from lab.measure.sharp import measure_sharp
 from lab.refine.refiner import Refiner
 
@@ -23,6 +25,7 @@ class SharpTable:
     """The figures of each row, and the samples without a sharp mask with the reason."""
 
     rows: dict[str, list[Estimate]]
+    beside: dict[str, list[Estimate]]  # the same with samples without target; nothing if there are none
     unrefined: dict[str, str]
 
     @classmethod
@@ -44,23 +47,39 @@ class SharpTable:
             name: summarize(found.scores, others=row, resamples=resamples, seed=seed)
             for name, row in found.rows.items()
         }
-        return cls(rows, found.unrefined)
+        absent = not all(sample.present for sample in samples)
+        beside = {
+            name: no_target_figures(told, resamples=resamples, seed=seed) for name, told in found.told.items() if absent
+        }
+        return cls(rows, beside, found.unrefined)
 
     def on_screen(self) -> str:
         """In short."""
         short = [name.replace("@0.", "@.") for name in COLUMNS]
-        return table((FIRST, *short), [(name, *_cells(some)) for name, some in self.rows.items()])
+        own = table((FIRST, *short), [(name, *_cells(some)) for name, some in self.rows.items()])
+        return "\n\n".join([own, *self._beside(table)])
 
     def markdown(self) -> str:
         """With intervals, and what the table does not say by itself."""
         rows = [(name, *_cells(some, interval=True)) for name, some in self.rows.items()]
         lost = f" {len(self.unrefined)} samples have no sharp mask and count as misses." if self.unrefined else ""
-        return f"{markdown((FIRST, *COLUMNS), rows)}\n\n{NOTE}{lost}"
+        own = markdown((FIRST, *COLUMNS), rows)
+        return "\n\n".join([own, *self._beside(markdown, interval=True), f"{NOTE}{lost}"])
+
+    def _beside(self, draw: Callable[..., str], *, interval: bool = False) -> list[str]:
+        if not self.beside:
+            return []
+        names = [one.metric for one in next(iter(self.beside.values()))]
+        rows = [(name, *(in_percent(one, interval=interval) for one in some)) for name, some in self.beside.items()]
+        return [draw((f"with no-target samples, {FIRST}", *names), rows)]
 
     def to_json(self) -> dict[str, Any]:
         """For the files of results."""
-        rows = {name: [asdict(one) for one in estimates] for name, estimates in self.rows.items()}
-        return {"refined": rows, "unrefined": self.unrefined}
+        own, beside = (
+            {name: [asdict(one) for one in estimates] for name, estimates in some.items()}
+            for some in (self.rows, self.beside)
+        )
+        return {"refined": own, "refined_without_target": beside or None, "unrefined": self.unrefined}
 
 
 def _cells(estimates: Sequence[Estimate], *, interval: bool = False) -> list[str]:

@@ -204,6 +204,30 @@ def test_evaluate_measures_every_prompt_beside_the_grid_and_the_true_box(scenes,
     assert "unrefined" in metrics
 
 
+def test_samples_without_target_are_measured_on_sharp_masks_too(picturebook, tiny, tmp_path, monkeypatch):
+    from lab.picturebook.make import make
+
+    scenes = make(tmp_path / "data", 4, 81, absent=["neither"]), tmp_path / "out"
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: picturebook)
+    few = "evaluate.controls=[]", "evaluate.resamples=20", "data.process_all=true", "data.save_masks=false"
+    sharp = "logic.refine=sam", f"refine.checkpoint={tiny}", "logic.presence.threshold=0.5"
+    assert stage("evaluate", scenes, *few, *sharp) == 0
+    metrics = json.loads((folder_of(scenes) / "metrics.json").read_text())
+    rows = metrics["refined_without_target"]
+    assert list(rows) == list(metrics["refined"]) == [GRID, "box", "points", "box+points", "mask", TRUE_BOX]
+    assert rows[GRID] == metrics["without_target"]["figures"]
+    figures = {name: {one["metric"]: one["value"] for one in row} for name, row in rows.items()}
+    assert list(figures["box"]) == ["N-acc", "T-acc", "gIoU", "cIoU"]
+    assert figures[TRUE_BOX]["N-acc"] == 1
+    assert 0 < figures[GRID]["N-acc"] <= figures["box"]["N-acc"]  # no box, no prompt
+    assert figures["box"]["cIoU"] <= next(one["value"] for one in metrics["refined"]["box"] if one["metric"] == "cIoU")
+    told = [json.loads(line) for line in scenes[0].read_text().splitlines()]
+    whole = {one["metric"]: one["n"] for one in metrics["refined"]["box"] if one["group"] == "all"}
+    assert whole["mIoU"] == len(told) / 2
+    assert not {one["id"] for one in told if one.get("present") is False} & set(metrics["unrefined"])
+    assert "with no-target samples, SAM is asked with" in (folder_of(scenes) / "metrics.md").read_text()
+
+
 def test_study_has_the_same_table(scenes, tiny, tmp_path):
     few = "study.draws=1", "evaluate.draws=1", "evaluate.resamples=10", "save_fig=false", "evaluate.controls=[]"
     where = f"data.attention_dir={folder_of(scenes)}", "logic.refine=sam", f"refine.checkpoint={tiny}"
