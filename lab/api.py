@@ -6,6 +6,7 @@
     found = model.find("photo.jpg", "the cup on the left")
     found.show()                                             # in a notebook, `found` alone shows itself
     found.box_xyxy, found.mask, found.heads, found.record
+    found.sharp_mask                                         # SAM's, with load(..., "logic.refine=sam")
 
 Options are those of the command line: load("llava15_7b", "logic=paper", "model.dtype=float16").
 """
@@ -40,11 +41,15 @@ from lab.measure.metrics import exclusive
 from lab.measure.predictions import prediction
 from lab.presence.files import calibrated
 from lab.records.record import Record
+from lab.refine.refiner import Refiner
 from lab.stages.common import load_model, wants_generic
+from lab.stages.refining import refiner_of
 from llava.family import LoadedModel
 
 if TYPE_CHECKING:  # a second to import, for figures only
     from matplotlib.figure import Figure
+
+    from lab.refine.refined import Refined
 
 ASKED = ("model.read", "model.use_generate", "model.max_new_tokens")  # what needs no other weights
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
@@ -60,6 +65,7 @@ class Found:
     ranking: list[HeadScore]  # of this picture, best first
     localization: Localization
     logic: LogicConfig
+    refined: "Refined | None" = None  # SAM's answer, with logic.refine=sam
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -77,6 +83,11 @@ class Found:
         return self.localization.mask
 
     @property
+    def sharp_mask(self) -> Bool[np.ndarray, "height width"] | None:
+        """SAM's, on the picture. None without logic.refine=sam, and where `refined.why` tells why there is none."""
+        return None if self.refined is None or self.refined.why else self.refined.mask
+
+    @property
     def box_xyxy(self) -> Box | None:
         """Pixels; x1 and y1 are the last ones inside, as in `_bbox.json`. None: nothing stands out."""
         return self.localization.box_xyxy
@@ -87,11 +98,12 @@ class Found:
         return self.localization.presence
 
     def figure(self) -> "Figure":
-        """The picture with mask and box, and what each head looks at."""
+        """The picture with mask, sharp mask and box, and what each head looks at."""
         import viz
 
         alone = VizConfig(heads=False, components=False)
-        figures = viz.sample_figures(self.record, self.localization, self.picture, self.logic, alone)
+        drawn = (self.record, self.localization, self.picture, self.logic, alone, self.sharp_mask)
+        figures = viz.sample_figures(*drawn)
         return next(iter(figures.values()))
 
     def show(self) -> None:
@@ -136,6 +148,7 @@ class Model:
     config: Config
     choice: HeadChoice
     options: tuple[str, ...]  # as the command line takes them
+    refiner: Refiner | None = None  # with logic.refine=sam; loaded when it is first asked
 
     def find(self, picture: Picture | Iterable[Picture], expression: str | Sequence[Any]) -> Any:
         """Where the chosen heads look: one `Found`, or as many as are asked for.
@@ -166,27 +179,31 @@ class Model:
     def with_options(self, *options: str) -> "Model":
         """The same weights by other rules: with_options("logic.top_k=5", "logic.mask.method=otsu").
 
-        Raises UserError on an option that the command line refuses, and on one that is neither of the group `logic` nor
-        one of `ASKED`.
+        Raises UserError on an option that the command line refuses, and on one that is neither of `logic` or `refine`
+        nor one of `ASKED`.
         """
         keys = [one.partition("=")[0] for one in options]
         if others := [
-            one for one, key in zip(options, keys, strict=True) if not key.startswith("logic") and key not in ASKED
+            one
+            for one, key in zip(options, keys, strict=True)
+            if key.partition(".")[0] not in ("logic", "refine") and key not in ASKED
         ]:
-            can = f"only logic and {', '.join(ASKED)} can change while a model is loaded"
+            can = f"only logic, refine and {', '.join(ASKED)} can change while a model is loaded"
             raise UserError(f"{others[0]}: {can}; load it again")
         every = tuple({one.partition("=")[0]: one for one in (*self.options, *options)}.values())  # the last counts
         config = _configured(every)
-        return Model(self.loaded, config, _fitting(config, self.loaded), every)
+        return Model(self.loaded, config, _fitting(config, self.loaded), every, _refiner(config, self.refiner))
 
     def with_logic(self, logic: LogicConfig) -> "Model":
         """The same by rules that are there already, which takes no time. Raises UserError on heads it does not have."""
         config = replace(self.config, logic=logic)
-        return replace(self, config=config, choice=_fitting(config, self.loaded))
+        refiner = _refiner(config, self.refiner)
+        return replace(self, config=config, choice=_fitting(config, self.loaded), refiner=refiner)
 
     def localize(self, record: Record, picture: Picture) -> Found:
         """What the rules find in a record, without asking the model again."""
-        return self._found(record, _image(picture))
+        image = _image(picture)
+        return self._sharp(image, [self._found(record, image)])[0]
 
     def _find(self, pictures: Sequence[Picture], each: Sequence[str | Sequence[str]]) -> list[Any]:
         images = [_image(picture) for picture in pictures]
@@ -197,6 +214,7 @@ class Model:
                 raise UserError(row.failed[0][1])
             place = int(row.samples[0].id)
             found[place] += [self._found(record, images[place]) for record in answers.of(number)]
+        found = [self._sharp(image, own) for image, own in zip(images, found, strict=True)]
         return [own[0] if isinstance(one, str) else own for own, one in zip(found, each, strict=True)]
 
     def _rows(
@@ -223,6 +241,13 @@ class Model:
         located = localize_record(record, ranking, logic, self.choice)
         return Found(image, str(record.meta.get("query", "")), record, ranking, located, logic)
 
+    def _sharp(self, image: Image.Image, found: list[Found]) -> list[Found]:
+        """The same with SAM's answers about one picture, if there is a SAM."""
+        if self.refiner is None or not found:
+            return found
+        answers = self.refiner(image, [(one.record, one.localization) for one in found])
+        return [replace(one, refined=answer) for one, answer in zip(found, answers, strict=True)]
+
 
 def load(name: str = "picturebook", *options: str, device: str = "auto") -> Model:
     """A model that is ready to find.
@@ -234,14 +259,15 @@ def load(name: str = "picturebook", *options: str, device: str = "auto") -> Mode
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        UserError: the checkpoint or an option cannot be used.
+        UserError: the checkpoint, that of the SAM, or an option cannot be used.
     """
     preset = preset_of(name)
     named = () if name == preset else (f"model.name={name}",)
     every = (f"model={preset}", *named, f"device={device}", *options)
     config = _configured(every)
+    refiner = _refiner(config, None)
     loaded = load_model(config)
-    return Model(loaded, config, _fitting(config, loaded), every)
+    return Model(loaded, config, _fitting(config, loaded), every, refiner)
 
 
 def _configured(options: Sequence[str]) -> Config:
@@ -249,6 +275,12 @@ def _configured(options: Sequence[str]) -> Config:
         return configuration(hydra_arguments(options, free_text()))
     except WRONG as error:  # Hydra's errors are of several lines
         raise UserError(one_line(error)) from None
+
+
+def _refiner(config: Config, known: Refiner | None) -> Refiner | None:
+    """The SAM that a configuration names, the one that is known if it is that."""
+    found = refiner_of(config)
+    return known.asked(found.config) if known and found else found
 
 
 def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:

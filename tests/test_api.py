@@ -15,7 +15,9 @@ from lab.api import Found, load
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.datasets import rle
+from lab.datasets import read_jsonl, rle
+from lab.measure.metrics import box_iou, exclusive
+from lab.refine.sam import Sam
 from pipeline import run
 from tests.conftest import configuration
 from tests.llava.tiny_chat import CHAT_FAMILIES
@@ -98,6 +100,42 @@ def test_a_calibration_tells_nothing_of_records_of_other_tokens(model):
         model.with_options("logic.presence.threshold=0.5").localize(words.record, BIRD)
 
 
+def test_a_sharp_mask_stands_beside_the_grids(model, bird, tmp_path, monkeypatch):
+    sharp, looks = model.with_options("logic.refine=sam"), []
+    monkeypatch.setattr(Sam, "look", lambda self, image, real=Sam.look: looks.append(image.size) or real(self, image))
+    found = sharp.find(BIRD, ["birds.", "the umbrella"])
+    assert len(looks) == 1
+    assert bird.sharp_mask is bird.refined is None
+    assert_array_equal(found[0].mask, bird.mask)
+    assert found[0].box_xyxy == bird.box_xyxy
+    truth = next(one for one in read_jsonl(PROJECT / "examples/localization_data.jsonl") if one.image_file == BIRD)
+    boxes = (np.array(exclusive(one.box_xyxy)) for one in (bird, found[0].refined))
+    grid, refined = (box_iou(box, np.array(truth.box_xyxy)) for box in boxes)
+    assert refined > grid + 0.1
+    assert found[0]._repr_png_() != bird._repr_png_()
+    where = f"data.output_dir={tmp_path}", f"data.image_file={BIRD}", "data.query=birds."
+    run(configuration(*where, "logic.refine=sam", "save_fig=false"))
+    written = np.asarray(Image.open(tmp_path / "examples-models-picturebook" / "bird_refined.png")) > 0
+    assert_array_equal(found[0].sharp_mask, written)
+
+
+def test_a_sam_is_asked_otherwise_without_being_loaded_again(model, bird):
+    sharp = model.with_options("logic.refine=sam")
+    first = sharp.localize(bird.record, BIRD)
+    other = sharp.with_options("refine.prompt=points")
+    assert other.refiner.sam is sharp.refiner.sam
+    assert other.localize(bird.record, BIRD).refined.prompt.points_xy
+    assert not first.refined.prompt.points_xy
+    with pytest.raises(UserError, match="is no SAM that is known"):
+        load("picturebook", "logic.refine=sam", "refine.checkpoint=examples/models/picturebook")
+
+
+def test_without_a_prompt_there_is_no_sharp_mask_and_why(model, bird):
+    strict = model.with_options("logic.refine=sam", "logic.presence.threshold=1").localize(bird.record, BIRD)
+    assert strict.sharp_mask is None
+    assert "too low" in strict.refined.why
+
+
 def test_an_answer_is_kept_of_every_expression(model):
     asked = load("picturebook", "model.use_generate=true")
     found = asked.find(BIRD, ["the bird", "the umbrella"])
@@ -141,7 +179,7 @@ def test_what_cannot_be_asked_is_told_in_one_line(model, picture, expression, me
 
 
 def test_options_that_the_command_line_refuses_are_refused(model):
-    with pytest.raises(UserError, match=r"model\.dtype=float16: only logic and model\.read, .* while a model"):
+    with pytest.raises(UserError, match=r"model\.dtype=float16: only logic, refine and model\.read, .* while a model"):
         model.with_options("model.dtype=float16")
     with pytest.raises(UserError, match=r"logic\.top_k is 65; expected 1 to 64"):
         model.with_options("logic.top_k=65")

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from bbox import Box, Localization
 from conf.schema import RefineConfig, RefinePrompt
 from lab.base.errors import UserError
@@ -38,8 +40,20 @@ class Refiner:
             self._sam = Sam.load(str(find(str(self.config.checkpoint))), self.device)
         return self._sam
 
-    def look(self, picture: Path) -> "Look":
-        """The picture as SAM sees it. Raises UserError if it cannot be read, or memory does not hold it."""
+    def asked(self, config: RefineConfig) -> "Refiner":
+        """The same asked otherwise; the SAM is kept unless another one is named."""
+        other = Refiner(config, self.device)
+        if config.checkpoint == self.config.checkpoint:
+            other._sam, other._looks = self._sam, self._looks
+        return other
+
+    def look(self, picture: Path | Image.Image) -> "Look":
+        """The picture as SAM sees it; what a file looks like is kept for a while.
+
+        Raises UserError if it cannot be read, or memory does not hold it.
+        """
+        if isinstance(picture, Image.Image):
+            return self.sam.look(picture)
         if picture not in self._looks:
             self._looks[picture] = self.sam.look(open_image(picture))
             while len(self._looks) > LOOKS:
@@ -47,7 +61,10 @@ class Refiner:
         return self._looks[picture]
 
     def __call__(
-        self, picture: Path, found: Sequence[tuple[Record, Localization]], kind: RefinePrompt | None = None
+        self,
+        picture: Path | Image.Image,
+        found: Sequence[tuple[Record, Localization]],
+        kind: RefinePrompt | None = None,
     ) -> "list[Refined]":
         """A sharp mask for each of several expressions about one picture, all asked together.
 

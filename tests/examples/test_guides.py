@@ -37,3 +37,11 @@ def test_records_are_opened_as_safetensors(here):
     exec(shown("examples/guides/stages.md", "safe_open"), names)
     assert names["attn"].shape == (8, 8, 1, 256)
     assert names["meta"]["query"] == "birds."
+
+
+def test_sharp_masks_are_made_in_python(here):
+    names: dict = {}
+    exec(shown("examples/guides/sharp-masks.md", "sharp_mask"), names)
+    for found in names["found"]:
+        assert found.sharp_mask.shape == found.mask.shape
+        assert (found.sharp_mask != found.mask).any()
