@@ -35,9 +35,7 @@ def asks(samples: Sequence[Sample], swaps: int, rng: np.random.Generator) -> lis
     for sample in there:
         queries.setdefault(str(sample.image_file), set()).add(_words(sample))
     pictures = list(queries)
-    if len(pictures) < LEAST:
-        few = f"{len(there)} expressions about {len(pictures)} pictures are too few to calibrate presence"
-        raise UserError(f"{few}; expected {LEAST} pictures or more")
+    check_enough(len(there), len(pictures))
     found = [Ask(_asked(sample, sample, number, 0), True) for number, sample in enumerate(there)]
     first = {str(sample.image_file): sample for sample in reversed(there)}
     order = rng.permutation(len(pictures))
@@ -49,6 +47,13 @@ def asks(samples: Sequence[Sample], swaps: int, rng: np.random.Generator) -> lis
             if _words(sample) not in queries[other]:
                 found.append(Ask(_asked(sample, first[other], number, turn), False))
     return found
+
+
+def check_enough(expressions: int, pictures: int) -> None:
+    """Raises UserError if so few pictures tell nothing."""
+    if pictures < LEAST:
+        few = f"{expressions} expressions about {pictures} pictures are too few to calibrate presence"
+        raise UserError(f"{few}; expected {LEAST} pictures or more")
 
 
 def _words(sample: Sample) -> str:

@@ -8,6 +8,7 @@ fitted on.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -27,13 +28,15 @@ from lab.measure.intervals import numbered
 from lab.measure.presence import COLUMNS, Separation, by_category, cells, separation
 from lab.presence.files import NAME, Calibration
 from lab.presence.rule import Rule, fit
-from lab.presence.swap import Ask, asks
+from lab.presence.swap import Ask, asks, check_enough
 from lab.stages import common
 from lab.stages.batch import chosen_samples
 from lab.stages.common import make_results_folder, print_written, results_folder
 
 if TYPE_CHECKING:  # torch
     from llava.family import LoadedModel
+
+log = logging.getLogger(__name__)
 
 FOLDS = 5  # of pictures: the rule of four is measured on the fifth
 TABLE = "presence.md"
@@ -66,6 +69,8 @@ def run(config: Config, choice: HeadChoice) -> int:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     wanted = asks(chosen_samples(config.data), config.calibrate.swaps, np.random.default_rng(config.seed))
     beside = None if choice.file is None else find(choice.file).parent
+    if all(one.own for one in wanted):
+        raise UserError("all pictures have the same expressions, so that there are none to swap")
     check_writable(beside or results_folder(config), NAME, TABLE)
     asked, failed = ask_all(common.model_with_heads(config, choice), wanted, config, heads)
     rule = fit(asked.numbers, asked.own)
@@ -95,19 +100,18 @@ def ask_all(
 ) -> tuple[Asked, int]:
     """What the heads tell of every expression, and how many could not be asked.
 
-    Raises UserError if none of one side can.
+    Raises UserError if none of one side can, or too few pictures are left.
     """
     from collector import ask
     from lab.batch.rows import RowDataset, feed, plan_rows
 
     own = {one.sample.id: one.own for one in wanted}
     rows = RowDataset(plan_rows([one.sample for one in wanted], share_image=True), loaded, config.model, generic=False)
-    asked, failed = Asked([], np.zeros(0, bool), []), 0
+    asked, failed = Asked([], np.zeros(0, bool), []), list[str]()
 
     def told() -> Iterator[Sample]:
-        nonlocal failed
         for row in feed(rows, workers=config.data.workers or 0, pin=loaded.device.type == "cuda"):
-            failed += len(row.failed)
+            failed.extend(why for _, why in row.failed)
             if row.question is None:
                 continue
             records = ask(loaded, [row.question], config.model).of(0)
@@ -118,10 +122,15 @@ def ask_all(
 
     for _ in progress(told(), "calibrate", total=len(wanted)):
         pass
+    missed = f"{len(failed)} of {len(wanted)} expressions could not be asked"
+    if failed:
+        log.warning("%s, the first one because: %s", missed, failed[0])
     sides = np.array([own[sample.id] for sample in asked.samples], bool)
     if sides.all() or not sides.any():
-        raise UserError(f"{failed} of {len(wanted)} expressions could not be asked, so nothing can be calibrated")
-    return Asked(asked.samples, sides, asked.numbers), failed
+        raise UserError(f"{missed}, so nothing can be calibrated")
+    found = Asked(asked.samples, sides, asked.numbers)
+    check_enough(int(sides.sum()), len(set(found.pictures.tolist())))
+    return found, len(failed)
 
 
 def measured(asked: Asked, resamples: int, seed: int) -> list[Separation]:

@@ -69,12 +69,26 @@ def test_a_calibration_lies_beside_its_heads_and_is_used_with_them(scenes, absen
     assert (figures["N-acc"], figures["T-acc"]) == (0, 1), "without a threshold there is always a box"
 
 
-def test_what_cannot_be_calibrated_is_told_in_one_line(absent, scenes):
+def test_what_cannot_be_calibrated_is_told_in_one_line(absent, scenes, tmp_path, caplog):
     with pytest.raises(UserError, match="8 expressions about 8 pictures are too few"):
         run(configuration("stage=calibrate", f"data.data_file={absent}"))
     with pytest.raises(UserError, match="needs fixed heads"):
         run(configuration("stage=calibrate", f"data.data_file={scenes}", "logic.heads=null"))
     with pytest.raises(UserError, match=r"model\.read=last or expression"):
         run(configuration("stage=calibrate", "model=picturebook_answer", f"data.data_file={scenes}"))
+    same, gone = tmp_path / "same.jsonl", tmp_path / "gone.jsonl"
+    lines = [json.loads(line) for line in scenes.read_text().splitlines()]
+    for line in lines:
+        line["image_path"] = str(scenes.parent / line["image_path"])
+        del line["mask_path"]
+    same.write_text("\n".join(json.dumps(line | {"prompt": "a thing"}) for line in lines))
+    with pytest.raises(UserError, match="all pictures have the same expressions"):
+        run(configuration("stage=calibrate", f"data.data_file={same}"))
+    gone.write_text(
+        "\n".join(json.dumps(one | {"image_path": f"{i}.png"} if i < 3 else one) for i, one in enumerate(lines))
+    )
+    with pytest.raises(UserError, match="49 expressions about 49 pictures are too few"):
+        run(configuration("stage=calibrate", f"data.data_file={gone}", "calibrate.swaps=1"))
+    assert "of 104 expressions could not be asked, the first one because: No such image" in caplog.text
     with pytest.raises(UserError, match=r"logic\.presence\.threshold=2"):
         configuration("logic.presence.threshold=2")
