@@ -466,6 +466,11 @@ class RefineConfig(Group, path="refine"):
     choose: WhichMask = key(
         WhichMask.estimate, "of several masks: estimate: the best by SAM's own guess; agreement: by the heat map"
     )
+    keep: str | None = key(
+        None,
+        "a folder for what SAM sees of each picture, so that another run need not look again; null: it is not kept",
+        takes="folder",
+    )
 
     def of(self, model: str) -> "RefineConfig":
         """The same with the checkpoint that belongs to a model if none is named."""

@@ -33,8 +33,7 @@ def main() -> None:
             print(table(("what", "median"), [(name, _seconds(s)) for name, s in report[size].items()]), end="\n\n")
             continue
         if size == REFINE:
-            report[size] = refining.measure(device=options.device)
-            print(table(("SAM in miniature", "median"), [(k, f"{v:.3g}") for k, v in report[size].items()]), end="\n\n")
+            report[size] = bench_refining(options)
             continue
         with tempfile.TemporaryDirectory() as folder:
             measure = {FOLDERS: bench_folders, FAMILIES: bench_families}.get(size) or partial(bench, size)
@@ -112,6 +111,16 @@ def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     print(table(header, rows), end="\n\n")
     print(table(("what", "of one processor"), [(name, _seconds(s)) for name, s in large.items()]), end="\n\n")
     return {name: asdict(one) for name, one in found.items()} | large
+
+
+def bench_refining(options: argparse.Namespace) -> dict[str, Any]:
+    """Sharp masks by the SAM in miniature, and whether embeddings should be kept, printed and returned."""
+    found = refining.measure(device=options.device)
+    print(table(("SAM in miniature", "median"), [(what, f"{value:.3g}") for what, value in found.items()]), end="\n\n")
+    kept = {"miniature": refining.keeping(refining.miniature()), "ViT-B": refining.keeping(refining.vit_b(), times=1)}
+    rows = [(name, *(f"{value:.3g}" for value in one.values())) for name, one in kept.items()]
+    print(table(("on the CPU, a picture", *kept["ViT-B"]), rows), end="\n\n")
+    return {**found, "keeping": kept}
 
 
 def bench_families(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -37,13 +37,14 @@ class Refiner:
         if self._sam is None:
             from lab.refine.sam import Sam
 
-            self._sam = Sam.load(str(find(str(self.config.checkpoint))), self.device)
+            keep = None if self.config.keep is None else find(self.config.keep)
+            self._sam = Sam.load(str(find(str(self.config.checkpoint))), self.device, keep)
         return self._sam
 
     def asked(self, config: RefineConfig) -> "Refiner":
         """The same asked otherwise; the SAM is kept unless another one is named."""
         other = Refiner(config, self.device)
-        if config.checkpoint == self.config.checkpoint:
+        if (config.checkpoint, config.keep) == (self.config.checkpoint, self.config.keep):
             other._sam, other._looks = self._sam, self._looks
         return other
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch import Tensor
 from lab.base.errors import UserError
 from lab.refine.checkpoint import Loaded, load
 from lab.refine.frame import OUTSIDE, Frame
+from lab.refine.kept import Kept
 from lab.refine.prompts import Prompt
+from llava.checkpoint.files import fetch_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +44,27 @@ class Answer:
 class Sam:
     """A SAM that is asked. Its prompts go in batches, which become smaller where they do not fit into memory."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded, self.most = loaded, 64  # prompts at once
+    def __init__(self, loaded: Loaded, kept: Kept | None = None) -> None:
+        self.loaded, self.kept, self.most = loaded, kept, 64  # prompts at once
 
     @classmethod
-    def load(cls, checkpoint: str, device: str = "auto") -> "Sam":
-        """See lab.refine.checkpoint."""
-        return cls(load(checkpoint, device))
+    def load(cls, checkpoint: str, device: str = "auto", keep: Path | None = None) -> "Sam":
+        """See lab.refine.checkpoint; `keep` is a folder for what is seen of pictures."""
+        loaded = load(checkpoint, device)
+        return cls(loaded, None if keep is None else Kept.of(keep, fetch_weights(checkpoint)))
 
     @torch.inference_mode()
     def look(self, image: Image.Image) -> Look:
         """The picture's embeddings. Raises UserError if memory does not hold them."""
         pixels, frame = self.loaded.prepare(image)
+        if self.kept is None:
+            return Look(frame, self._embeddings(pixels))
+        if (embeddings := self.kept.read(pixels)) is None:
+            embeddings = self._embeddings(pixels)
+            self.kept.write(pixels, embeddings)
+        return Look(frame, embeddings)
+
+    def _embeddings(self, pixels: Tensor) -> dict[str, Any]:
         try:
             found = self.loaded.model.get_image_embeddings(pixels)
         except RuntimeError as error:
@@ -60,8 +72,8 @@ class Sam:
                 raise
             raise UserError(TOO_LARGE.format("picture")) from None
         if isinstance(found, tuple):  # SAM-HQ also reads what its layers of global attention say
-            return Look(frame, {"image_embeddings": found[0], "intermediate_embeddings": list(found[1])})
-        return Look(frame, {"image_embeddings": found})
+            return {"image_embeddings": found[0], "intermediate_embeddings": list(found[1])}
+        return {"image_embeddings": list(found) if isinstance(found, list) else found}
 
     def answers(self, look: Look, prompts: Sequence[Prompt], *, multimask: bool) -> list[Answer]:
         """An answer to each prompt. Raises UserError if memory does not hold the answer to a single one.

@@ -41,7 +41,8 @@ class Finish:
             figures = replace(figures, save=False, show=False)
         masks = data.save_masks and data.save_attention != SaveAttention.none
         locate = masks or data.visualize_batch
-        refine = config.refine.of(config.model.name) if locate and config.logic.refine != Refine.none else None
+        asked = replace(config.refine.of(config.model.name), keep=None)  # changes no mask
+        refine = asked if locate and config.logic.refine != Refine.none else None
         return cls(config.logic, choice, figures, locate, refine)
 
     @property

@@ -22,6 +22,7 @@ from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
 from lab.picturebook.sam.model import make_sam, save
 from lab.records.files import check_record, load_record
+from lab.refine.sam import Sam
 from tests.conftest import configuration
 
 
@@ -155,3 +156,6 @@ def test_sharp_masks_are_timed_by_picture_prompt_and_expression(tmp_path, monkey
     found = refining.measure(str(tmp_path), "cpu")
     assert len(found) == 2 + len(refining.EXPRESSIONS)
     assert all(value > 0 for value in found.values())
+    kept = refining.keeping(Sam.load(str(tmp_path), "cpu"))
+    assert kept["size, MB"] == pytest.approx(4 * 64 * 16 * 16 / 1e6, rel=0.01)
+    assert all(value > 0 for value in kept.values())

@@ -68,6 +68,36 @@ def test_many_prompts_together_are_answered_as_each_alone(sam, picture, multimas
         np.testing.assert_allclose(answer.estimates, alone.estimates, atol=1e-5)
 
 
+def test_what_is_kept_is_not_looked_at_again_and_answers_the_same(sam, picture, tmp_path, monkeypatch):
+    keeping, seen = (Sam.load(sam.loaded.name, "cpu", tmp_path / "kept") for _ in range(2)), []
+    first, second = keeping
+    answers = [one.logits for one in first.answers(first.look(picture), prompts(), multimask=True)]
+    (file,) = (tmp_path / "kept").iterdir()
+    real = second.loaded.model.get_image_embeddings
+    monkeypatch.setattr(second.loaded.model, "get_image_embeddings", lambda pixels: seen.append(1) or real(pixels))
+    again = [one.logits for one in second.answers(second.look(picture), prompts(), multimask=True)]
+    assert not seen
+    for one, other in zip(answers, again, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    second.look(picture.rotate(180))  # another picture
+    assert len(seen) == 1
+    file.write_bytes(file.read_bytes()[:100])  # damaged
+    second.look(picture)
+    assert len(seen) == 2
+    second.look(picture)
+    assert len(seen) == 2
+
+
+def test_other_weights_have_files_of_their_own(folders, picture, tmp_path):
+    folder = copytree(folders["sam"], tmp_path / "sam")
+    Sam.load(str(folder), "cpu", tmp_path / "kept").look(picture)
+    model = SamModel.from_pretrained(folder)
+    torch.nn.init.normal_(model.vision_encoder.pos_embed)
+    model.save_pretrained(folder)
+    Sam.load(str(folder), "cpu", tmp_path / "kept").look(picture)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
 def test_what_is_asked_decides_the_answer(sam, picture):
     answers = sam.answers(sam.look(picture), prompts(), multimask=False)
     for first, second in ((0, 4), (3, 5), (1, 6)):
