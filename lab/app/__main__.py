@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("the page needs gradio: pip install -r requirements-app.txt -c constraints.txt")
     own = OWN | {key: value for key, _, value in (one.partition("=") for one in arguments) if key in OWN}
     options = [one for one in arguments if one.partition("=")[0] not in OWN]
+    if "logic.refine=sam" in options:
+        raise UserError("logic.refine=sam: the page shows the grid's mask alone; leave it out, or use stage=pipeline")
     port = _port(own["port"])
     with TemporaryDirectory(prefix="localization-heads-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported: uploads and files, and nothing else

@@ -19,6 +19,12 @@ def test_a_port_is_a_number(monkeypatch, port):
         command.main([f"port={port}"])
 
 
+def test_what_the_page_does_not_show_is_refused(monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: True)
+    with pytest.raises(UserError, match=r"logic\.refine=sam: the page shows the grid's mask alone"):
+        command.main(["logic.refine=sam"])
+
+
 def test_help_shows_commands_to_copy(capsys):
     command.main(["--help"])
     assert "python -m lab.app model=llava15_7b" in capsys.readouterr().out

@@ -88,6 +88,12 @@ def test_what_is_kept_is_not_looked_at_again_and_answers_the_same(sam, picture, 
     assert len(seen) == 2
 
 
+def test_a_folder_that_cannot_be_made_is_told(folders, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"refine\.keep=.*cannot be made"):
+        Sam.load(str(folders["sam"]), "cpu", tmp_path / "file" / "kept")
+
+
 def test_other_weights_have_files_of_their_own(folders, picture, tmp_path):
     folder = copytree(folders["sam"], tmp_path / "sam")
     Sam.load(str(folder), "cpu", tmp_path / "kept").look(picture)
