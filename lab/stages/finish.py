@@ -1,5 +1,6 @@
 """What a run makes of each record, new or found: its ranking and, if asked for, mask, box and figures."""
 
+import json
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ from analyze import rank_heads
 from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig, Refine, RefineConfig, SaveAttention
 from lab.heads.choice import HeadChoice
-from lab.records.folder import sibling
+from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
 from lab.stages.results import (
     FigureOptions,
+    asked_with,
     box_json,
     write_localization,
     write_ranking,
@@ -63,6 +65,8 @@ class Finish:
         if not self.locate:
             return files
         result = localize_record(record, ranking, self.logic, self.choice)
+        if self.refine is not None and not fresh and self._refined(path, record, result, self.refine):
+            return [*files, *self._located(path, result), sibling(path, REFINED), *self._figures(path, result)]
         if fresh or not self._drawn(path, record, result):
             figures = self.figures if self.refine is None else replace(self.figures, save=False, show=False)
             with DRAWING if figures.save or figures.show else nullcontext():
@@ -71,8 +75,23 @@ class Finish:
 
     def _located(self, path: Path, result: Localization) -> list[Path]:
         box, mask = sibling(path, "_bbox.json"), sibling(path, "_mask.png")
-        drawn = self.figures.save and self.refine is None
-        return [box, mask, *(self.figures.files(path, result) if drawn else [])]
+        return [box, mask, *(self._figures(path, result) if self.refine is None else [])]
+
+    def _figures(self, path: Path, result: Localization) -> list[Path]:
+        return self.figures.files(path, result) if self.figures.save else []
+
+    def _refined(self, path: Path, record: Record, result: Localization, config: RefineConfig) -> bool:
+        """Whether a run that was ended has made the sharp mask, by the same settings."""
+        wanted = [*self._located(path, result), sibling(path, REFINED), *self._figures(path, result)]
+        if not all(file.exists() for file in wanted):
+            return False
+        try:
+            told = json.loads(wanted[0].read_text())
+        except ValueError:  # damaged
+            return False
+        sharp = told.pop("refine", None) if isinstance(told, dict) else None
+        asked = isinstance(sharp, dict) and all(sharp.get(name) == value for name, value in asked_with(config).items())
+        return asked and told == json.loads(box_json(record, result))
 
     def _drawn(self, path: Path, record: Record, result: Localization) -> bool:
         wanted = self._located(path, result)

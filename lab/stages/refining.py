@@ -22,7 +22,7 @@ from lab.records.folder import name_of, sibling
 from lab.records.record import Record
 from lab.refine.refiner import Refiner
 from lab.stages.common import device_name
-from lab.stages.results import Sharp, picture_of
+from lab.stages.results import Sharp, asked_with, picture_of
 
 if TYPE_CHECKING:  # torch and transformers take seconds: wrong input is told before
     from lab.refine.refined import Refined
@@ -45,9 +45,7 @@ def refiner_of(config: Config) -> Refiner | None:
 
 def sharp(refiner: Refiner, refined: "Refined") -> Sharp:
     """A sharp mask as it is written: how it was asked for, so that any SAM can be, and what came."""
-    asked = {name: getattr(refiner.config, name) for name in ("checkpoint", "multimask", "choose")}
-    plain = {name: value if isinstance(value, bool) else str(value) for name, value in asked.items()}
-    told = {"by": "sam", "kind": str(refiner.config.prompt), **plain, **refined.to_dict()}
+    told = {**asked_with(refiner.config), **refined.to_dict()}
     return Sharp(None if refined.why else refined.mask, told)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from analyze import HeadScore
 from bbox import Localization
-from conf.schema import Config, FigureFormat, LogicConfig, VizConfig
+from conf.schema import Config, FigureFormat, LogicConfig, RefineConfig, VizConfig
 from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
@@ -73,6 +73,14 @@ class Sharp:
 
     mask: Bool[np.ndarray, "height width"] | None
     told: Mapping[str, Any]
+
+
+def asked_with(config: RefineConfig) -> dict[str, Any]:
+    """How a sharp mask is asked for, as plain values: all that decides it."""
+    names = ("checkpoint", "positives", "negatives", "multimask", "choose")
+    asked = {name: getattr(config, name) for name in names}
+    plain = {name: value if isinstance(value, int) else str(value) for name, value in asked.items()}
+    return {"by": "sam", "kind": str(config.prompt), **plain}
 
 
 def write_localization(

@@ -8,12 +8,12 @@ from analyze import rank_heads
 from bbox import localize_record
 from lab.base.console import progress
 from lab.base.processes import Processes
-from lab.batch.finished import entry
+from lab.batch.finished import Entry, entry
 from lab.batch.job import BatchJob
 from lab.batch.run import Outcome
 from lab.datasets import Sample
 from lab.records.files import load_record
-from lab.records.folder import find_record
+from lab.records.folder import REFINED, find_record
 from lab.refine.refiner import Refiner
 from lab.stages.finish import Finish
 from lab.stages.refining import Located, refine_files, sharp
@@ -35,7 +35,7 @@ def refine_finished(
     finish = job.finish
     if refiner is None or not isinstance(finish, Finish) or not finish.locate:
         return
-    waiting = {sample.id: sample for sample in samples if DONE not in outcome.finished.get(sample.id, {DONE: True})}
+    waiting = {sample.id: sample for sample in samples if _waits(sample, outcome.finished.get(sample.id))}
     of = {path: one for one in waiting.values() if (path := find_record(job.folder, one.id)) is not None}
     figures = finish.figures
 
@@ -55,6 +55,11 @@ def refine_finished(
             outcome.unwritten.count(None)
         else:
             outcome.undo(sample, result)
+
+
+def _waits(sample: Sample, found: Entry | None) -> bool:
+    """Whether a finished sample has no sharp mask yet, nor a reason why there is none."""
+    return found is not None and DONE not in found and f"{sample.id}{REFINED}" not in found["files"]
 
 
 def _located(path: Path, finish: Finish, figures: FigureOptions) -> Located:

@@ -87,12 +87,18 @@ def test_a_batch_refines_what_is_collected_once_and_every_picture_is_seen_once(s
     assert contents(folder_of(scenes), "*_mask.png") == plain
     assert stage("batch", scenes, *sharp) == 0
     assert len(looks) == 6  # nothing is done again
+    (folder_of(scenes) / "finished.json").unlink()  # as if the run had been killed
+    sorted(folder_of(scenes).glob("*_bbox.json"))[0].write_text('{"bbox_xyxy"')
+    sorted(folder_of(scenes).glob("*_refined.png"))[1].unlink()
+    assert stage("batch", scenes, *sharp) == 0
+    assert len(looks) == 8  # what was made before is kept
+    assert contents(folder_of(scenes), "*_refined.png") == masks
     next(folder_of(scenes).glob("*_refined.png")).unlink()
     assert stage("batch", scenes, *sharp) == 0
-    assert len(looks) == 7
+    assert len(looks) == 9
     assert contents(folder_of(scenes), "*_refined.png") == masks
     assert stage("batch", scenes, *sharp, "refine.prompt=points") == 0
-    assert len(looks) == 13
+    assert len(looks) == 15
     assert "points_xy" in json.loads(next(folder_of(scenes).glob("*_bbox.json")).read_text())["refine"]["prompt"]
 
 
