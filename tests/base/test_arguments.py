@@ -44,7 +44,8 @@ def test_any_text_may_be_a_query(text):
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_may_be_the_value_of_every_key_that_takes_one(path):
     names = [name for name, takes in free_text().items() if takes not in ("text", "folders")]
-    config = configuration(*typed(*(f"{name}={path}" for name in names)))
+    of = f"model.heads_of={path}"  # of another model than model.name nothing is known, its calibration neither
+    config = configuration(*typed(*(f"{name}={path}" for name in names), of))
     assert {name: attrgetter(name)(config) for name in names} == dict.fromkeys(names, path)
 
 
@@ -55,6 +56,7 @@ def test_signs_in_any_order_arrive_and_are_read_back_from_what_is_written():
     for _ in range(10):
         given = {name: "x" + "".join(rng.choices(signs, k=9)) for name in names}
         given["model.question"] += "{query}"  # which it must hold
+        given["model.heads_of"] = given["model.name"]  # of another model nothing is known
         given["model.read"] = f"word:{given['model.read']}"
         config = configuration(*typed(*(f"{name}={text}" for name, text in given.items())))
         assert {name: attrgetter(name)(config) for name in names} == given

@@ -501,6 +501,7 @@ WORK = {
     "evaluate": "lab.stages.evaluate.measure",
     "study": "lab.stages.study.make_study",
     "ablate": "lab.stages.common.load_model",
+    "calibrate": "lab.stages.common.load_model",
     "report": "lab.stages.report.gather",
 }  # of each stage: what takes long
 
@@ -508,6 +509,7 @@ WORK = {
 def test_every_stage_tries_its_folder_before_the_work(tmp_path, picturebook, monkeypatch):
     assert set(WORK) == set(STAGES)
     data = jsonl(tmp_path / "data.jsonl", row("bird") | {"bbox": [10, 10, 30, 30]})
+    many = jsonl(tmp_path / "many.jsonl", *(row(f"{i}", f"{i}.png", f"the {i}. cat") for i in range(60)))
     assert stage("collect", tmp_path) == 0
 
     def read_only(_):
@@ -515,10 +517,11 @@ def test_every_stage_tries_its_folder_before_the_work(tmp_path, picturebook, mon
 
     monkeypatch.setattr(os, "fsync", read_only)
     for name, work in WORK.items():
+        file = many if name == "calibrate" else data
         with monkeypatch.context() as patch:
             patch.setattr(work, lambda *_, name=name, **__: pytest.fail(f"stage={name} began"))
             with pytest.raises(UserError, match=r"cannot write into .* \(Read-only file system\): make it writable"):
-                stage(name, tmp_path, "logic.select.samples=null", f"data.data_file={data}")
+                stage(name, tmp_path, "logic.select.samples=null", f"data.data_file={file}")
 
 
 @pytest.mark.parametrize("name", ["analyze", "visualize"])
