@@ -122,7 +122,9 @@ def _open(folder: Path, split: str) -> list["ParquetFile"]:
             such = f"such as {split}-00000-of-00001.parquet; it has {names}"
             raise UserError(f"{folder} has no Parquet files of split {split!r}, {such}")
         return [ParquetFile(opened(path)) for path in paths]
-    except (OSError, ValueError) as error:  # of the hub too
+    except UserError:
+        raise
+    except Exception as error:  # a stream fails in as many ways as there are libraries between here and the hub
         again = "is it the name of a data set, and is there a network?" if from_hub else "download it again"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: a Parquet file of {split} cannot be read ({reason}); {again}") from None
@@ -158,8 +160,9 @@ def _batches(file: "ParquetFile") -> Iterator["RecordBatch"]:
         raise UserError(f"a Parquet file lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
     try:
         yield from file.iter_batches(ROWS_AT_A_TIME, columns=list(COLUMNS))
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-        raise UserError(f"a Parquet file is damaged ({error}); download it again") from None
+    except Exception as error:  # pyarrow's, or of the network where it is a stream
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"a Parquet file is damaged ({reason}); download it again") from None
 
 
 def _truth(row: Mapping[str, Any], images: Path, split: str) -> Sample:
