@@ -12,14 +12,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from collector import collect
 from conf.schema import ModelConfig
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, table
 from lab.base.errors import UserError
 from lab.base.images import open_image
@@ -122,7 +121,5 @@ def _peak(loaded: LoadedModel) -> str:
 
 if __name__ == "__main__":
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(SmokeConfig), OmegaConf.from_cli(sys.argv[1:]))
-        )
+        options = typed_options(SmokeConfig, sys.argv[1:])
         print(table((f"LLaVA, size {options.size}", "random weights"), smoke(options)))

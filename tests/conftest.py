@@ -75,3 +75,11 @@ def collect_scenes(tmp_path_factory, picturebook):
         return data, folder / "out"
 
     return collected
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.browser import chromium  # playwright, which only tests of pages need
+
+    with chromium() as opened:
+        yield opened

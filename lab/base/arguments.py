@@ -8,8 +8,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from typing import TypeVar
+
+from omegaconf import OmegaConf
 
 from lab.base.errors import UserError, shown
+
+Options = TypeVar("Options")
 
 MULTIRUN = ("-m", "--multirun")
 DIGITS = 300  # of a number; Python reads no integer of more than 4,300
@@ -40,6 +45,15 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
             _check_launcher(sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]
+
+
+def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
+    """`key=value` arguments as an object of a dataclass whose fields are the keys; what is not named has its default.
+
+    Raises OmegaConf's errors on unknown keys and wrong types.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli(list(arguments)))
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def literal(text: str) -> str:

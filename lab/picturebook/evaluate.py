@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from analyze import Head, most_selected, rank_heads, selection_frequency
 from bbox import Localization, localize
 from conf.schema import LogicConfig, configuration
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.measure.controls import sets_of_same_layers
 from lab.measure.metrics import box_iou, exclusive
@@ -193,9 +194,7 @@ def _percent(numbers: dict[str, Any]) -> tuple[str, str]:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.from_cli(sys.argv[1:]))
-        )
+        options = typed_options(EvaluateConfig, sys.argv[1:])
         outcome = evaluate(options)
         target = Path(options.out)
         target.parent.mkdir(parents=True, exist_ok=True)

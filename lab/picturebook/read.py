@@ -11,15 +11,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from omegaconf import OmegaConf
 
 from analyze import most_selected, rank_heads, selection_frequency
 from bbox import localize
 from conf.schema import Config, LogicConfig, configuration
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.measure.intervals import bootstrap
 from lab.picturebook.evaluate import Scored
@@ -99,7 +98,5 @@ def _accuracy(right: Bool[np.ndarray, "choices scenes"]) -> tuple[list[str], lis
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(ReadConfig), OmegaConf.from_cli(sys.argv[1:]))
-        )
+        options = typed_options(ReadConfig, sys.argv[1:])
         print(report(measure(options)))

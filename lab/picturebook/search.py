@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from omegaconf import OmegaConf
 
 from analyze import Head
 from bbox import binarise, box_on_image, head_maps, region, smooth
 from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.base.workers import in_workers
 from lab.datasets import Sample, need_truth, read_jsonl, read_truth
@@ -123,7 +123,5 @@ def _cell(estimate: Float[np.ndarray, " 3"]) -> str:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.from_cli(sys.argv[1:]))
-        )
+        options = typed_options(SearchConfig, sys.argv[1:])
         print(report(*search(options), options.best))

@@ -12,12 +12,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from conf.schema import Config, LogicConfig, configuration
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.measure.intervals import bootstrap
 from lab.picturebook.evaluate import Scored
@@ -112,7 +111,5 @@ def report(found: dict[tuple[str, str], tuple[np.ndarray, float]]) -> str:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        options: Any = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(SinkConfig), OmegaConf.from_cli(sys.argv[1:]))
-        )
+        options = typed_options(SinkConfig, sys.argv[1:])
         print(report(measure(options)))

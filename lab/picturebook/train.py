@@ -18,6 +18,7 @@ from numpy.lib.format import open_memmap
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from lab.base.arguments import typed_options
 from lab.picturebook.drawing import draw, encode
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.language import CPU_ATTENTION, answer_loss, pack, silent_heads
@@ -150,5 +151,4 @@ def train_language(model, config: TrainConfig, work: Path, device: torch.device)
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.from_cli(sys.argv[1:]))
-    train(OmegaConf.to_object(merged))  # type: ignore[arg-type]
+    train(typed_options(TrainConfig, sys.argv[1:]))

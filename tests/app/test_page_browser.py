@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -16,11 +15,10 @@ from PIL import Image
 
 from lab.app.desk import FOLDER, Desk
 from lab.base.paths import PROJECT
+from tests.browser import needs_chromium, playwright
 
-CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
+    needs_chromium,
     pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed: requirements-app.txt"),
 ]
 WORDS = ".lh-card .lh-words button"
@@ -40,14 +38,6 @@ def address(desk, uploads):
 
     with serve(desk, uploads) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -18,12 +18,11 @@ from lab.report.gather import gather
 from lab.report.page import render
 from lab.stages.report import run_of
 from pipeline import run
+from tests.browser import needs_chromium, playwright
 from tests.conftest import choice_of, configuration
 from tests.report.report_runs import ARABIC, LONG, MODEL, SCRIPT, collect_scenes, spoil, write_run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+pytestmark = needs_chromium
 N = 300
 CARDS = "#gallery .card"
 
@@ -71,14 +70,6 @@ def compared(tmp_path_factory, scenes):
         run(configuration("stage=evaluate", *options))
     run(configuration("stage=report", f"data.runs=[{first},{second}]", f"data.output_dir={out}"))
     return out / "compare.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.measure.intervals import summarize
 from lab.measure.metrics import Score, mask_overlap
@@ -122,6 +122,5 @@ def report(found: dict[str, tuple[list[Score], list[float]]], resamples: int) ->
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        merged = OmegaConf.merge(OmegaConf.structured(SamEvaluateConfig), OmegaConf.from_cli(sys.argv[1:]))
-        settings: SamEvaluateConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        settings = typed_options(SamEvaluateConfig, sys.argv[1:])
         print(report(evaluate(settings), settings.resamples))

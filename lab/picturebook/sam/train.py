@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from lab.base.arguments import typed_options
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.sam import asking
 from lab.picturebook.sam.loss import DENSE, DenseSam, coverage, dense_loss, mask_loss, normalised
@@ -162,5 +163,4 @@ def answer(model: DenseSam, embeddings: Tensor, asked: Asked, *, multimask: bool
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    merged = OmegaConf.merge(OmegaConf.structured(SamTrainConfig), OmegaConf.from_cli(sys.argv[1:]))
-    train(OmegaConf.to_object(merged))  # type: ignore[arg-type]
+    train(typed_options(SamTrainConfig, sys.argv[1:]))
