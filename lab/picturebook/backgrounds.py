@@ -1,4 +1,4 @@
-"""Five backgrounds for a scene, each a function of a size and a random generator."""
+"""Five backgrounds for a scene, each a function of a size and a random generator, and clutter on them."""
 
 from collections.abc import Callable
 
@@ -92,3 +92,20 @@ def paper(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 BACKGROUNDS: dict[str, Callable[[tuple[int, int], np.random.Generator], Image.Image]] = {
     f.__name__: f for f in (sky, meadow, room, night, paper)
 }
+
+
+def clutter(image: Image.Image, number: int, rng: np.random.Generator) -> None:
+    """Strews so many lines, discs and triangles of any colour over a picture, each up to two of its 16 cells long."""
+    draw, unit = ImageDraw.Draw(image), max(image.size)
+    for _ in range(number):
+        at, reach = rng.uniform(0, image.size), rng.uniform(0.015, 0.06) * unit
+        corners = [tuple(corner) for corner in at + rng.uniform(-reach, reach, (3, 2))]
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        shape = rng.integers(3)
+        if shape == 0:
+            draw.line(corners[:2], colour, width=max(1, round(0.008 * unit)))
+        elif shape == 1:
+            radius = reach / 2
+            draw.ellipse((*(at - radius), *(at + radius)), colour)
+        else:
+            draw.polygon(corners, colour)

@@ -16,6 +16,12 @@ fits it, two expressions in the same words: one about what is there, and its twi
 
     python -m lab.picturebook.make out=DIR n=500 seed=64 absent=all
     python -m lab.picturebook.make out=DIR n=500 seed=64 absent=[colour,apart]
+
+What the scenes are like (`lab.picturebook.world.SceneConfig`) can be set too, to draw what the shipped model was not
+trained on:
+
+    python -m lab.picturebook.make out=DIR n=500 seed=44 things=[8,14]
+    python -m lab.picturebook.make out=DIR n=500 seed=44 cells=[10,14] blur=0.4
 """
 
 import json
@@ -27,19 +33,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import MISSING
 from PIL import Image
 
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, progress
 from lab.base.errors import UserError
 from lab.datasets.rle import encode
 from lab.picturebook.absent import ABSENCES, chosen_absences, twins
 from lab.picturebook.drawing import TRAINING_SEEDS
 from lab.picturebook.expressions import CATEGORIES, Expression, describe
-from lab.picturebook.world import Scene, make_scene, mask_box_xyxy, render
+from lab.picturebook.world import Scene, SceneConfig, make_scene, mask_box_xyxy, render
 
 SCENES_PER_SEED = 1_000_000
 SECOND_TRIES = 8  # at an expression about other things
+
+
+@dataclass
+class MakeConfig(SceneConfig):
+    """What is drawn, and where it is written."""
+
+    out: str = MISSING
+    n: int = 1000  # scenes
+    seed: int = 1
+    expressions: int = 1  # of a scene, 1 or 2
+    absent: Any = None  # all, a kind of absence, or a list of them
 
 
 @dataclass(frozen=True)
@@ -77,13 +95,15 @@ def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def samples(n: int, seed: int, *, asides: float = 0.12, expressions: int = 1) -> Iterator[Drawn]:
+def samples(
+    n: int, seed: int, *, asides: float = 0.12, expressions: int = 1, like: SceneConfig | None = None
+) -> Iterator[Drawn]:
     """The samples of `n` scenes, of each at most so many `expressions`, 1 or 2.
 
     No scene of any `seed` is among the training scenes.
     """
     for index in range(n):
-        scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index)
+        scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index, like)
         image, owner = render(scene)
         name = f"{seed}_{index:06d}"
         asked = [_expression(scene, asides)]
@@ -94,13 +114,15 @@ def samples(n: int, seed: int, *, asides: float = 0.12, expressions: int = 1) ->
             yield Drawn(name + suffix, scene, expression, image, mask, owner, name)
 
 
-def pairs(n: int, seed: int, absences: Sequence[str], *, asides: float = 0.12) -> Iterator[Drawn]:
+def pairs(
+    n: int, seed: int, absences: Sequence[str], *, asides: float = 0.12, like: SceneConfig | None = None
+) -> Iterator[Drawn]:
     """The samples of `n` scenes that ask, for each kind of absence that fits, for what is there and for what is not.
 
     The scenes are those of `samples`.
     """
     for index in range(n):
-        scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index)
+        scene = make_scene(TRAINING_SEEDS.stop + seed * SCENES_PER_SEED + index, like)
         image, owner = render(scene)
         name = f"{seed}_{index:06d}"
         for absence in absences:
@@ -130,7 +152,14 @@ def _second(scene: Scene, first: Expression, asides: float) -> Expression | None
     return next((one for one in tries if one is not None and not set(one.targets) & set(first.targets)), None)
 
 
-def make(out: Path, n: int, seed: int, expressions: int = 1, absent: str | Sequence[str] | None = None) -> Path:
+def make(
+    out: Path,
+    n: int,
+    seed: int,
+    expressions: int = 1,
+    absent: str | Sequence[str] | None = None,
+    like: SceneConfig | None = None,
+) -> Path:
     """Writes the samples and returns the JSONL's path."""
     if expressions not in (1, 2):
         raise UserError(f"expressions={expressions}: a scene has 1 or 2")
@@ -138,10 +167,12 @@ def make(out: Path, n: int, seed: int, expressions: int = 1, absent: str | Seque
         raise UserError(f"n={n}: must lie between 1 and {SCENES_PER_SEED}")
     if seed < 0:
         raise UserError(f"seed={seed}: must be 0 or more")
+    if like is not None:
+        like.check()
     if absent is None:
-        drawings = samples(n, seed, expressions=expressions)
+        drawings = samples(n, seed, expressions=expressions, like=like)
     elif expressions == 1:
-        drawings = pairs(n, seed, chosen_absences(absent))
+        drawings = pairs(n, seed, chosen_absences(absent), like=like)
     else:
         raise UserError("absent=... draws expressions in pairs of its own: leave out expressions=2")
     for folder in (out / "images", out / "masks"):
@@ -180,8 +211,6 @@ def _line(drawn: Drawn) -> dict[str, Any]:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
-        schema = OmegaConf.create({"out": "???", "n": 1000, "seed": 1, "expressions": 1, "absent": None})
-        OmegaConf.set_struct(schema, True)
-        options = OmegaConf.merge(schema, OmegaConf.from_cli(sys.argv[1:]))
-        absent = OmegaConf.to_container(options).get("absent")  # type: ignore[union-attr]
-        print(f"wrote {make(Path(options.out), options.n, options.seed, options.expressions, absent)}")
+        options = typed_options(MakeConfig, sys.argv[1:])
+        made = make(Path(options.out), options.n, options.seed, options.expressions, options.absent, options)
+        print(f"wrote {made}")

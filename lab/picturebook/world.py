@@ -1,11 +1,12 @@
 """Scenes: seeded layouts of things on a background, rendered with the exact mask and box of every thing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from lab.picturebook.backgrounds import BACKGROUNDS
+from lab.base.errors import UserError
+from lab.picturebook.backgrounds import BACKGROUNDS, clutter
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
 
 # longest side of a thing as a share of the picture's longer side; on a 16-cell grid: 3 to 3.6, 4.6 to 5.6, 7 to 8.8
@@ -14,6 +15,36 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.19, 0.225), "medium": (0.29
 PATTERN_PERIOD = 0.062  # share of the picture's longer side
 MAX_THINGS = 7
 CANVAS = (240, 640)  # shortest and longest side of a picture, pixels
+CELLS = 16  # along the longer side, as the shipped model sees it
+ATTEMPTS = 300  # at a scene that holds as many things as are asked for
+
+
+@dataclass
+class SceneConfig:
+    """What scenes are like. The defaults are what the shipped model was trained on; the rest lies outside of that.
+
+    A cell is a sixteenth of the picture's longer side. [a, b]: from a to b, evenly.
+    """
+
+    things: list[int] = field(default_factory=lambda: [1, MAX_THINGS])  # how many in a scene, where there is room
+    cells: list[float] | None = None  # longest side of a thing, cells; null: 3 to 8.8, in three sizes
+    shape: float | None = None  # width of a picture over its height; null: from 1:2 to 2:1, mostly milder
+    side: int | None = None  # longer side of a picture, pixels; null: 320 to 640
+    clutter: int = 0  # lines, discs and triangles strewn behind the things
+    blur: float = 0.0  # standard deviation of a Gaussian over the finished picture, cells
+    noise: float = 0.0  # standard deviation of what is added to each value of the finished picture, of 255
+
+    def check(self) -> None:
+        """Raises UserError naming a value that no scene can have."""
+        for name, low, high in (("things", 1, 100), ("cells", 0.5, CELLS - 1)):
+            ends = getattr(self, name)
+            if ends is not None and not (len(ends) == 2 and low <= ends[0] <= ends[1] <= high):
+                raise UserError(f"{name}={list(ends)}: expected [least,most] between {low} and {high}")
+        for name, low, high in (
+            ("shape", 1 / 8, 8), ("side", 160, 4096), ("clutter", 0, 10_000), ("blur", 0, CELLS), ("noise", 0, 255)
+        ):  # fmt: skip
+            if (value := getattr(self, name)) is not None and not low <= value <= high:
+                raise UserError(f"{name}={value}: must lie between {low} and {high}")
 
 
 @dataclass(frozen=True)
@@ -43,33 +74,53 @@ class Scene:
     background: str
     seed: int
     things: tuple[Thing, ...]
+    clutter: int = 0  # these three as in SceneConfig
+    blur: float = 0.0
+    noise: float = 0.0
 
     @property
     def longer_side(self) -> int:
         return max(self.width, self.height)
 
 
-def make_scene(seed: int, *, max_things: int = MAX_THINGS) -> Scene:
-    """A random scene of 1 to `max_things` things; the same seed always gives the same scene.
+def make_scene(seed: int, like: SceneConfig | None = None) -> Scene:
+    """A random scene; the same seed always gives the same scene. Without `like` it is one of the training's kind.
 
     Later things often repeat the kind or the colour of an earlier one, so that most expressions have distractors.
+    Raises UserError if so many things of that size do not fit into a picture.
     """
-    rng = np.random.default_rng(seed)
-    width, height = _canvas(rng)
+    like = like or SceneConfig()
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng([seed, 6, attempt] if attempt else seed)
+        width, height = _canvas(rng, like)
+        things = _things(rng, width, height, like)
+        if len(things) >= like.things[0]:
+            background = str(rng.choice(list(BACKGROUNDS)))
+            return Scene(width, height, background, seed, things, like.clutter, like.blur, like.noise)
+    fewer = "ask for fewer or smaller ones" if like.things[0] > 1 else "ask for smaller ones, or another shape"
+    raise UserError(f"things={list(like.things)} with cells={like.cells} do not fit into a picture: {fewer}")
+
+
+def _things(rng: np.random.Generator, width: int, height: int, like: SceneConfig) -> tuple[Thing, ...]:
     things: list[Thing] = []
-    wanted = int(rng.integers(1, max_things + 1))
+    least, most = like.things
+    wanted = int(rng.integers(least, most + 1))
     for _ in range(60):  # crowded canvases give up before they reach the wanted number
         if len(things) == wanted:
             break
-        thing = _place(rng, width, height, things)
+        thing = _place(rng, width, height, things, like.cells)
         if thing is not None:
             things.append(thing)
-    things.sort(key=lambda t: t.box_xyxy[3])  # nearer things stand lower and are painted later
-    background = str(rng.choice(list(BACKGROUNDS)))
-    return Scene(width, height, background, seed, tuple(things))
+    return tuple(sorted(things, key=lambda t: t.box_xyxy[3]))  # nearer things stand lower and are painted later
 
 
-def _canvas(rng: np.random.Generator) -> tuple[int, int]:
+def _canvas(rng: np.random.Generator, like: SceneConfig) -> tuple[int, int]:
+    width, height = _trained_canvas(rng)
+    side, shape = like.side or max(width, height), like.shape or width / height
+    return (side, round(side / shape)) if shape >= 1 else (round(side * shape), side)
+
+
+def _trained_canvas(rng: np.random.Generator) -> tuple[int, int]:
     shape = rng.choice(["square", "landscape", "portrait"], p=[0.4, 0.35, 0.25])
     low, high = CANVAS
     long = int(rng.integers(320, high + 1))
@@ -79,7 +130,9 @@ def _canvas(rng: np.random.Generator) -> tuple[int, int]:
     return (long, short) if shape == "landscape" else (short, long)
 
 
-def _place(rng: np.random.Generator, width: int, height: int, others: list[Thing]) -> Thing | None:
+def _place(
+    rng: np.random.Generator, width: int, height: int, others: list[Thing], cells: list[float] | None
+) -> Thing | None:
     """One more thing where there is room for it, or None."""
     kind, colour = str(rng.choice(list(KINDS))), str(rng.choice(list(COLOURS)))
     if others:
@@ -93,7 +146,12 @@ def _place(rng: np.random.Generator, width: int, height: int, others: list[Thing
             kind, colour = like.kind, like.colour
     pattern = str(rng.choice(PATTERNS))
     size = str(rng.choice(list(SIZES), p=[0.35, 0.4, 0.25]))
-    longest = round(rng.uniform(*SIZES[size]) * max(width, height))
+    share = rng.uniform(*SIZES[size])
+    if cells is not None:
+        least, most = cells
+        share = rng.uniform(least, most) / CELLS
+        size = min(SIZES, key=lambda name: abs(share - sum(SIZES[name]) / 2))  # what it would be called
+    longest = round(share * max(width, height))
     flip, shade = bool(rng.random() < 0.5), float(rng.uniform(0.93, 1.07))
     w, h = sprite_size(kind, longest)
     margin = 2
@@ -124,9 +182,15 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     """
     rng = np.random.default_rng([scene.seed, 1])
     image = BACKGROUNDS[scene.background]((scene.width, scene.height), rng)
+    clutter(image, scene.clutter, np.random.default_rng([scene.seed, 7]))
     owner = np.full((scene.height, scene.width), -1, dtype=np.int8)
     for index, thing in enumerate(scene.things):
         paint(image, owner, index, thing, scene.longer_side)
+    if scene.blur:
+        image = image.filter(ImageFilter.GaussianBlur(scene.blur * scene.longer_side / CELLS))
+    if scene.noise:
+        grain = np.random.default_rng([scene.seed, 8]).normal(0, scene.noise, (scene.height, scene.width, 3))
+        image = Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
     return image, owner
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from lab.base.errors import UserError
 from lab.datasets import read_jsonl
@@ -20,9 +21,21 @@ from lab.picturebook.make import make, pairs, samples
 from lab.picturebook.model import GRID, IMAGE_SIZE, make_model, make_processor, make_tokenizer
 from lab.picturebook.read import TOKENS, ReadConfig, measure, report
 from lab.picturebook.things import COLOURS, KINDS, PATTERNS, sprite, sprite_size
-from lab.picturebook.world import SIZES, Scene, Thing, make_scene, mask_box_xyxy, render
+from lab.picturebook.world import CELLS, SIZES, Scene, SceneConfig, Thing, make_scene, mask_box_xyxy, render
 
 SEEDS = range(5_000_000, 5_000_060)
+
+
+BEYOND = {  # what no training scene has: options of `make`
+    "small": SceneConfig(cells=[2, 3]),
+    "large": SceneConfig(cells=[10, 14]),
+    "many": SceneConfig(things=[8, 14]),
+    "cluttered": SceneConfig(clutter=40),
+    "blurred": SceneConfig(blur=0.4),
+    "noisy": SceneConfig(noise=40),
+    "wide": SceneConfig(shape=3),
+    "tall": SceneConfig(shape=1 / 3, side=800),
+}
 
 
 def thing(kind: str, x: int, y: int, *, colour: str = "red", pattern: str = "plain", size: str = "small") -> Thing:
@@ -66,6 +79,62 @@ def test_things_span_three_to_nine_cells_of_the_models_grid():
         for t in scene.things:
             x0, y0, x1, y1 = t.box_xyxy
             assert 2.9 <= max(x1 - x0, y1 - y0) / scene.longer_side * GRID <= 9
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_scenes_outside_the_trainings_range_are_drawn_again_with_boxes_around_what_is_seen(name):
+    like = BEYOND[name]
+    for seed in SEEDS[:8]:
+        scene, again = make_scene(seed, like), make_scene(seed, like)
+        (image, owner), (same, _) = render(scene), render(again)
+        assert scene == again
+        assert image.tobytes() == same.tobytes()
+        assert image.size == (scene.width, scene.height)
+        assert like.things[0] <= len(scene.things) <= like.things[1]
+        for index, t in enumerate(scene.things):
+            x0, y0, x1, y1 = mask_box_xyxy(owner == index)
+            bx0, by0, bx1, by1 = t.box_xyxy
+            assert bx0 - 2 <= x0 < x1 <= bx1 + 2
+            assert by0 - 2 <= y0 < y1 <= by1 + 2
+            if like.cells is not None:
+                rounding = 4 / scene.longer_side * CELLS
+                longest = max(x1 - x0, y1 - y0) / scene.longer_side * CELLS
+                assert like.cells[0] - rounding <= longest <= like.cells[1] + rounding
+
+
+def test_the_shape_and_the_side_of_a_picture_can_be_given():
+    assert CELLS == GRID
+    scene = make_scene(SEEDS[0], SceneConfig(shape=0.25, side=800))
+    assert (scene.width, scene.height) == (200, 800)
+    assert make_scene(SEEDS[0], SceneConfig(side=1600)).longer_side == 1600
+
+
+@pytest.mark.parametrize(("option", "value"), [("clutter", 20), ("blur", 0.2), ("noise", 20)])
+def test_what_spoils_a_picture_moves_nothing_in_it(option, value):
+    as_trained, spoiled = make_scene(SEEDS[1]), make_scene(SEEDS[1], SceneConfig(**{option: value}))
+    assert as_trained.things == spoiled.things
+    (clean, owner), (image, same) = render(as_trained), render(spoiled)
+    assert np.array_equal(owner, same)
+    changed = (np.asarray(clean) != np.asarray(image)).any(-1)
+    assert changed.any()
+    if option == "clutter":  # behind the things
+        assert not (changed & ndimage.binary_erosion(owner >= 0, iterations=3)).any()
+
+
+@pytest.mark.parametrize(
+    ("like", "why"),
+    [
+        (SceneConfig(things=[8, 3]), r"things=\[8, 3\]: expected \[least,most\] between 1 and 100"),
+        (SceneConfig(cells=[2]), r"cells=\[2\]: expected"),
+        (SceneConfig(cells=[10, 30]), "between 0.5 and 15"),
+        (SceneConfig(blur=-1), "blur=-1: must lie between 0 and 16"),
+        (SceneConfig(shape=20), "shape=20: must lie between 0.125 and 8"),
+        (SceneConfig(things=[40, 50], cells=[8, 9]), "do not fit into a picture: ask for fewer or smaller"),
+    ],
+)
+def test_a_scene_that_cannot_be_is_refused_in_one_line(tmp_path, like, why):
+    with pytest.raises(UserError, match=why):
+        make(tmp_path, 1, 1, like=like)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -234,6 +303,10 @@ def test_make_writes_what_the_data_stage_reads(tmp_path):
         assert set(np.unique(mask)) == {0, 255}
         x0, y0, x1, y1 = mask_box_xyxy(mask > 0)
         assert line["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+    beyond = make(tmp_path / "beyond", 2, 1, like=SceneConfig(cells=[10, 14]))
+    for line in map(json.loads, beyond.read_text().splitlines()):
+        width, height = Image.open(beyond.parent / line["image_path"]).size
+        assert max(line["bbox"][2:]) / max(width, height) > 9.5 / GRID
 
 
 def test_what_an_absent_expression_names_is_not_in_the_scene_and_its_twin_says_the_same_of_what_is(tmp_path):
