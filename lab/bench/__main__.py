@@ -8,6 +8,7 @@ python -m lab.bench --size 1/8 --images 8 --json bench.json
 import argparse
 import json
 import logging
+import sys
 import tempfile
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from lab.base.console import exit_in_one_line, table
 from lab.bench import ceiling, collecting, families, folders, lanes, ranking, refining
@@ -26,6 +28,8 @@ RANKING, PICTUREBOOK, FOLDERS, REFINE, FAMILIES = "ranking", "picturebook", "fol
 
 def main() -> None:
     options = _options()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     report: dict[str, Any] = {}
     for size in options.size:
         if size == RANKING:
@@ -130,7 +134,7 @@ def bench_families(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         tokens, found = families.measure(folder / str(number), kind, options.repeats)
         print(f"{name}: {tokens} image tokens")
         header = ("way, expressions", "ms each", "x stock", "peak, MB", "of stock")
-        print(table(header, families.rows(found)), end="\n\n")
+        print(table(header, families.rows(found)), end="\n\n", flush=True)
         report[name] = {"tokens": tokens, **{way: asdict(one) for way, one in found.items()}}
     return report
 

@@ -2,9 +2,9 @@
 
     python -m lab.bench --size families
 
-Weights are random, float32. What is timed begins with a prepared picture of 640 x 480 pixels and ends with the rows:
-`stock` keeps every layer's full map by `output_attentions=True` and asks one expression after the other. All ways take
-turns in one process.
+Weights are random, float32. What is timed begins with a prepared picture of 640 x 480 pixels and ends with the rows.
+`stock` keeps every layer's full map by `output_attentions=True` and asks one expression after the other, so that its
+time for each does not depend on how many there are. All ways take turns in one process.
 """
 
 import json
@@ -33,7 +33,8 @@ from llava.family import LoadedModel
 from llava.model.builder import load_model
 
 ANSWER = 8  # tokens that are generated and read
-STOCK, STOCK_7 = "stock, 1 expression", f"stock, {len(EXPRESSIONS)}"
+SQUARE = (480, 480)  # another picture, of fewer image tokens
+STOCK = "stock"
 QWEN = {  # Qwen2.5-7B
     "hidden_size": 448, "intermediate_size": 2368, "num_hidden_layers": 14, "num_attention_heads": 7,
     "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 32064, "max_position_embeddings": 8192,
@@ -158,7 +159,7 @@ def measure(folder: Path, kind: Kind, repeats: int) -> tuple[int, dict[str, Read
     scene = next(iter(samples(1, 0)))
     image = scene.image.resize(SIZE, Image.Resampling.BICUBIC)
     one, seven = (prepare(loaded, image, EXPRESSIONS[:number]) for number in (1, len(EXPRESSIONS)))
-    ways = _ways(loaded, one, seven)
+    ways = _ways(loaded, one, seven, prepare(loaded, image.resize(SQUARE), EXPRESSIONS[:1]))
     for run, _ in ways.values():
         run()  # what happens only once has happened
     rounds: dict[str, list[float]] = {name: [] for name in ways}
@@ -167,45 +168,49 @@ def measure(folder: Path, kind: Kind, repeats: int) -> tuple[int, dict[str, Read
             began = time.perf_counter()
             run()
             rounds[name].append((time.perf_counter() - began) / number)
-    peaks = {name: peak_memory(run, torch.device("cpu"))[0] for name, (run, _) in ways.items() if name != STOCK_7}
-    peaks[STOCK_7] = peaks[STOCK]  # it asks one after the other
+    peaks = {name: peak_memory(run, torch.device("cpu"))[0] for name, (run, _) in ways.items()}
     return one.picture.tokens, {name: Read(statistics.median(rounds[name]), peaks[name]) for name in ways}
 
 
-def _ways(loaded: LoadedModel, one: Question, seven: Question) -> dict[str, tuple[Callable[[], object], int]]:
+def _ways(
+    loaded: LoadedModel, one: Question, seven: Question, smaller: Question
+) -> dict[str, tuple[Callable[[], object], int]]:
     """What is run, and how many expressions it asks."""
-    each = [Question(seven.picture, seven.image_size, (query,), (prompt,)) for query, prompt in _asked(seven)]
     answer = ModelConfig(read="answer", max_new_tokens=ANSWER)
 
-    def stock(questions: list[Question]) -> None:
+    def stock() -> None:
         use_attention(loaded.model, "eager")
-        for question in questions:
-            stock_row(loaded, question)
+        stock_row(loaded, one)
 
-    def ours(attention: str, question: Question, config: ModelConfig | None = None) -> None:
+    def ours(attention: str, *questions: Question) -> None:
         use_attention(loaded.model, attention)
-        (ask_one_by_one(loaded, question, config) if config else ask(loaded, [question])).of(0)
+        ask(loaded, questions).of(0)
+
+    def answered() -> None:
+        use_attention(loaded.model, "fused")
+        ask_one_by_one(loaded, one, answer).of(0)
+
+    def after_another() -> None:
+        for question in (one, smaller):
+            ours("fused", question)
 
     return {
-        STOCK: (partial(stock, [one]), 1),
+        STOCK: (stock, 1),
         "eager, 1": (partial(ours, "eager", one), 1),
         "fused, 1": (partial(ours, "fused", one), 1),
-        STOCK_7: (partial(stock, each), len(each)),
-        f"eager, {len(each)}": (partial(ours, "eager", seven), len(each)),
-        f"fused, {len(each)}": (partial(ours, "fused", seven), len(each)),
-        f"fused, 1, {ANSWER} answer tokens": (partial(ours, "fused", one, answer), 1),
+        f"eager, {len(EXPRESSIONS)}": (partial(ours, "eager", seven), len(EXPRESSIONS)),
+        f"fused, {len(EXPRESSIONS)}": (partial(ours, "fused", seven), len(EXPRESSIONS)),
+        "fused, 1, then that of a smaller picture": (after_another, 2),
+        "fused, both in one forward": (partial(ours, "fused", one, smaller), 2),
+        f"fused, 1, {ANSWER} answer tokens": (answered, 1),
     }
-
-
-def _asked(question: Question) -> list[tuple[str, Any]]:
-    return list(zip(question.queries, question.prompts, strict=True))
 
 
 def rows(found: Mapping[str, Read]) -> list[tuple[str, ...]]:
     """Lines of a table: milliseconds an expression, how many times as fast as stock, peak, and its share of stock's."""
     lines: list[tuple[str, ...]] = []
+    base = found[STOCK]
     for name, one in found.items():
-        base = found[STOCK_7 if str(len(EXPRESSIONS)) in name.split(",")[1] else STOCK]
         faster, share = base.seconds / one.seconds, one.peak_bytes / base.peak_bytes
         peak = f"{one.peak_bytes / 1e6:.0f}"
         lines.append((name, f"{1000 * one.seconds:.0f}", f"{faster:.1f}", peak, f"{share:.3f}"))
