@@ -55,6 +55,14 @@ class Localization:
     box_xyxy: Box | None  # pixels, both edges inclusive
     box_xywh: Box | None  # left, top, width, height in pixels
     presence: float | None = None  # probability that the thing is there, 0 to 1; None: not calibrated for these heads
+    absent: bool = False  # presence is below `logic.presence.threshold`: no mask and no box, whatever stands out
+
+    @property
+    def why_no_box(self) -> str:
+        """In words; only where there is none."""
+        if self.absent:
+            return f"presence is {self.presence:.4g}, below logic.presence.threshold"
+        return "the mask is empty, nothing stands out"
 
 
 def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Localization:
@@ -72,7 +80,7 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
     mask_grid = _cells(heat, logic)
     if absent(there, logic):
         nothing = np.zeros(size[::-1], bool)
-        return Localization(tuple(heads), heat, np.zeros_like(mask_grid), nothing, None, None, there)
+        return Localization(tuple(heads), heat, np.zeros_like(mask_grid), nothing, None, None, there, absent=True)
     if logic.mask.resolution == Resolution.image:
         mask = _cells_on_image(heat, grid, size, logic)
         box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)

@@ -89,7 +89,7 @@ class Found:
 
     @property
     def box_xyxy(self) -> Box | None:
-        """Pixels; x1 and y1 are the last ones inside, as in `_bbox.json`. None: nothing stands out."""
+        """Pixels; x1 and y1 are the last ones inside, as in `_bbox.json`. None: see `localization.why_no_box`."""
         return self.localization.box_xyxy
 
     @property

@@ -18,9 +18,9 @@ from lab.base.numbers import size
 from lab.base.places import readable_folder
 
 RESULTS = (
-    "localization_heads.json", "selection_frequency.*", "presence.json", "calibrate.md", "metrics.json", "metrics.md",
-    "head_iou.*", "samples.csv", "predictions.coco.json", "truth.coco.json", "study.json", "study.md", "study_*.png",
-    "ablate.json", "ablate.md", "ablate.png", "report.html", "summary.json", "config.yaml", "config.*.yaml",
+    "localization_heads.json", "selection_frequency.*", "presence.json", "presence.md", "metrics.json", "metrics.md",
+    "head_iou.*", "samples.csv", "predictions.coco.json", "truth.coco.json", "study.json", "study.md", "study_*.*",
+    "ablate.*", "report.html", "summary.json", "config.yaml", "config.*.yaml",
 )  # fmt: skip
 
 

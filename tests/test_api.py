@@ -18,6 +18,7 @@ from lab.base.paths import PROJECT
 from lab.datasets import read_jsonl, rle
 from lab.measure.metrics import box_iou, exclusive
 from lab.refine.sam import Sam
+from lab.stages.results import box_line
 from pipeline import run
 from tests.conftest import configuration
 from tests.llava.tiny_chat import CHAT_FAMILIES
@@ -133,7 +134,9 @@ def test_a_sam_is_asked_otherwise_without_being_loaded_again(model, bird):
 def test_without_a_prompt_there_is_no_sharp_mask_and_why(model, bird):
     strict = model.with_options("logic.refine=sam", "logic.presence.threshold=1").localize(bird.record, BIRD)
     assert strict.sharp_mask is None
-    assert "too low" in strict.refined.why
+    why = f"presence is {bird.presence:.4g}, below logic.presence.threshold"
+    assert strict.refined.why == f"no box that SAM could be asked with: {why}"
+    assert box_line(strict.localization).startswith(f"no box: {why}\npresence 0.")
 
 
 def test_an_answer_is_kept_of_every_expression(model):

@@ -8,7 +8,13 @@ import pytest
 from lab.base.errors import UserError
 from lab.publish import main
 
-FILES = {"localization_heads.json": "{}", "metrics.md": "| a |", "config.evaluate.yaml": "seed: 0"}
+FILES = dict.fromkeys(
+    (
+        "localization_heads.json", "metrics.md", "config.evaluate.yaml", "presence.json", "presence.md",
+        "study_heads.pdf", "ablate.svg",
+    ),
+    "{}",
+)  # fmt: skip
 OTHERS = {"bird.pkl": "attention", "bird_mask.png": "pixels", "bird_bbox.json": "{}", ".running.lock": ""}
 
 
@@ -41,7 +47,7 @@ def test_without_push_it_says_what_it_would_send_and_sends_nothing(folder, sent,
     told = capsys.readouterr().out
     assert all(name in told for name in FILES)
     assert not any(name in told for name in OTHERS)
-    assert "nothing was sent; --push sends these 3 files to user/heads" in told
+    assert "nothing was sent; --push sends these 7 files to user/heads" in told
     assert sent == []
 
 

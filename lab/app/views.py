@@ -58,7 +58,7 @@ def described(found: Found) -> str:
 def box_text(found: Found) -> str:
     """The box in words."""
     if found.localization.box_xywh is None or found.box_xyxy is None:
-        return "none, nothing stands out"
+        return f"none: {found.localization.why_no_box}"
     (x0, y0, x1, y1), (_, _, width, height) = found.box_xyxy, found.localization.box_xywh
     return f"x {x0} to {x1}, y {y0} to {y1}, {width} x {height} pixels"
 

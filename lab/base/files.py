@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and ids that can name them."""
 
 import errno
+import json
 import os
 import platform
 import re
@@ -20,6 +21,7 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 MOST_BYTES = 2**30  # of a file that is read whole
+MOST_OF_DATA = 2**34  # of one that tells of a whole data set
 
 POINTER = "a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"
 POINTER_BYTES = 32  # tell one
@@ -39,7 +41,18 @@ def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
-        return stream.read(most)
+        return stream.read(status.st_size)
+
+
+def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
+    """What a JSON file holds, in UTF-8 with or without a byte order mark, or in UTF-16.
+
+    Raises OSError as `read_regular`, and ValueError for what is no JSON, or nested beyond all measure.
+    """
+    try:
+        return json.loads(read_regular(path, most))
+    except RecursionError:
+        raise ValueError("lists and objects in one another, too deep to be read") from None
 
 
 def _without_waiting(name: str, flags: int) -> int:

@@ -71,6 +71,8 @@ def refused(path: str, kind: str) -> str | None:
         return f"this system's names of files are {error.encoding}: set PYTHONUTF8=1"
     except ValueError:
         return "no path holds a NUL character"
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        return f"it is a pipe or a device, expected a {kind}"
     if stat.S_ISDIR(mode) != (kind == "folder"):
         return "it is a folder, expected a file" if stat.S_ISDIR(mode) else "it is a file, expected a folder"
     return None if os.access(here, os.R_OK) else "permission denied"

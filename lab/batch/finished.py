@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.base.errors import DiskFull, NotWritten, UserError, reason
-from lab.base.files import write_atomic
+from lab.base.files import read_json, write_atomic
 from lab.batch.job import BatchJob
 from lab.datasets import Sample
 from lab.records.folder import find_record
@@ -27,7 +27,7 @@ Result = Entry | NotWritten | str  # of a sample: its files as they are now, or 
 def read_finished(folder: Path) -> dict[str, Entry]:
     """What the folder tells, by sample; nothing if it has no such file or a damaged one."""
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content = read_json(folder / NAME)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lab.base.errors import UserError, quoted
-from lab.base.files import POINTER, check_id, is_pointer, write_atomic
+from lab.base.files import MOST_OF_DATA, POINTER, check_id, is_pointer, read_regular, write_atomic
 from lab.base.paths import exists, find
 from lab.base.places import named
 from lab.base.remote import is_url, kept_at
@@ -90,7 +90,7 @@ def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_OF_DATA)
         if is_pointer(data):
             raise UserError(f"is {POINTER}")
         text = decode(data)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from lab.base.console import progress
 from lab.base.errors import UserError, quoted
-from lab.base.files import check_id
+from lab.base.files import check_id, read_regular
 from lab.base.images import header_size
 from lab.base.paths import exists
 from lab.base.places import readable_folder
@@ -59,7 +59,7 @@ def read_reasonseg(folder: Path, *, split: str, skip: Skip = stop) -> Iterator[S
 
 
 def _read(path: Path, split: str, skip: Skip) -> list[Sample]:
-    content = parse(decode_any(path.read_bytes()))
+    content = parse(decode_any(read_regular(path)))
     missing = [key for key in ("shapes", "text", "is_sentence") if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"it lacks {', '.join(missing)}; expected shapes, text and is_sentence")

@@ -9,7 +9,6 @@ gRefCOCO (`grefs(unc).json`) also asks for what is not there, which gives sample
 several things at once, too: those refs are left out.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 from lab.base.console import progress
 from lab.base.errors import UserError
-from lab.base.files import check_id
+from lab.base.files import MOST_OF_DATA, check_id, read_json
 from lab.base.images import header_size
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
@@ -174,7 +173,7 @@ def _refs_file(folder: Path, split_by: str) -> Path:
 
 def _load_refs(path: Path) -> list[dict[str, Any]]:
     try:
-        refs = json.loads(path.read_bytes()) if path.suffix == ".json" else load_refs(path)
+        refs = read_json(path) if path.suffix == ".json" else load_refs(path)
     except Forbidden as error:
         raise UserError(
             f"{path}: refused, it asks for {error}; a refs file holds only lists, dicts, texts and numbers"
@@ -191,8 +190,8 @@ def _load_refs(path: Path) -> list[dict[str, Any]]:
 def _load_instances(path: Path) -> dict[str, Any]:
     log.info("reading %s", path)  # takes seconds
     try:
-        instances = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        instances = read_json(path, MOST_OF_DATA)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); expected the instances.json that comes with the refs"
         ) from None

@@ -1,11 +1,10 @@
 """Files of localization heads, as stage=select writes them, read and checked; conf/heads holds those that are known."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UserError
-from lab.base.files import check_pointer
+from lab.base.files import check_pointer, read_json
 from lab.base.numbers import whole
 from lab.base.paths import PROJECT, exists, find
 
@@ -28,7 +27,7 @@ def read_heads(path: Path) -> dict[str, Any]:
     None. Raises UserError if there is no such file or it is malformed.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in KNOWN.glob("*.json")))
         expected = f"expected null, preset, [[layer, head], ...], a {NAME} or one of {known}"

@@ -5,7 +5,6 @@
 A calibration belongs to its heads, its model and the way of reading a record; for others there is none.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 from analyze import Head
 from conf.schema import Config, LogicConfig, ModelConfig, SmoothingConfig
 from lab.base.errors import UserError
-from lab.base.files import check_pointer
+from lab.base.files import check_pointer, read_json
 from lab.base.numbers import whole
 from lab.base.paths import exists, find, same_model
 from lab.presence.numbers import NUMBERS
@@ -94,7 +93,7 @@ class Calibration:
 def read_calibration(path: Path) -> Calibration:
     """The calibration of a file. Raises UserError if it cannot be read or is malformed."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); {_expected()}") from None
     except ValueError as error:

@@ -1,16 +1,20 @@
 """What a SAM has seen of pictures, kept in files, so that another stage or run need not look again."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
+
+MARK = "made"  # of a file's metadata
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,33 @@ class Kept:
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
     def read(self, pixels: Tensor) -> dict[str, Any] | None:
-        """The picture's embeddings, on the device of its pixels; None if they are not there, or damaged."""
+        """The picture's embeddings, on the device of its pixels; None if they are not there, damaged or foreign."""
+        file = self.file(pixels)
+        if not file.is_file():
+            return None
         try:
-            tensors = load_file(self.file(pixels))
+            with safe_open(file, framework="pt") as content:
+                told, tensors = content.metadata() or {}, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
+            return None
+        if told.get(MARK) != _mark(file, tensors):
             return None
         return _nested({name: value.to(pixels.device) for name, value in tensors.items()})
 
     def write(self, pixels: Tensor, embeddings: dict[str, Any]) -> None:
         """Raises NotWritten."""
         own = {name: value.detach().cpu().contiguous().clone() for name, value in _flat(embeddings)}
-        write_atomic(self.file(pixels), save(own))
+        file = self.file(pixels)
+        write_atomic(file, save(own, {MARK: _mark(file, own)}))
+
+
+def _mark(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Tells that the tensors of a file are those that were written into it under this name."""
+    digest = hashlib.blake2b(file.name.encode(), digest_size=16)
+    for name, value in sorted(tensors.items()):
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _flat(embeddings: dict[str, Any]) -> list[tuple[str, Tensor]]:

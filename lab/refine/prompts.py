@@ -22,7 +22,7 @@ Point = tuple[int, int]
 PEAK = 0.5  # of the highest cell: lower maxima are no peaks
 LOGIT = 10.0  # of the heat map's highest cell in a coarse mask; SAM's own low-resolution masks lie in this range
 NO_BOX = "the heat map is empty: nothing stands out that SAM could be asked for"
-NO_BOX_OR_ABSENT = "the heat map is empty, or presence ({:.2f}) too low: there is no box that SAM could be asked with"
+NO_PROMPT = "no box that SAM could be asked with: {}"
 NO_AREA = "the box {} encloses no area"
 
 
@@ -63,7 +63,7 @@ def make_prompt(found: Localization, grid: Grid, image_size: tuple[int, int], co
     the box has no area.
     """
     if found.box_xyxy is None:
-        raise UserError(NO_BOX if found.presence is None else NO_BOX_OR_ABSENT.format(found.presence))
+        raise UserError(NO_PROMPT.format(found.why_no_box))
     return PROMPTS[config.prompt](found, grid, image_size, config)
 
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lab.base.errors import UserError
+from lab.base.files import read_json, read_regular
 from lab.base.paths import find
 from lab.records.folder import REFINED, list_samples
 
@@ -99,7 +100,7 @@ def _made_of(results: Path) -> Path | None:
     """The folder of records that the results in a folder were made of, as a configuration beside them tells."""
     for path in sorted(results.glob("config.*.yaml"), key=_written, reverse=True):
         with suppress(OmegaConfBaseException, YAMLError, OSError, ValueError):
-            named = OmegaConf.select(OmegaConf.load(path), "data.attention_dir")
+            named = OmegaConf.select(_yaml(path), "data.attention_dir")
             if named and find(str(named)).is_dir():
                 return find(str(named))
     return None
@@ -115,11 +116,20 @@ def _json_lines(path: Path, *, whole: bool = False) -> list[Any]:
     if not path.exists():
         return []
     try:
-        text = path.read_text(encoding="utf-8")
-        return [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
-    except (OSError, ValueError) as error:
+        if whole:
+            return [read_json(path)]
+        return [json.loads(line) for line in read_regular(path).splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s is left out: it cannot be read (%s)", path, error)
         return []
+
+
+def _yaml(path: Path) -> Any:
+    """A saved configuration. Raises OSError, ValueError, and the errors of YAML and OmegaConf."""
+    try:
+        return OmegaConf.create(read_regular(path).decode())
+    except RecursionError:
+        raise ValueError("lists and objects in one another, too deep to be read") from None
 
 
 def _written(path: Path) -> float:
@@ -139,7 +149,7 @@ def saved_settings(folder: RunFolder) -> tuple[Path, Mapping[str, Any]] | None:
     if not latest:
         return None
     try:
-        return latest[0], OmegaConf.to_container(OmegaConf.load(latest[0]))  # type: ignore[return-value]
+        return latest[0], OmegaConf.to_container(_yaml(latest[0]))  # type: ignore[return-value]
     except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         raise not_of_this_version(latest[0], error) from None
 

@@ -246,6 +246,7 @@ def _finding_data(finding: Finding, first: Finding, shape: tuple[int, int]) -> d
         "maskIou": mask_iou,
         "pointed": None if score is None else score.pointed,
         "box": finding.box_xyxy and [round(edge, 1) for edge in finding.box_xyxy],
+        "noBox": finding.no_box,
         "presence": None if finding.presence is None else round(finding.presence, 4),
         "outline": finding.outline if finding.outline[1] else None,
         **({"sharp": finding.sharp_outline, "sharpIou": finding.sharp_iou} if finding.sharp_outline else {}),

@@ -62,6 +62,7 @@ class Finding:
     best: tuple[Head, ...] = ()  # the `logic.select.top_n` first of the ranking
     heads: tuple[HeadScore, ...] = ()  # the chosen ones
     box_xyxy: Box | None = None  # edges exclusive
+    no_box: str | None = None  # why there is none
     presence: float | None = None  # probability that the thing is there, if the heads are calibrated
     outline: tuple[float, str] = (1.0, "")
     maps: Maps | None = None
@@ -143,6 +144,7 @@ def _localized(name: str, record: Record, told: Finding, rules: Rules) -> Findin
         status="done",
         heads=tuple(scores_of(record, found.heads, rules.logic)),
         box_xyxy=None if found.box_xyxy is None else exclusive(found.box_xyxy),
+        no_box=found.why_no_box if found.box_xyxy is None else None,
         presence=found.presence,
         outline=outline(found.mask),
         maps=_maps(record, found, rules.logic.contrast),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bbox import Localization
 from conf.schema import Config, Refine
 from lab.base.errors import DiskFull, NotWritten, reason
-from lab.base.files import write_atomic
+from lab.base.files import read_json, write_atomic
 from lab.base.paths import find
 from lab.base.processes import processes
 from lab.records.folder import name_of, sibling
@@ -135,7 +135,7 @@ def list_unrefined(folder: Path, records: Iterable[Path]) -> None:
 def _told(file: Path) -> dict[str, Any]:
     """What a file of a box tells of the sharp mask; nothing if it is not there, or damaged."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = read_json(file)
     except (OSError, ValueError):
         return {}
     return (told.get("refine") or {}) if isinstance(told, dict) else {}

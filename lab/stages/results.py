@@ -190,6 +190,6 @@ def box_line(result: Localization) -> str:
     """The box in words."""
     told = "" if result.presence is None else f"\npresence {result.presence:.2f}: the probability that it is there"
     if result.box_xyxy is None:
-        return f"no box: the mask is empty{told}"
+        return f"no box: {result.why_no_box}{told}"
     x0, y0, x1, y1 = result.box_xyxy
     return f"box  x {x0} to {x1}, y {y0} to {y1} (pixels, inclusive), {x1 - x0 + 1} x {y1 - y0 + 1}{told}"

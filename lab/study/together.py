@@ -5,7 +5,6 @@
 Prints a table: of each claim what each study measured, and the verdict that all of them share, or `open`.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from lab.base.console import exit_in_one_line, markdown
 from lab.base.errors import UserError
+from lab.base.files import read_json
 from lab.study.claims import Claim
 from lab.study.report import claim_number
 
@@ -20,7 +20,7 @@ from lab.study.report import claim_number
 def read_study(path: Path) -> Mapping[str, Any]:
     """A study.json. Raises UserError if it is none."""
     try:
-        study = json.loads(path.read_text(encoding="utf-8"))
+        study = read_json(path)
         return {"samples": int(study["scored"]), "claims": [_claim(claim) for claim in study["claims"]]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: no study.json ({error}); expected one that stage=study wrote") from None

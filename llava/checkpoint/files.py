@@ -1,6 +1,5 @@
 """Checkpoint files: from a folder or the Hugging Face hub, checked before anything heavy is done with them."""
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
+from lab.base.files import read_json as read_json_file
 from lab.base.paths import home, is_folder
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "merges.txt")  # config, tokenizer, image processor
@@ -128,7 +128,7 @@ def check_weight_file(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError if the file is missing, broken or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}, so it is no checkpoint of a kind known here") from None
     except (OSError, ValueError) as error:

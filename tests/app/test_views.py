@@ -109,8 +109,15 @@ def test_presence_is_told_where_the_heads_are_calibrated(found):
 def test_nothing_found_is_said(found):
     empty = replace(found.localization, mask=np.zeros_like(found.mask), box_xyxy=None, box_xywh=None)
     page = views.cards([(replace(found, localization=empty), [])])
-    assert "none, nothing stands out" in page
+    assert "none: the mask is empty, nothing stands out" in page
     assert "lh-box" not in page.replace("lh-boxtext", "")
+
+
+def test_a_box_that_presence_forbids_is_not_said_to_be_an_empty_mask(found):
+    gone = replace(found.localization, mask=np.zeros_like(found.mask), box_xyxy=None, box_xywh=None, presence=0.1234)
+    page = views.cards([(replace(found, localization=replace(gone, absent=True)), [])])
+    assert "none: presence is 0.1234, below logic.presence.threshold" in page
+    assert "the mask is empty" not in page
 
 
 def test_answers_mark_the_words_that_changed():

@@ -15,6 +15,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -43,6 +44,9 @@ def test_no_path_ends_in_an_error_by_being_looked_for(path, folder):
         ("file/x.png", "file", "file is a file, not a folder"),
         ("file", "folder", "it is a file, expected a folder"),
         ("home", "file", "it is a folder, expected a file"),
+        ("pipe", "file", "it is a pipe or a device, expected a file"),
+        ("/dev/zero", "file", "it is a pipe or a device, expected a file"),
+        ("pipe", "folder", "it is a pipe or a device, expected a folder"),
         ("file", "file", None),
         ("~", "folder", None),
         ("~/new", "folder", None),

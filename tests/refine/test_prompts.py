@@ -117,13 +117,13 @@ def test_a_region_that_was_cut_on_finer_cells_is_asked_for_on_the_heat_maps(two_
 @pytest.mark.parametrize("prompt", ["box", "points", "box+points", "mask"])
 def test_an_empty_heat_map_has_no_prompt(prompt):
     empty = found(np.zeros((12, 12)), np.zeros((12, 12), bool))
-    with pytest.raises(UserError, match="the heat map is empty"):
+    with pytest.raises(UserError, match="no box that SAM could be asked with: the mask is empty"):
         make_prompt(empty, GRID, SIZE, config(prompt))
 
 
 def test_what_is_not_there_has_no_prompt_and_is_told_so(two_peaks):
-    absent = replace(two_peaks, box_xyxy=None, box_xywh=None, presence=0.125)
-    with pytest.raises(UserError, match=r"presence \(0\.12\) too low"):
+    absent = replace(two_peaks, box_xyxy=None, box_xywh=None, presence=0.125, absent=True)
+    with pytest.raises(UserError, match=r"presence is 0\.125, below logic\.presence\.threshold"):
         make_prompt(absent, GRID, SIZE, config())
 
 

@@ -1,6 +1,7 @@
 """Every layout of SAM: the library's own numbers, non-square pictures, many prompts as one at a time, little memory."""
 
 import json
+import os
 from dataclasses import replace
 from shutil import copytree
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 from transformers import SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
@@ -86,6 +88,24 @@ def test_what_is_kept_is_not_looked_at_again_and_answers_the_same(sam, picture, 
     assert len(seen) == 2
     second.look(picture)
     assert len(seen) == 2
+
+
+def test_a_kept_file_that_is_not_from_here_or_has_changed_is_made_again(sam, picture, tmp_path):
+    keeping = Sam.load(sam.loaded.name, "cpu", tmp_path / "kept")
+    keeping.look(picture)
+    (file,) = (tmp_path / "kept").iterdir()
+    whole, flipped = file.read_bytes(), bytearray(file.read_bytes())
+    flipped[-1] ^= 64  # an exponent
+    foreign = save({"image_embeddings": torch.zeros(2, 3), "other": torch.zeros(0)})
+    nobody = save({"image_embeddings.x": torch.zeros(2, 3)})
+    for content in (bytes(flipped), foreign, nobody, save({})):
+        file.write_bytes(content)
+        assert keeping.answers(keeping.look(picture), prompts(), multimask=False)
+        assert file.read_bytes() == whole
+    file.unlink()
+    os.mkfifo(file)
+    keeping.look(picture)
+    assert file.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_made_is_told(folders, tmp_path):
@@ -236,7 +256,7 @@ def test_an_empty_heat_map_gives_no_mask_and_says_so_while_the_others_are_refine
     none, one = refine(sam, sam.look(Image.new("RGB", SIZE)), [(empty, GRID), located((10, 5, 40, 45))], RefineConfig())
     assert not none.mask.any()
     assert none.box_xyxy is None
-    assert "the heat map is empty" in none.to_dict()["why"]
+    assert "the mask is empty" in none.to_dict()["why"]
     assert one.mask.any()
     assert tight_box(none.mask) is None
 

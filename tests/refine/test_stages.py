@@ -151,7 +151,7 @@ def test_a_sample_without_a_prompt_has_no_sharp_mask_and_is_listed(scenes, tiny,
         assert run(configuration("stage=visualize", *sharp, *where)) == 0
     lines = [json.loads(line) for line in (results / "unrefined.jsonl").open()]
     assert len(lines) == 6
-    assert all("the heat map is empty" in line["why"] for line in lines)
+    assert all("the mask is empty" in line["why"] for line in lines)
     assert not list(results.glob("*_refined.png"))
 
 

@@ -51,7 +51,7 @@ function figuresOf(sample, found) {
   const rows = [
     ["Result", verdict(found, sample)],
     ["Presence", found.presence === null ? null : fixed(found.presence, 3)],
-    ["Box", found.box ? rounded(found.box) : found.status === "done" ? "none: the mask is empty" : null],
+    ["Box", found.box ? rounded(found.box) : found.noBox ? `none: ${found.noBox}` : null],
     ["True box", sample.truth ? rounded(sample.truth) : sample.absent ? "none: it is not there" : null],
     ["IoU of boxes", found.iou === null ? null : fixed(found.iou, 3)],
     ["IoU of masks", found.maskIou === null ? null : fixed(found.maskIou, 3)],
