@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lab.attention import blocks
 from lab.base.errors import UserError
 
 FUSED = "localization_fused"  # its name among transformers' attention implementations
@@ -220,13 +221,26 @@ def fused_attention(
     prefix = kept.wanted.prefix if kept and kept.wanted else 0
     if softcap:
         return _capped_attention(query, key, value, attention_mask, scaling, softcap), None
-    if prefix == 0 or attention_mask is None:
+    if attention_mask is None:
+        return _causal(module, query, key, value, scaling, dropout), None
+    if prefix == 0:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling)
-    head = sdpa_attention_forward(
-        module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], None, dropout, scaling
-    )[0]
+    head = _causal(module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], scaling, dropout)
     tail = sdpa_attention_forward(module, query[:, :, prefix:], key, value, attention_mask, dropout, scaling)[0]
     return torch.cat([head, tail], dim=1), None
+
+
+def _causal(
+    module: torch.nn.Module,
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B K S D"],
+    value: Float[torch.Tensor, "B K S D"],
+    scaling: float,
+    dropout: float,
+) -> Float[torch.Tensor, "B Q H D"]:
+    if blocks.worthwhile(query) and query.shape[2] == key.shape[2] and not dropout:
+        return blocks.causal(query, key, value, scaling)
+    return sdpa_attention_forward(module, query, key, value, None, dropout, scaling)[0]
 
 
 def _capped_attention(

@@ -19,11 +19,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, families, folders, lanes, ranking, refining
+from lab.bench import ceiling, collecting, families, folders, lanes, precision, ranking, refining
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
-RANKING, PICTUREBOOK, FOLDERS, REFINE, FAMILIES = "ranking", "picturebook", "folders", "refine", "families"
+RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
+FAMILIES, PRECISION = "families", "precision"
 
 
 def main() -> None:
@@ -40,7 +41,8 @@ def main() -> None:
             report[size] = bench_refining(options)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            measure = {FOLDERS: bench_folders, FAMILIES: bench_families}.get(size) or partial(bench, size)
+            own = {FOLDERS: bench_folders, FAMILIES: bench_families, PRECISION: bench_precision}
+            measure = own.get(size) or partial(bench, size)
             report[size] = measure(Path(folder), options)
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -52,16 +54,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, FOLDERS, FAMILIES, REFINE, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
         "--size",
         nargs="+",
         choices=choices,
-        default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS, FAMILIES],
+        default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS, FAMILIES, PRECISION],
         help="what is measured",
     )
     parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
     parser.add_argument("--samples", type=int, default=200, help="samples of the folders (default: 200)")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes for what half precision loses (default: 200)")
     batches = "images in one forward, or auto (default: 1 auto)"
     parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
@@ -137,6 +140,32 @@ def bench_families(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         print(table(header, families.rows(found)), end="\n\n", flush=True)
         report[name] = {"tokens": tokens, **{way: asdict(one) for way, one in found.items()}}
     return report
+
+
+def bench_precision(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Half precision against float32, printed and returned."""
+    speed, loss = precision.speeds(folder, options.repeats), precision.losses(options.scenes)
+    header = (
+        "dtype",
+        "ms, 1 expression",
+        "ms each, 7",
+        "10^9/s at most",
+        "reached",
+        "share",
+        "Acc@.5, %",
+        "gain",
+        "rho of sums",
+    )
+    print(table(header, precision.rows(speed, loss)), end="\n\n")
+    return {
+        dtype: {
+            **asdict(speed[dtype]),
+            "accuracy": loss[dtype].accuracy.tolist(),
+            "gain": loss[dtype].gain.tolist(),
+            "rank_correlation": loss[dtype].rank_correlation,
+        }
+        for dtype in speed
+    }
 
 
 PARTS = ("decode", "tower", "LM", "capture", "copy", "analyze", "mask", "write")

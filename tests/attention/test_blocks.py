@@ -1,0 +1,34 @@
+"""Causal attention in blocks is what torch's own is."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from lab.attention import blocks
+
+
+def made(length: int, heads: int, keys: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    return tuple(torch.randn(2, number, length, 16, dtype=dtype) for number in (heads, keys, keys))
+
+
+@pytest.mark.parametrize("length", [1, blocks.BLOCK - 1, blocks.BLOCK, 2 * blocks.BLOCK + 5])
+@pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2)])
+def test_it_is_causal_attention_of_any_length_and_of_grouped_heads(length, heads, keys):
+    query, key, value = made(length, heads, keys, torch.float32)
+    expected = scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+    found = blocks.causal(query, key, value, 0.3)
+    torch.testing.assert_close(found, expected.transpose(1, 2), rtol=0, atol=2e-6)
+
+
+def test_in_half_precision_it_is_as_near_as_rounding_allows():
+    query, key, value = made(300, 4, 4, torch.bfloat16)
+    exact = scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
+    found = blocks.causal(query, key, value, 0.25)
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - exact.transpose(1, 2)).abs().max() < 2**-5
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, True), (torch.float16, False), (torch.float32, False)])
+def test_only_bfloat16_on_a_processor_takes_this_way(dtype, expected):
+    assert blocks.worthwhile(torch.zeros(1, dtype=dtype)) is expected
