@@ -27,6 +27,7 @@ from lab.base.console import wrong_word
 from lab.base.errors import UserError, shown
 from lab.base.paths import refused, same_model
 from lab.base.remote import is_url
+from lab.base.shards import Shard
 
 PRESET = "preset"  # of logic.heads: those that the model preset knows
 MOST_NUMBER = 2**63 - 1  # whole numbers are those of arrays
@@ -604,6 +605,11 @@ class DataConfig(Group, path="data"):
     )
     start_index: int = key(0, "first line, zero-based", least=0)
     end_index: int | None = key(None, "line to stop before; -1: the end; null: one sample", least=-1)
+    shard: str | None = key(
+        None,
+        "k/n, such as 1/8: stage=batch does this part of the samples alone, as one of n jobs; null: all of them",
+        takes="text",
+    )
     batch_size: int | None = key(None, "images in one forward; null: as many as memory allows", least=1)
     share_image: bool = key(True, "expressions on one image are asked together, the image read once")
     workers: int | None = key(
@@ -639,6 +645,7 @@ class DataConfig(Group, path="data"):
     )
 
     def check(self) -> None:
+        Shard.read(self.shard)
         if self.save_attention == SaveAttention.none and self.visualize_batch:
             raise UserError(
                 "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"

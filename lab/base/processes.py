@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 from filelock import BaseFileLock, FileLock, Timeout
 
 from lab.base.errors import UserError, shown
+from lab.base.shards import LOCK, WHOLE, Shard, files_of_shards
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ STARTERS = (
 )
 MEETING = ("MASTER_ADDR", "MASTER_PORT")  # where the processes find each other
 START = "start many with accelerate launch or torchrun, or set these; one without WORLD_SIZE, or by srun --ntasks=1"
-LOCK = ".running.lock"
+PATIENCE = 10.0  # seconds that a part waits for others which also ask whether the whole is being done
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without locks
 
 
@@ -76,10 +77,6 @@ class Processes:
             from accelerate import PartialState
 
             PartialState().destroy_process_group()
-
-    def share(self, batches: list[list[T]]) -> list[list[T]]:
-        """The batches that are this process's to do. Their contents do not depend on the number of processes."""
-        return batches[self.rank :: self.world]
 
     def device(self, wanted: str) -> str:
         """The device of this process, where `wanted` leaves it open."""
@@ -183,14 +180,15 @@ def refuse_many(what: str) -> None:
 
 
 @contextmanager
-def only_run(folder: Path, run: Processes) -> Iterator[None]:
+def only_run(folder: Path, run: Processes, shard: Shard = WHOLE) -> Iterator[None]:
     """Within the block, no other run may enter it for the same folder; where files cannot be locked, it says so.
 
-    Raises UserError in all processes if one is there already, or if the lock file cannot be opened.
+    Parts of the samples may be done beside each other, but not beside the whole. Raises UserError in all processes if
+    another run is there already, or if a lock file cannot be opened.
     """
-    lock = FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
+    lock = _lock(folder / shard.name(LOCK))
     try:
-        run.first(partial(_take, lock, folder))
+        run.first(partial(_take_alone, lock, folder, shard))
         yield
     finally:
         with suppress(OSError):  # it ends with the process
@@ -198,15 +196,28 @@ def only_run(folder: Path, run: Processes) -> Iterator[None]:
         run.end()
 
 
-def _take(lock: BaseFileLock, folder: Path) -> None:
+def _lock(path: Path) -> BaseFileLock:
+    return FileLock(path, timeout=0, fallback_to_soft=False)
+
+
+def _take_alone(lock: BaseFileLock, folder: Path, shard: Shard) -> None:
+    _take(lock, folder)
+    others = [path for part, path in files_of_shards(folder, LOCK) if (part.of == 1) != (shard.of == 1)]
+    for path in others:  # of the whole beside a part, of every part beside the whole
+        other = _lock(path)
+        _take(other, folder, 0 if shard.of == 1 else PATIENCE)
+        other.release()
+
+
+def _take(lock: BaseFileLock, folder: Path, patience: float = 0) -> None:
     elsewhere = "set data.output_dir to another folder"
     try:
-        lock.acquire()
+        lock.acquire(timeout=patience)
     except Timeout:
         raise UserError(f"another run writes to {folder}: wait for it, or {elsewhere}") from None
     except OSError as error:
         why = error.strerror or str(error)
         if error.errno not in NO_LOCKS:
             hint = f"if no other run writes there, remove it, or {elsewhere}"
-            raise UserError(f"{folder / LOCK}: cannot be locked ({why}); {hint}") from None
+            raise UserError(f"{lock.lock_file}: cannot be locked ({why}); {hint}") from None
         log.warning("%s cannot be locked (%s): start no second run that writes there", folder, why)

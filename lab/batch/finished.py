@@ -13,11 +13,11 @@ from typing import Any
 
 from lab.base.errors import DiskFull, NotWritten, UserError, reason
 from lab.base.files import read_json, write_atomic
+from lab.base.shards import FINISHED, Shard, files_of_shards
 from lab.batch.job import BatchJob
 from lab.datasets import Sample
 from lab.records.folder import find_record
 
-NAME = "finished.json"
 RULES = 1  # one more if a later version makes other files by the same settings
 
 Entry = dict[str, Any]  # {"by": digest, "files": {name: [bytes, nanoseconds]}}
@@ -25,19 +25,27 @@ Result = Entry | NotWritten | str  # of a sample: its files as they are now, or 
 
 
 def read_finished(folder: Path) -> dict[str, Entry]:
-    """What the folder tells, by sample; nothing if it has no such file or a damaged one."""
+    """What the folder's files tell, by sample, those of all shards; nothing of files that are damaged."""
+    found: dict[str, Entry] = {}
+    for _, path in files_of_shards(folder, FINISHED):
+        found |= _read(path)
+    return found
+
+
+def _read(path: Path) -> dict[str, Entry]:
     try:
-        content = read_json(folder / NAME)
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def write_finished(folder: Path, new: Mapping[str, Entry]) -> None:
-    """Adds the samples that a run has finished, or found finished. Raises NotWritten."""
-    known = read_finished(folder)
+def write_finished(folder: Path, new: Mapping[str, Entry], shard: Shard) -> None:
+    """Adds the samples that a run has finished, or found finished, to its own file. Raises NotWritten."""
+    path = folder / shard.name(FINISHED)
+    known = _read(path)
     if (both := {**known, **new}) != known:
-        write_atomic(folder / NAME, json.dumps(both))
+        write_atomic(path, json.dumps(both))
 
 
 def entry(job: BatchJob, sample: Sample, files: Iterable[Path]) -> Entry:

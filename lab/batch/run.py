@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lab.base.console import progress
 from lab.base.errors import DiskFull, InARow, NotWritten
 from lab.base.memory import keep_freed_memory
-from lab.base.processes import LOCK, Processes
+from lab.base.processes import Processes
+from lab.base.shards import LOCK, Shard
 from lab.base.workers import cores, done_elsewhere
 from lab.batch.finished import Entry, Result, attempt, entry
 from lab.batch.job import BatchJob
@@ -46,6 +47,7 @@ MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write reco
 class Outcome:
     """What one process did."""
 
+    samples: int = 0  # that it had to do
     new: list[str] = field(default_factory=list)  # ids of the samples collected; threads append to it
     before: int = 0  # samples whose record was there
     finished: dict[str, Entry] = field(default_factory=dict)  # the files of both
@@ -102,7 +104,7 @@ def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", ru
         done_elsewhere(partial(write_row, job=job), elsewhere) as write,
         Writer(threads=threads, ahead=AHEAD) as writer,
     ):
-        guarded = partial(_guarded, write, _guard(job.folder))
+        guarded = partial(_guarded, write, _guard(job.folder, Shard.read(job.data.shard)))
         answered = _answered(batcher, waiting, guarded, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
@@ -164,9 +166,10 @@ def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number
             outcome.new.append(sample.id)
 
 
-def _guard(folder: Path) -> Path:
+def _guard(folder: Path, shard: Shard) -> Path:
     """What is there as long as the folder is the one that the run began in: a new one of the same name has no lock."""
-    return folder / LOCK if (folder / LOCK).exists() else folder
+    lock = folder / shard.name(LOCK)
+    return lock if lock.exists() else folder
 
 
 def _guarded(write: "Write", guard: Path, written: "Written") -> list[Result]:
@@ -177,7 +180,7 @@ def _guarded(write: "Write", guard: Path, written: "Written") -> list[Result]:
     there = guard.exists()
     results = write(written) if there else []
     if not (there and guard.exists()):
-        folder = guard.parent if guard.name == LOCK else guard
+        folder = guard.parent if guard.suffix == Path(LOCK).suffix else guard
         raise NotWritten(f"{folder} is not there any more: it was removed or renamed while the run was writing to it")
     return results
 

@@ -1,12 +1,16 @@
 """Where the records of a folder are, and under which name a record is written."""
 
+import logging
 import re
 from pathlib import Path
 
 from conf.schema import RecordFormat
 from lab.base.errors import UserError
+from lab.base.shards import missing_shards
 from lab.records.files import save_record
 from lab.records.record import Record
+
+log = logging.getLogger(__name__)
 
 REFINED = "_refined.png"  # of the sharp mask's file beside a record
 ENDINGS = tuple(f".{format}" for format in RecordFormat)
@@ -26,7 +30,10 @@ def find_record(folder: Path, name: str) -> Path | None:
 
 
 def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
-    """The samples of a folder, {"records": {name: file}, "analyses": {name: file}}, in order of their names."""
+    """The samples of a folder, {"records": {name: file}, "analyses": {name: file}}, in order of their names.
+
+    Says in a line what is missing, if jobs fill the folder part by part.
+    """
     listed: dict[str, dict[str, Path]] = {"records": {}, "analyses": {}}
     try:
         paths = sorted(folder.iterdir())
@@ -34,6 +41,8 @@ def list_samples(folder: Path) -> dict[str, dict[str, Path]]:
         raise UserError(
             f"cannot read the folder {folder}: {error.strerror or error}; set data.attention_dir, or run stage=batch"
         ) from None
+    if told := missing_shards(folder):
+        log.warning("%s", told)
     for path in paths:
         if match := SAMPLE_FILE.fullmatch(path.name):
             kind = listed["analyses" if match[2] else "records"]

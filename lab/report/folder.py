@@ -16,6 +16,7 @@ from yaml import YAMLError
 from lab.base.errors import UserError
 from lab.base.files import read_json, read_regular
 from lab.base.paths import find
+from lab.base.shards import ERRORS, SUMMARY, files_of_shards
 from lab.records.folder import REFINED, list_samples
 
 log = logging.getLogger(__name__)
@@ -83,14 +84,15 @@ def read_folder(path: Path, results: Path | None = None) -> RunFolder:
         inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()][:3]
         hint = f"; did you mean one of the folders in it ({', '.join(inside)})?" if inside else ""
         raise UserError(f"no records in {path}: give a folder that stage=batch has filled, <output_dir>/<model>{hint}")
-    failed = [row for row in _json_lines(path / "errors.jsonl") if isinstance(row, Mapping) and "id" in row]
+    lines = (row for _, file in files_of_shards(path, ERRORS) for row in _json_lines(file))
+    failed = [row for row in lines if isinstance(row, Mapping) and "id" in row]
     return RunFolder(
         path,
         results,
         listed["records"],
         listed["analyses"],
         {str(row["id"]): str(row.get("error", "failed")) for row in failed},
-        read_json_object(path / "summary.json"),
+        _summary(path),
         read_json_object(results / "metrics.json"),
         read_json_object(results / "localization_heads.json"),
     )
@@ -104,6 +106,18 @@ def _made_of(results: Path) -> Path | None:
             if named and find(str(named)).is_dir():
                 return find(str(named))
     return None
+
+
+def _summary(path: Path) -> Mapping[str, Any] | None:
+    """What stage=batch tells of its run; of several jobs their sums, and the time of the longest."""
+    told = [found for _, file in files_of_shards(path, SUMMARY) if (found := read_json_object(file))]
+    if len(told) < 2:
+        return told[0] if told else None
+    try:
+        counts = {name: sum(one[name] for one in told) for name in ("samples", "done", "skipped", "failed")}
+        return {**told[-1], **counts, "seconds": max(one["seconds"] for one in told)}
+    except (LookupError, TypeError):  # one is damaged
+        return told[-1]
 
 
 def read_json_object(path: Path) -> Mapping[str, Any] | None:

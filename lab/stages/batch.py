@@ -4,6 +4,7 @@
     accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl
 
 `summary.json` tells how long the model waited for images and writers; `errors.jsonl` lists the samples that failed.
+With `data.shard=k/n` the job does its part alone, and its files have the part in their names.
 """
 
 import json
@@ -11,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +23,11 @@ from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
 from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
-from lab.base.processes import LOCK, Processes, only_run, processes
+from lab.base.processes import Processes, only_run, processes
+from lab.base.shards import ERRORS, FINISHED, LOCK, SUMMARY, Shard, remove_otherwise_divided
 from lab.base.workers import cores
-from lab.batch.finished import NAME, write_finished
+from lab.batch.dealing import blocks, cost, share_of
+from lab.batch.finished import write_finished
 from lab.batch.job import BatchJob
 from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, Outcome, collect_rows
@@ -33,10 +37,11 @@ from lab.heads.choice import HeadChoice
 from lab.stages import common
 from lab.stages.common import make_folder, model_folder, wants_generic
 from lab.stages.finish import Finish
-from lab.stages.refining import list_unrefined, refiner_of
+from lab.stages.refining import UNREFINED, list_unrefined, refiner_of
 from lab.stages.sharp_batch import refine_finished
 
 if TYPE_CHECKING:
+    from lab.batch.rows import Row
     from llava.family import LoadedModel
 
 
@@ -52,11 +57,13 @@ def run(config: Config, choice: HeadChoice) -> int:
     group = processes()
     folder = model_folder(config)
     group.first(partial(_begin, config))
-    with only_run(folder, group):
+    shard = Shard.read(config.data.shard)
+    with only_run(folder, group, shard):
+        group.first(partial(remove_otherwise_divided, folder, shard))
         began = time.time()
         found = group.gather([_share(config, choice, folder, chosen, group)])
         # The others wait: a launcher may end everyone as soon as one process fails.
-        group.first(lambda: _conclude(config, folder, chosen, found, time.time() - began))
+        group.first(lambda: _conclude(config, folder, found, time.time() - began))
     return 1 if any(one.errors for one in found) else 0
 
 
@@ -69,8 +76,9 @@ def _check_masks(config: Config, choice: HeadChoice) -> None:
 
 def _begin(config: Config) -> None:
     """Makes the folder. Raises UserError if what the run writes could not be put there."""
-    check_writable(model_folder(config), "summary.json", "errors.jsonl", NAME)
-    make_folder(config)
+    shard = Shard.read(config.data.shard)
+    check_writable(model_folder(config), *map(shard.name, (SUMMARY, ERRORS, FINISHED)))
+    make_folder(replace(config, data=replace(config.data, shard=None)))  # the same for all parts
 
 
 def collect_first(config: Config, choice: HeadChoice) -> bool:
@@ -112,19 +120,16 @@ def batch_job(config: Config, choice: HeadChoice, folder: Path) -> BatchJob:
 
 def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sample], group: Processes) -> Outcome:
     """This process's share: records that are there get today's ranking, and the missing ones are collected."""
-    from lab.batch.rows import plan_rows  # torch
-
-    outcome, job, refiner = Outcome(), batch_job(config, choice, folder), refiner_of(config)
-    rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
-    block = config.data.batch_size or BLOCK
-    mine = [row for rows in group.share([rows[i : i + block] for i in range(0, len(rows), block)]) for row in rows]
+    job, refiner = batch_job(config, choice, folder), refiner_of(config)
+    mine = _rows(config, chosen, group)
+    outcome = Outcome(sum(map(len, mine)))
     try:
         done = _finish_found(job, [sample for row in mine for sample in row], group, outcome)
         missing = [left for row in mine if (left := tuple(sample for sample in row if sample.id not in done))]
         if missing:
             loaded = common.model_with_heads(config, choice)
             if group.main:
-                about = min(len(chosen), group.world * sum(map(len, missing)))  # of all processes
+                about = group.world * sum(map(len, missing))  # of all processes
                 _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)
             collect_rows(job, loaded, missing, group, outcome)
             del loaded  # its memory is for SAM
@@ -132,6 +137,19 @@ def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sa
     except NotWritten as error:
         outcome.stopped = error
     return outcome
+
+
+def _rows(config: Config, chosen: Sequence[Sample], group: Processes) -> "list[Row]":
+    """What this process asks: its share of the blocks that this job has of all samples."""
+    from lab.batch.rows import plan_rows  # torch
+
+    shard = Shard.read(config.data.shard)
+    rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
+    pieces = list(blocks(rows, config.data.batch_size or BLOCK))
+    costs = [sum(map(cost, piece)) for piece in pieces]
+    pieces, costs = share_of(pieces, costs, shard.number - 1, shard.of)
+    pieces, _ = share_of(pieces, costs, group.rank, group.world)
+    return [row for piece in pieces for row in piece]
 
 
 def _finish_found(job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome) -> set[str]:
@@ -165,35 +183,36 @@ def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", queries: Sequence[str],
 # all processes
 
 
-def _conclude(config: Config, folder: Path, chosen: Sequence[Sample], found: Sequence[Outcome], seconds: float) -> None:
+def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: float) -> None:
     """Writes what all processes did and prints the table. Raises NotWritten if the run had to stop."""
+    shard, samples = Shard.read(config.data.shard), sum(one.samples for one in found)
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
     new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
     finished = {sample: entry for one in found for sample, entry in one.finished.items()}
     if stopped := next((one.stopped for one in found if one.stopped), None):
-        there = (folder / LOCK).exists()  # else the folder was removed, and all that was written
+        there = (folder / shard.name(LOCK)).exists()  # else the folder was removed, and all that was written
         if there:
             with suppress(NotWritten):
-                write_finished(folder, finished)
-        left = len(chosen) - new - before if there else len(chosen)
-        missing = f"{left} of {len(chosen)} samples are missing; the same command continues with them"
+                write_finished(folder, finished, shard)
+        left = samples - new - before if there else samples
+        missing = f"{left} of {samples} samples are missing; the same command continues with them"
         raise type(stopped)(f"{stopped}; {missing}")
-    write_finished(folder, finished)
+    write_finished(folder, finished, shard)
     if config.logic.refine != Refine.none:
-        list_unrefined(folder, [folder / sample.id for sample in chosen if sample.id in finished])
-    write_atomic(folder / "errors.jsonl", "".join(json.dumps(e) + "\n" for e in errors))
+        list_unrefined(folder / shard.name(UNREFINED), [folder / name for name in finished])
+    write_atomic(folder / shard.name(ERRORS), "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
         "data_file": str(config.data.data_file),
         "model": config.model.name,
-        "samples": len(chosen),
+        "samples": samples,
         "done": new + before,
         "skipped": before,
         "failed": len(errors),
         "seconds": round(seconds, 2),
         "processes": len(found),
         "waited": [one.waited for one in found],
-    }
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=1))
-    row = (len(chosen), new, before, len(errors), summary["seconds"])
+    } | ({} if shard.of == 1 else {"shard": str(shard)})
+    write_atomic(folder / shard.name(SUMMARY), json.dumps(summary, indent=1))
+    row = (samples, new, before, len(errors), summary["seconds"])
     print(table(("samples", "done now", "done before", "failed", "seconds"), [row]))
-    print(f"\nwrote {folder} (summary.json{', errors.jsonl lists what failed' if errors else ''})")
+    print(f"\nwrote {folder} ({shard.name(SUMMARY)}{f', {shard.name(ERRORS)} lists what failed' if errors else ''})")

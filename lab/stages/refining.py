@@ -118,18 +118,18 @@ def _attempt(path: Path, work: Callable[[], Any]) -> Any:
         return path, reason(error)
 
 
-def list_unrefined(folder: Path, records: Iterable[Path]) -> None:
-    """Lists the samples without a sharp mask, and why, in `unrefined.jsonl`; no file if all have one.
+def list_unrefined(file: Path, records: Iterable[Path]) -> None:
+    """Lists the samples without a sharp mask, and why, in a file, `unrefined.jsonl`; no file if all have one.
 
     `records` are the records' files or names as their results lie beside them.
     """
     told = [(name_of(path), _told(sibling(path, "_bbox.json"))) for path in records]
     lines = [{"id": name, "why": one["why"]} for name, one in told if "why" in one]
     if not lines:
-        (folder / UNREFINED).unlink(missing_ok=True)  # of an earlier run
+        file.unlink(missing_ok=True)  # of an earlier run
         return
-    write_atomic(folder / UNREFINED, "".join(json.dumps(line) + "\n" for line in lines))
-    log.warning("%d of %d samples have no sharp mask: %s lists them", len(lines), len(told), folder / UNREFINED)
+    write_atomic(file, "".join(json.dumps(line) + "\n" for line in lines))
+    log.warning("%d of %d samples have no sharp mask: %s lists them", len(lines), len(told), file)
 
 
 def _told(file: Path) -> dict[str, Any]:

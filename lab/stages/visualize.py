@@ -16,6 +16,7 @@ from lab.records.files import load_record
 from lab.records.record import Record
 from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
 from lab.stages.refining import (
+    UNREFINED,
     Failure,
     Located,
     list_unrefined,
@@ -82,7 +83,7 @@ def together(config: Config, choice: HeadChoice, figures: FigureOptions) -> "Tog
 
         for path, outcome in refine_files(files, read, refiner, write):
             yield path, None if isinstance(outcome, list) else outcome
-        list_unrefined(folder, [folder / path.name for path in files])
+        list_unrefined(folder / UNREFINED, [folder / path.name for path in files])
 
     return draw
 

@@ -22,7 +22,8 @@ import lab.batch.batcher
 import lab.batch.run
 from lab.base.errors import DiskFull, NotWritten, UserError
 from lab.base.paths import PROJECT
-from lab.base.processes import LOCK, Processes, only_run
+from lab.base.processes import Processes, only_run
+from lab.base.shards import LOCK
 from lab.base.workers import done_elsewhere
 from lab.batch.batcher import AdaptiveBatcher, automatic_size
 from lab.batch.rows import MOST_EXPRESSIONS, RowDataset, feed, plan_rows
@@ -92,13 +93,6 @@ def test_many_expressions_on_one_image_are_spread_over_rows_and_none_is_lost():
     rows = plan_rows(asked, share_image=True)
     assert sorted(map(len, rows)) == [1, MOST_EXPRESSIONS, MOST_EXPRESSIONS]
     assert sorted(s.id for row in rows for s in row) == sorted(s.id for s in asked)
-
-
-def test_every_batch_belongs_to_one_process_and_is_the_same_in_any_number_of_them():
-    batches = [[1, 2], [3, 4], [5]]
-    for world in (1, 2, 3, 7):
-        shares = [Processes(rank, world).share(batches) for rank in range(world)]
-        assert sorted(one for share in shares for one in share) == batches
 
 
 @pytest.mark.usefixtures("_shipped")
