@@ -75,10 +75,10 @@ def test_later_stages_read_all_parts_and_refuse_to_be_one(tmp_path):
 
 def test_m_runs_the_parts_one_after_another(tmp_path):
     data = write_lines(tmp_path / "data.jsonl", ASKED)
-    command = [sys.executable, "pipeline.py", "-m", "stage=batch", EACH, "data.shard=1/4,2/4,3/4,4/4"]
+    command = [sys.executable, "pipeline.py", "-m", "stage=batch", EACH, "data.shard=1/2,2/2"]
     keys = [f"data.data_file={data}", f"data.output_dir={tmp_path}", f"hydra.sweep.dir={tmp_path / 'jobs'}"]
     done = subprocess.run([*command, *keys], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / PICTUREBOOK
-    assert sorted(path.name for path in folder.glob("summary*")) == [f"summary-{k}of4.json" for k in (1, 2, 3, 4)]
+    assert sorted(path.name for path in folder.glob("summary*")) == [f"summary-{k}of2.json" for k in (1, 2)]
     assert sorted(list_samples(folder)["records"]) == ["a", "b", "c", "d"]
