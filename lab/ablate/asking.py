@@ -2,7 +2,7 @@
 
     picture = ReadPicture(loaded, question)         # system text and image, in a cache
     looked, outputs = picture.look()                # what the last token of every prompt does
-    logits = picture.say(0, [Part(...), Part(...)]) # what it says to the first prompt, heads changed
+    said = picture.say(0, [Part(...), Part(...)])   # what it says to the first prompt, heads changed
 
 Only what stands behind the image is computed again, many copies of it at once: they lie behind the cache as
 expressions lie behind their picture in a batch, and none sees another.
@@ -38,11 +38,20 @@ class Part:
     change: Change
     to: Sequence[torch.Tensor]  # of each layer, on the device
     onward: bool = True  # from the last prompt token on; otherwise at that token alone
+    places: Float[torch.Tensor, "places vis"] | None = None  # of the picture, to which attention is measured
 
     @property
     def changed(self) -> int:
         """How many tokens of a copy are changed."""
         return 1 + len(self.answer) * self.onward
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What follows the prompt in every copy of a part, float32."""
+
+    logits: Float[torch.Tensor, "copies tokens vocab"]  # behind the last prompt token and each token of the answer
+    looked: Float[torch.Tensor, "copies layers heads places"] | None  # attention of the last prompt token to the places
 
 
 class ReadPicture:
@@ -82,21 +91,21 @@ class ReadPicture:
         self._forget(packed)
         return stacked(rows), outputs
 
-    def say(self, number: int, parts: Sequence[Part]) -> list[Float[torch.Tensor, "copies tokens vocab"]]:
-        """The logits that follow the last token of one of the prompts and each token of the answer, part by part.
+    def say(self, number: int, parts: Sequence[Part]) -> list[Said]:
+        """What follows one of the prompts, part by part.
 
-        They are float32. The prompt but for its last token is read once for all copies, unchanged.
+        The prompt but for its last token is read once for all copies, unchanged.
         """
         prompt = pack([[self.question.prompts[number]]]).to(self.loaded.device)
         behind = prompt.ids.shape[1] - 1
-        found: list[list[torch.Tensor]] = [[] for _ in parts]
+        found: list[list[Said]] = [[] for _ in parts]
         if behind > self.start:
             self._read(_without_last(prompt))
         for numbers, chunk in self._chunks(parts):
-            for place, logits in zip(numbers, self._said(prompt, chunk), strict=True):
-                found[place].append(logits)
+            for place, said in zip(numbers, self._said(prompt, chunk), strict=True):
+                found[place].append(said)
         self.cache.crop(self.start - behind)
-        return [torch.cat(logits) for logits in found]
+        return [_joined(said) for said in found]
 
     def _chunks(self, parts: Sequence[Part]) -> Iterator[tuple[list[int], list[Part]]]:
         """Parts, or pieces of them, that together are no longer than one forward should be, with their numbers."""
@@ -114,22 +123,26 @@ class ReadPicture:
                 at, room = at + len(piece), room - length * len(piece)
         yield numbers, chunk
 
-    def _said(self, prompt: Packed, parts: Sequence[Part]) -> list[torch.Tensor]:
+    def _said(self, prompt: Packed, parts: Sequence[Part]) -> list[Said]:
         copies = [part for part in parts for _ in part.heads]
         packed = behind_prompt(prompt, [copy.answer for copy in copies])
         device, ends = packed.ids.device, packed.last[0] - packed.start
         spans = [torch.arange(-len(copy.answer), 1, device=device) for copy in copies]
         said = [end + span for end, span in zip(ends, spans, strict=True)]
         changed = [span[: copy.changed] for copy, span in zip(copies, said, strict=True)]
+        watched = any(part.places is not None for part in parts)
         layers = {int(layer) for part in parts for layer in part.heads.any(dim=2).any(dim=0).nonzero()}
         text, model = self._text(packed), self.loaded.model
-        wanted = Wanted(torch.cat(changed)[None], packed.columns)
-        with torch.inference_mode(), acting(model, _Changes(parts), wanted, layers):
+        wanted, changes = Wanted(torch.cat(changed)[None], packed.columns), _Changes(parts)
+        with torch.inference_mode(), acting(model, changes, wanted, None if watched else layers):
             logits = model(**text, past_key_values=self.cache, use_cache=True, logits_to_keep=torch.cat(said)).logits[0]
         self._forget(packed)
         sizes = [len(part.heads) * (1 + len(part.answer)) for part in parts]
-        by_part = zip(parts, logits.float().split(sizes), strict=True)
-        return [rows.unflatten(0, (len(part.heads), -1)) for part, rows in by_part]
+        by_part = zip(parts, logits.float().split(sizes), changes.looked, strict=True)
+        return [
+            Said(rows.unflatten(0, (len(part.heads), -1)), torch.stack(looked, dim=1) if looked else None)
+            for part, rows, looked in by_part
+        ]
 
     def _read(self, packed: Packed) -> None:
         """Adds what stands behind the image to the cache."""
@@ -145,6 +158,11 @@ class ReadPicture:
     def _forget(self, packed: Packed) -> None:
         """Leaves what stands before `packed.start` in the cache."""
         self.cache.crop(packed.start - packed.ids.shape[1])
+
+
+def _joined(pieces: Sequence[Said]) -> Said:
+    looked = [piece.looked for piece in pieces if piece.looked is not None]
+    return Said(torch.cat([piece.logits for piece in pieces]), torch.cat(looked) if looked else None)
 
 
 def _without_last(prompt: Packed) -> Packed:
@@ -175,16 +193,22 @@ def behind_prompt(prompt: Packed, answers: Sequence[Sequence[int]]) -> Packed:
 
 
 class _Changes:
-    """Changes the heads of every copy; the queries lie part by part, copy by copy."""
+    """Changes the heads of every copy; the queries lie part by part, copy by copy.
+
+    `looked` is what the parts' places get, layer by layer: [copies, heads, places].
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
+        self.looked: list[list[torch.Tensor]] = [[] for _ in parts]
 
     def __call__(self, layer: int, seen: Seen) -> torch.Tensor:
         new, at = seen.output.clone(), 0
-        for part in self.parts:
+        for part, looked in zip(self.parts, self.looked, strict=True):
             queries = slice(at, at := at + part.changed * len(part.heads))
             heads = part.heads[:, layer]
+            if part.places is not None:  # the first of a copy's queries is the prompt's last token
+                looked.append(seen.looked[queries][:: part.changed] @ part.places.T)
             if heads.any():
                 each = heads.repeat_interleave(part.changed, dim=0).to(new.device)  # queries heads
                 here = seen.of(queries)

@@ -97,7 +97,7 @@ def _rows(
         numbers = (float(value), value_low, value_high, float(value - before), low, high)
         return Row(name, intervention, metric, *numbers, counted, groups[of].shape[1])
 
-    against = [name for name in figures if name not in (UNTOUCHED, CHOSEN)]
+    against = [name for name in figures if CHOSEN in figures and name not in (UNTOUCHED, CHOSEN)]
     return [row(name, name, UNTOUCHED) for name in figures] + [
         row(AGAINST + name, CHOSEN, name) for name in against if not name.startswith(("L", "best"))
     ]

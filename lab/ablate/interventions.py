@@ -34,7 +34,7 @@ class About:
     picture: Picture
     image_size: tuple[int, int]  # width, height
     num_layers: int
-    box_xyxy: Box | None
+    target: Thing | None  # what the expression means, if the sample has its box
     things: Sequence[Thing]  # beside the one that is meant
     other: Thing | None  # one of them, for redirect
     swapped: Float[torch.Tensor, "layers heads vis"] | None  # what another expression about the picture looks at
@@ -73,26 +73,38 @@ class Intervention:
     headline: str = "exact"  # the metric that tells most
     others: bool = False
     answer: Callable[[About], str | None] | None = None  # what the model says if it follows
+    there: "Callable[[About], Place] | None" = None  # the place that `to` sends the heads to, where it is one
 
 
-def _other(about: About) -> Layers | None:
-    return None if about.other is None else about.everywhere(about.where(about.other))
+Place = Float[np.ndarray, " vis"] | None  # share of each image token's cell; None: the sample has no such place
 
 
-def _background(about: About) -> Layers | None:
-    if about.box_xyxy is None:
+def _other(about: About) -> Place:
+    return None if about.other is None else about.where(about.other)
+
+
+def _background(about: About) -> Place:
+    if about.target is None:
         return None
     width, height = about.image_size
     inside = about.boxes((0.0, 0.0, float(width), float(height))) > FREE
-    things = about.boxes(about.box_xyxy, *(thing.box_xyxy for thing in about.things)) > 0
-    return about.everywhere((inside & ~things).astype(float))
+    things = about.boxes(about.target.box_xyxy, *(thing.box_xyxy for thing in about.things)) > 0
+    return (inside & ~things).astype(float)
 
 
-def _place(about: About) -> Layers | None:
+def _box(about: About) -> Place:
     if about.place is None:
         return None
     (x0, y0, x1, y1), (width, height) = about.place, about.image_size
-    return about.everywhere(about.boxes((x0 * width, y0 * height, x1 * width, y1 * height)))
+    return about.boxes((x0 * width, y0 * height, x1 * width, y1 * height))
+
+
+def _sent(there: Callable[[About], Place]) -> Callable[[About], Layers | None]:
+    def to(about: About) -> Layers | None:
+        place = there(about)
+        return None if place is None else about.everywhere(place)
+
+    return to
 
 
 def _swapped(about: About) -> Layers | None:
@@ -116,18 +128,21 @@ def _zero(about: About) -> Layers:
 
 INTERVENTIONS: dict[str, Intervention] = {
     "redirect": Intervention(
-        "steer", "attention to the image moved to another thing", moved, _other,
+        "steer", "attention to the image moved to another thing", moved, _sent(_other),
         "a box of another thing: the line's others, or lines about the same picture with a bbox", "other",
-        answer=lambda about: about.other.answer if about.other else None,
+        answer=lambda about: about.other.answer if about.other else None, there=_other,
     ),
     "swap": Intervention(
         "steer", "attention to the image replaced by that of another expression", moved, _swapped,
         "another expression about the same picture", "other", answer=lambda about: about.swapped_answer,
     ),
     "background": Intervention(
-        "steer", "attention to the image moved to where no thing is", moved, _background, "a bbox", "first_word"
+        "steer", "attention to the image moved to where no thing is", moved, _sent(_background), "a bbox",
+        "first_word", there=_background,
     ),
-    "box": Intervention("steer", "attention to the image moved to ablate.box", moved, _place, headline="first_word"),
+    "box": Intervention(
+        "steer", "attention to the image moved to ablate.box", moved, _sent(_box), headline="first_word", there=_box
+    ),
     "keep_uniform": Intervention(
         "suffice", "attention to the image uniform in all other heads", moved, _uniform, headline="first_word",
         others=True,

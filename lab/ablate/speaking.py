@@ -31,10 +31,10 @@ def speak(picture: ReadPicture, number: int, parts: Sequence[Part], *, most: int
     ends = end_tokens(picture)
     said, first, going = list(parts), dict[int, torch.Tensor](), list(range(len(parts)))
     for _ in range(most):
-        logits = picture.say(number, [said[place] for place in going])
+        answers = picture.say(number, [said[place] for place in going])
         ended = set()
-        for place, found in zip(going, logits, strict=True):
-            following = found[0, -1]
+        for place, found in zip(going, answers, strict=True):
+            following = found.logits[0, -1]
             first.setdefault(place, following.softmax(-1).cpu())
             token = int(following.argmax())
             if token in ends:

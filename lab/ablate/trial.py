@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from collector import Question
 from conf.schema import AblateConfig, AblateTokens
@@ -18,14 +18,16 @@ from lab.ablate.answers import Answer, against_answer, divergence, tokenized
 from lab.ablate.asking import Part, ReadPicture
 from lab.ablate.interventions import INTERVENTIONS, About, Layers
 from lab.ablate.sets import HeadSet
-from lab.ablate.things import answer_of, first_word, things_beside
+from lab.ablate.things import Thing, answer_of, first_word, things_beside
 from lab.base.errors import UserError
 from lab.datasets import Sample
 from llava.family import LoadedModel
 
-# What the model says of the answer; what it says of what is right elsewhere; how much it says another thing.
-METRICS = ("exact", "words", "first_word", "logprob", "other", "other_logprob", "divergence")
-SHARES = ("exact", "words", "first_word", "other")  # 0 to 1
+# What the model says of the answer; what it says of what is right elsewhere; how much it says another thing; and by
+# how much more the heads behind the changed ones look where these were sent, and at what is meant.
+LOOKS = ("others_there", "others_target")
+METRICS = ("exact", "words", "first_word", "logprob", "other", "other_logprob", "divergence", *LOOKS)
+SHARES = ("exact", "words", "first_word", "other", *LOOKS)  # 0 to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Todo:
     number: int  # of the intervention
     to: Layers
     other: Answer | None  # what the model says if it follows; only where it begins differently
+    places: dict[str, Float[np.ndarray, " vis"]]  # of LOOKS, those that the sample has
 
 
 class Trial:
@@ -93,7 +96,7 @@ class Trial:
             question.picture,
             question.image_size,
             self.loaded.num_layers,
-            sample.box_xyxy,
+            None if sample.box_xyxy is None else Thing(sample.box_xyxy, mask_source=sample.mask_source),
             things,
             None if other is None else things[other],
             None if partner is None else looked[:, :, beside[partner]],
@@ -113,15 +116,19 @@ class Trial:
         scores = {name: np.full((len(self.interventions), len(self.sets)), np.nan) for name in METRICS}
         todos = list(self._todos(about, answer))
         asked = [(todo, answer) for todo in todos] + [(todo, todo.other) for todo in todos if todo.other]
-        logits = picture.say(number, [self._part(todo, text) for todo, text in asked]) if asked else []
-        for place, ((todo, text), said) in enumerate(zip(asked, logits, strict=True)):
-            own, found = place < len(todos), dict[str, torch.Tensor]()
-            measured = {} if text is None else against_answer(said, text, self.ends)
-            if own:
-                found = measured | {"divergence": divergence(said[:, 0], said[0, 0])}  # the first set is untouched
+        parts = [self._part(todo, text, own=place < len(todos)) for place, (todo, text) in enumerate(asked)]
+        for place, ((todo, text), said) in enumerate(
+            zip(asked, picture.say(number, parts) if asked else [], strict=True)
+        ):
+            logits, masks = said.logits, self.masks[todo.number]
+            measured = {} if text is None else against_answer(logits, text, self.ends)
+            if place < len(todos):  # the first set is untouched
+                found = measured | {"divergence": divergence(logits[:, 0], logits[0, 0])}
+                if said.looked is not None:
+                    found |= dict(zip(todo.places, gains(said.looked, masks.heads), strict=True))
             else:
                 found = {"other": measured["first_word"], "other_logprob": measured["logprob"]}
-            index = self.masks[todo.number].index
+            index = masks.index
             for name, values in found.items():
                 scores[name][todo.number] = np.where(index < 0, np.nan, values.cpu().numpy()[index])
         return scores
@@ -133,11 +140,37 @@ class Trial:
                 continue
             text = one.answer(about) if one.answer else None
             differs = text is not None and answer is not None and first_word(text) != answer.first
-            yield Todo(number, to, tokenized(text, self.loaded.tokenizer) if text and differs else None)
+            there = one.there(about) if one.there else None
+            target = None if about.target is None else about.where(about.target)
+            places = {name: place for name, place in zip(LOOKS, (there, target), strict=True) if place is not None}
+            yield Todo(number, to, tokenized(text, self.loaded.tokenizer) if text and differs else None, places)
 
-    def _part(self, todo: Todo, answer: Answer | None) -> Part:
+    def _part(self, todo: Todo, answer: Answer | None, *, own: bool) -> Part:
         heads, change = self.masks[todo.number].heads, self.interventions[todo.number].change
-        return Part(answer.ids if answer else (), heads, change, todo.to, self.config.tokens == AblateTokens.onward)
+        onward, places = self.config.tokens == AblateTokens.onward, None
+        if own and todo.places:
+            everywhere = np.ones_like(next(iter(todo.places.values())))
+            rows = np.stack([*todo.places.values(), everywhere])
+            places = torch.from_numpy(rows).float().to(self.loaded.device)
+        return Part(answer.ids if answer else (), heads, change, todo.to, onward, places)
+
+
+def gains(
+    looked: Float[torch.Tensor, "copies layers heads places"], changed: Bool[torch.Tensor, "copies layers heads"]
+) -> Float[torch.Tensor, "places-1 copies"]:
+    """By how much more than untouched the heads that are not changed look at each place, behind the first that is.
+
+    What is measured is the share of all their attention to the image, which is the last place. The first copy is
+    untouched: 0. NaN where no such head is left.
+    """
+    behind = changed.any(2).cumsum(1).roll(1, 1) > 0  # copies layers
+    behind[:, 0] = False
+    counted = (behind[..., None] & ~changed).to(looked)
+    after = torch.einsum("clhp,clh->pc", looked, counted)
+    before = torch.einsum("lhp,clh->pc", looked[0], counted)
+    gain = after[:-1] / after[-1] - before[:-1] / before[-1]
+    gain[:, 0] = 0
+    return gain
 
 
 @dataclass(frozen=True, eq=False)

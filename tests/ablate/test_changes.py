@@ -109,7 +109,7 @@ def test_a_change_is_what_it_says(loaded, change, onward):
     function, to, edit = CHANGES[change]
     heads = torch.cat([mask(), mask(*HEADS), mask((2, 3))])
     part = Part(ANSWER, heads, function, to(question.picture.tokens), onward)
-    found = ReadPicture(loaded, question).say(1, [part])[0]
+    found = ReadPicture(loaded, question).say(1, [part])[0].logits
     expected = literally(loaded, question, edit(question.picture.tokens), number=1, onward=onward)
     torch.testing.assert_close(found[1], expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(found[0], whole(loaded, question, 1), rtol=0, atol=2e-5)
@@ -122,7 +122,7 @@ def test_heads_moved_to_where_they_look_and_no_heads_change_nothing(loaded):
     picture = ReadPicture(loaded, question)
     looked = picture.look()[0][:, 0, :, 0]
     own = list(looked / looked.sum(-1, keepdim=True))
-    found = picture.say(0, [Part((), torch.cat([mask(), mask(*HEADS)]), moved, own)])[0]
+    found = picture.say(0, [Part((), torch.cat([mask(), mask(*HEADS)]), moved, own)])[0].logits
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-5)
 
 
@@ -136,16 +136,30 @@ def test_what_is_seen_is_what_a_record_holds(loaded):
 
 def test_many_copies_in_several_forwards_are_as_one_alone(loaded, monkeypatch):
     question = prepare(loaded, IMAGE, QUERIES)
-    parts = [Part(answer, torch.cat([mask((layer, 1)) for layer in (0, 1, 2)]), said, [torch.zeros(1, 8)] * 3)
-             for answer in (ANSWER, (), (3,))]  # fmt: skip
+    heads, places = torch.cat([mask((layer, 1)) for layer in (0, 1, 2)]), torch.rand(2, question.picture.tokens)
+    parts = [Part(answer, heads, said, [torch.zeros(1, 8)] * 3, places=places) for answer in (ANSWER, (), (3,))]
     together = ReadPicture(loaded, question).say(0, parts)
     monkeypatch.setattr("lab.ablate.asking.MOST_TOKENS", {"cpu": 4, "cuda": 4})
     picture = ReadPicture(loaded, question)
     for _ in range(2):  # the cache holds the picture alone again
         apart = picture.say(0, parts)
-        assert [logits.shape[:2] for logits in apart] == [(3, 4), (3, 1), (3, 2)]
+        assert [one.logits.shape[:2] for one in apart] == [(3, 4), (3, 1), (3, 2)]
         for one, other in zip(together, apart, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+            torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=2e-5)
+            torch.testing.assert_close(one.looked, other.looked, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "fused"])
+def test_it_is_told_where_every_head_then_looks(loaded, attention):
+    question = prepare(loaded, IMAGE, QUERIES)
+    use_attention(loaded.model, attention)
+    places = torch.eye(question.picture.tokens)  # every token is a place
+    heads, zeros = torch.cat([mask(), mask(*HEADS)]), [torch.zeros(1, 8)] * 3
+    looked = ReadPicture(loaded, question).say(0, [Part(ANSWER, heads, said, zeros, places=places)])[0].looked
+    np.testing.assert_allclose(looked[0], collect(loaded, IMAGE, QUERIES[0]).attn[:, :, 0], rtol=0, atol=2e-5)
+    first = min(layer for layer, _ in HEADS)
+    torch.testing.assert_close(looked[1, : first + 1], looked[0, : first + 1], rtol=0, atol=2e-5)
+    assert (looked[1] - looked[0])[first + 1 :].abs().max() > 1e-4
 
 
 class Stop(Exception):
@@ -195,6 +209,6 @@ def test_every_family_says_behind_the_cache_what_it_says_in_one_forward(kind, tm
         rows, outputs = picture.look()
         np.testing.assert_allclose(rows[:, 0, :, 1, None], record.attn, rtol=0, atol=2e-5)
         zeros = [torch.zeros(1, output.shape[-1]) for output in outputs]
-        untouched, changed = picture.say(1, [Part(ANSWER, heads, said, zeros)])[0]
+        untouched, changed = picture.say(1, [Part(ANSWER, heads, said, zeros)])[0].logits
         torch.testing.assert_close(untouched, expected, rtol=0, atol=5e-5)
         assert (untouched - changed).abs().max() > 1e-3

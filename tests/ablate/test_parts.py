@@ -11,6 +11,7 @@ from lab.ablate.estimates import estimates
 from lab.ablate.interventions import check_interventions
 from lab.ablate.sets import HeadSet, check_kinds, head_sets
 from lab.ablate.things import Thing, distribution, mask_in_cells, share_of_cells, things_beside
+from lab.ablate.trial import gains
 from lab.base.errors import UserError
 from lab.datasets import Sample
 from llava.grid import Grid
@@ -33,6 +34,21 @@ def test_an_answer_is_measured_word_by_word():
     assert against_answer(logits(3, 4, 5, 6), answer, [2])["exact"] == 0  # it goes on
     half = against_answer(logits(3, 8, 5, 2), answer, [2])
     assert [half[name].item() for name in ("exact", "words", "first_word")] == [0, 0.5, 0]
+
+
+def test_a_gain_counts_the_unchanged_heads_behind_the_first_changed_one():
+    looked = torch.zeros(3, 3, 2, 2)  # copies layers heads places, of which the last is the whole picture
+    looked[..., 1] = 0.5
+    looked[..., 0] = 0.1  # untouched: a fifth
+    looked[1, 1, 0, 0] = 0.5  # the changed head itself, which does not count
+    looked[1, 1, 1, 0] = 0.5  # beside it: cannot have been changed by it
+    looked[1, 2, :, 0] = torch.tensor([0.3, 0.5])  # behind it: four fifths of all their attention
+    changed = torch.zeros(3, 3, 2, dtype=torch.bool)
+    changed[1, 1, 0] = changed[2, 2, 0] = True
+    found = gains(looked, changed)
+    assert found.shape == (1, 3)
+    assert found[0, :2].tolist() == pytest.approx([0, 0.8 - 0.2])
+    assert found[0, 2].isnan()  # nothing is behind the last layer
 
 
 def test_tokens_belong_to_words(picturebook):

@@ -58,6 +58,10 @@ def test_the_chosen_heads_steer_and_suffice_and_others_do_not(ablated, scenes, t
     assert value(content, "keep_uniform", "first_word", "chosen") > value(content, "keep_uniform", "first_word", "none")
     assert value(content, "zero", "exact", "chosen") < value(content, "zero", "exact", "random")
     assert value(content, "zero", "divergence", "untouched") == 0
+    assert value(content, "redirect", "others_there", "untouched") == 0
+    looks = {(row["intervention"], row["metric"]) for row in content["rows"] if row["metric"].startswith("others_")}
+    assert {name for name, metric in looks if metric == "others_there"} == {"redirect", "background"}
+    assert ("swap", "others_target") in looks
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines()[:10])) <= 80
     folder = tmp_path / "out/examples-models-picturebook"
