@@ -167,8 +167,9 @@ class FigureFormat(Choice):
     svg = "svg"
 
 
-_ENDINGS = ("pkl", "pkl.gz", "safetensors")  # not all of them can be names of a class's members
+_ENDINGS = ("pkl", "pkl.gz", "safetensors", "shards")  # not all of them can be names of a class's members
 RecordFormat = Choice("RecordFormat", {ending: ending for ending in _ENDINGS})  # type: ignore[call-overload]
+SHARDS = RecordFormat("shards")
 _PROMPTS = ("box", "points", "box+points", "mask")
 RefinePrompt = Choice("RefinePrompt", {kind: kind for kind in _PROMPTS})  # type: ignore[call-overload]
 
@@ -626,7 +627,8 @@ class DataConfig(Group, path="data"):
     )
     record_format: RecordFormat = key(  # type: ignore[valid-type]
         RecordFormat("pkl"),
-        "pkl; pkl.gz: somewhat smaller, slower to write; safetensors: for other tools; each is read anywhere",
+        "pkl; pkl.gz: somewhat smaller, slower to write; safetensors: for other tools; shards: some hundred records in "
+        "one file, and nothing beside them; each is read anywhere",
     )
     save_dtype: StoredDtype | None = key(
         None, "float16, float32: precision of the records; null: float16 for 16-bit models, else float32"
@@ -637,7 +639,7 @@ class DataConfig(Group, path="data"):
         common="all maps, or selected, or none: what a record keeps",
     )
     save_masks: bool = key(
-        True, "X_mask.png and X_bbox.json of every sample in stage=batch; not with save_attention=none"
+        True, "X_mask.png and X_bbox.json of every sample in stage=batch; not with save_attention=none or shards"
     )
     visualize_batch: bool = key(False, "the figures of every sample too in stage=batch, with its mask and box")
     runs: list[str] | None = key(
@@ -646,6 +648,11 @@ class DataConfig(Group, path="data"):
 
     def check(self) -> None:
         Shard.read(self.shard)
+        if self.record_format == SHARDS and self.visualize_batch:
+            raise UserError(
+                "data.record_format=shards keeps no files of single samples: leave out data.visualize_batch, and draw "
+                "with stage=visualize data.attention_dir=<the folder>"
+            )
         if self.save_attention == SaveAttention.none and self.visualize_batch:
             raise UserError(
                 "data.save_attention=none keeps no maps to draw from: set it to selected, or data.visualize_batch=false"

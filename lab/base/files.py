@@ -35,13 +35,20 @@ MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file sys
 
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError for pipes, devices and files of more than `most` bytes, unread."""
+    with open_regular(path, most) as stream:
+        return stream.read(os.fstat(stream.fileno()).st_size)
+
+
+@contextmanager
+def open_regular(path: str | Path, most: int = MOST_BYTES) -> Iterator[BinaryIO]:
+    """A regular file to read. Raises OSError for pipes, devices and files of more than `most` bytes."""
     with open(path, "rb", opener=_without_waiting) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}")
-        return stream.read(status.st_size)
+        yield stream
 
 
 def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:

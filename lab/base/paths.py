@@ -11,6 +11,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 255  # of a name; a path is longer
+CONTAINERS = (".safetensors", ".tar")  # files in which others lie, named as if it were a folder
 
 
 def home(path: str) -> Path:
@@ -64,6 +65,8 @@ def refused(path: str, kind: str) -> str | None:
         return f"there is no user {user[1:]}" if user.startswith("~") else None
     except NotADirectoryError:
         above = next(parent for parent in here.parents if exists(parent))
+        if kind == "file" and above.suffix in CONTAINERS:
+            return None
         return f"{above} is a file, not a folder"
     except OSError as error:
         return (error.strerror or str(error)).lower()

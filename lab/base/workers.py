@@ -12,10 +12,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from lab.base.errors import UserError
@@ -42,7 +43,7 @@ def cores() -> int:
 
 
 def in_workers(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
+    function: Callable[[Item], Result], items: Collection[Item], workers: int | None = None
 ) -> Iterator[tuple[Item, Result]]:
     """Each item and what the function makes of it, in order; with one worker, in this process.
 
@@ -97,12 +98,12 @@ def _call(item: Any) -> Any:
 
 
 def _ahead(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], most: int
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[tuple[Sequence[Item], "Future[list[Result]]"]]:
     """The chunks in order, with at most `most` of them under way."""
     waiting: deque[tuple[Sequence[Item], Future[list[Result]]]] = deque()
-    for start in range(0, len(items), CHUNK):
-        part = items[start : start + CHUNK]
+    remaining = iter(items)
+    while part := list(islice(remaining, CHUNK)):
         waiting.append((part, pool.submit(_each, function, part)))
         if len(waiting) == most:
             yield waiting.popleft()

@@ -2,26 +2,28 @@
 
 `finished.json`, beside the records, holds two things of each sample: a digest of its question and of all the rules that
 its files were made by, and the size and the time of each file. While both are as they were, the sample is left alone.
-Without the file, everything is read and ranked once more.
+Without the file, everything is read and ranked once more. Shards of records tell the digests themselves.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lab.base.errors import DiskFull, NotWritten, UserError, reason
 from lab.base.files import read_json, write_atomic
 from lab.base.shards import FINISHED, Shard, files_of_shards
 from lab.batch.job import BatchJob
 from lab.datasets import Sample
-from lab.records.folder import find_record
+from lab.records.folder import find_record, status
 
 RULES = 1  # one more if a later version makes other files by the same settings
 
 Entry = dict[str, Any]  # {"by": digest, "files": {name: [bytes, nanoseconds]}}
 Result = Entry | NotWritten | str  # of a sample: its files as they are now, or why they are not there
+IN_SHARD: Entry = {}  # of a sample whose shard tells all that is to be told
+T = TypeVar("T")
 
 
 def read_finished(folder: Path) -> dict[str, Entry]:
@@ -50,22 +52,29 @@ def write_finished(folder: Path, new: Mapping[str, Entry], shard: Shard) -> None
 
 def entry(job: BatchJob, sample: Sample, files: Iterable[Path]) -> Entry:
     """What is told of a sample whose files are these."""
-    return {"by": _digest(job, sample), "files": {path.name: _stamp(path) for path in files}}
+    if job.in_shards:
+        return IN_SHARD
+    return {
+        "by": digest(job, sample),
+        "files": {path.relative_to(job.folder).as_posix(): _stamp(path) for path in files},
+    }
 
 
 def is_finished(found: Entry | None, job: BatchJob, sample: Sample) -> bool:
     """Whether an entry is by today's rules, and every file is as it was then."""
     try:
         record = find_record(job.folder, sample.id)
-        if not found or record is None or record.name not in found["files"] or found["by"] != _digest(job, sample):
+        if not found or record is None or found["by"] != digest(job, sample):
+            return False
+        if record.relative_to(job.folder).as_posix() not in found["files"]:
             return False
         return all(_stamp(job.folder / name) == stamp for name, stamp in found["files"].items())
     except (UserError, OSError, LookupError, TypeError, AttributeError):  # a file is gone, or the entry is damaged
         return False
 
 
-def attempt(write: Callable[[], Entry]) -> Result:
-    """The entry of a sample that is written; otherwise what went wrong, as one sample must not end the others' run.
+def attempt(write: Callable[[], T]) -> T | NotWritten | str:
+    """What is made of a sample as it is written; otherwise what went wrong, as one sample must not end the others' run.
 
     Raises DiskFull.
     """
@@ -80,10 +89,11 @@ def attempt(write: Callable[[], Entry]) -> Result:
 
 
 def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    found = status(path)
+    return [found.st_size, found.st_mtime_ns]
 
 
-def _digest(job: BatchJob, sample: Sample) -> str:
+def digest(job: BatchJob, sample: Sample) -> str:
+    """The question of a sample and all the rules that its files are made by, in 32 letters."""
     told = repr((RULES, job.rules, sample.query, str(sample.image_file), sample.image_size))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

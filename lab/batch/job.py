@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from conf.schema import DataConfig, LogicConfig, ModelConfig, SaveAttention
+from conf.schema import SHARDS, DataConfig, LogicConfig, ModelConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.record import Record
 from llava.conversation import asked_with
@@ -40,6 +40,11 @@ class BatchJob:
     finish: Finishing
     generic: bool = False  # records hold the generic prompt's attention too
     windows: bool = False
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether records go to files of many, and nothing is written beside them."""
+        return self.data.record_format == SHARDS
 
     @cached_property
     def rules(self) -> str:

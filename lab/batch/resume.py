@@ -7,12 +7,12 @@ from conf.schema import Dtype
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.workers import in_workers, worker_count
-from lab.batch.finished import Result, attempt, entry, is_finished, read_finished
+from lab.batch.finished import IN_SHARD, Result, attempt, digest, entry, is_finished, read_finished
 from lab.batch.job import BatchJob
 from lab.batch.storage import serves
 from lab.datasets import Sample
 from lab.records.files import load_record
-from lab.records.folder import ENDINGS, find_record
+from lab.records.folder import ENDINGS, find_record, packed_records
 from lab.records.record import Record
 from llava.conversation import ANSWERED_WITH, ASKED_WITH, FAMILY_TEMPLATES, asked_with
 
@@ -22,13 +22,15 @@ def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) ->
 
     Those that are finished by the same rules are not read. The others are, in worker processes. Raises DiskFull.
     """
-    known = read_finished(job.folder)
-    names = {sample.id: [job.folder / f"{sample.id}{ending}" for ending in ENDINGS] for sample in samples}
-    there = [sample for sample in samples if any(path.exists() for path in names[sample.id])]
-    finished = [sample for sample in there if is_finished(known.get(sample.id), job, sample)]
-    yield from ((sample, known[sample.id]) for sample in finished)
-    done = {sample.id for sample in finished}
-    others = [(sample, sample.id in known) for sample in there if sample.id not in done]
+    known, packed = read_finished(job.folder), packed_records(job.folder)
+    others = []
+    for sample in samples:
+        if job.in_shards and packed.by(sample.id) == digest(job, sample):
+            yield sample, IN_SHARD
+        elif is_finished(known.get(sample.id), job, sample):
+            yield sample, known[sample.id]
+        elif sample.id in packed or any((job.folder / f"{sample.id}{ending}").exists() for ending in ENDINGS):
+            others.append((sample, sample.id in known))
     outcomes = in_workers(partial(_finished, job=job), others, min(workers, worker_count(None, len(others))))
     for (sample, _), outcome in progress(outcomes, "resume", total=len(others)):
         if outcome is not None:

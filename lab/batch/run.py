@@ -8,23 +8,25 @@ processes.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.base.console import progress
-from lab.base.errors import DiskFull, InARow, NotWritten
+from lab.base.errors import DiskFull, NotWritten
 from lab.base.memory import keep_freed_memory
 from lab.base.processes import Processes
 from lab.base.shards import LOCK, Shard
 from lab.base.workers import cores, done_elsewhere
 from lab.batch.finished import Entry, Result, attempt, entry
 from lab.batch.job import BatchJob
+from lab.batch.outcome import Outcome
+from lab.batch.shelf import Shelf
 from lab.batch.storage import as_stored
 from lab.batch.writer import Writer
 from lab.datasets import Sample
-from lab.records.folder import write_record
+from lab.records.folder import pack_record, packed_records, write_record
 
 if TYPE_CHECKING:
     from collector import PendingRecords
@@ -34,53 +36,15 @@ if TYPE_CHECKING:
     from llava.family import LoadedModel
 
     Written = tuple[Row, Sequence[Record]]  # samples and their records
-    Write = Callable[[Written], list[Result]]
+    Packed = Result | bytes  # what became of a sample, or its record for a shard
+    Write = Callable[[Written], list[Packed]]
+    Take = Callable[[Sample, Packed], None]
 
 log = logging.getLogger(__name__)
 
 BLOCK = 8  # rows of samples that one process takes at a time; automatic batches are parts of it
 AHEAD = 8  # rows that may wait for the writers
 MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
-
-
-@dataclass
-class Outcome:
-    """What one process did."""
-
-    samples: int = 0  # that it had to do
-    new: list[str] = field(default_factory=list)  # ids of the samples collected; threads append to it
-    before: int = 0  # samples whose record was there
-    finished: dict[str, Entry] = field(default_factory=dict)  # the files of both
-    errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
-    unwritten: InARow = field(default_factory=InARow)
-    waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
-    stopped: NotWritten | None = None  # why the run had to end early
-
-    def fail(self, sample: Sample, why: str) -> None:
-        log.error("%s: %s", sample.id, why)
-        self.errors.append({"id": sample.id, "line": sample.line, "error": why})
-
-    def take(self, sample: Sample, result: Result) -> bool:
-        """Whether the sample is finished. Raises NotWritten if several in a row could not be written."""
-        if isinstance(result, NotWritten | str):
-            self.fail(sample, str(result))
-        else:
-            self.finished[sample.id] = result
-        self.unwritten.count(result)
-        return sample.id in self.finished
-
-    def undo(self, sample: Sample, why: NotWritten | str) -> None:
-        """Takes back that a sample is finished: something more that was to be made of it failed.
-
-        Raises NotWritten if several in a row could not be written.
-        """
-        self.finished.pop(sample.id, None)
-        if sample.id in self.new:
-            self.new.remove(sample.id)
-        else:
-            self.before -= 1
-        self.fail(sample, str(why))
-        self.unwritten.count(why)
 
 
 def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
@@ -100,15 +64,29 @@ def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", ru
     dataset = RowDataset(rows, loaded, job.model, generic=job.generic)
     waiting = Waiting(feed(dataset, workers=workers, pin=accelerated))
     threads, elsewhere = writers(data.workers, mine, accelerated=accelerated, windows=job.windows)
+    check = partial(_check_there, _guard(job.folder, Shard.read(job.data.shard)))
     with (
+        _takes(job, outcome, check) as take,
         done_elsewhere(partial(write_row, job=job), elsewhere) as write,
         Writer(threads=threads, ahead=AHEAD) as writer,
     ):
-        guarded = partial(_guarded, write, _guard(job.folder, Shard.read(job.data.shard)))
-        answered = _answered(batcher, waiting, guarded, writer, outcome)
+        answered = _answered(batcher, waiting, partial(_guarded, write, check), take, writer, outcome)
         for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
+
+
+@contextmanager
+def _takes(job: BatchJob, outcome: Outcome, check: "Callable[[], None]") -> "Iterator[Take]":
+    """What takes the results: the outcome or, where records go to shards, a shelf, which is cleared at the end."""
+    if not job.in_shards:
+        yield outcome.take_new  # type: ignore[misc]  # nothing is packed
+        return
+    shelf = Shelf(job, outcome, packed_records(job.folder).generation + 1, check)
+    try:
+        yield shelf.take
+    finally:
+        shelf.flush()
 
 
 class Waiting:
@@ -141,7 +119,12 @@ def writers(workers: int | None, cores: int, *, accelerated: bool, windows: bool
 
 
 def _answered(
-    batcher: "AdaptiveBatcher", prepared: "Iterator[ReadyRow]", write: "Write", writer: Writer, outcome: Outcome
+    batcher: "AdaptiveBatcher",
+    prepared: "Iterator[ReadyRow]",
+    write: "Write",
+    take: "Take",
+    writer: Writer,
+    outcome: Outcome,
 ) -> Iterator[Sample]:
     """The samples, one after the other, as they are answered and handed to the writer, or have failed."""
     for row, answers, number in batcher.answers(prepared):
@@ -149,11 +132,11 @@ def _answered(
             outcome.fail(sample, why)
             yield sample
         if answers is not None:
-            writer.put(partial(_hand_over, write, row.samples, answers, number, outcome))
+            writer.put(partial(_hand_over, write, take, row.samples, answers, number))
             yield from row.samples
 
 
-def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number: int, outcome: Outcome) -> None:
+def _hand_over(write: "Write", take: "Take", samples: "Row", answers: "PendingRecords", number: int) -> None:
     """Waits for the answers of one row and has them written; runs in a writer's thread.
 
     Raises NotWritten if no more can be.
@@ -162,8 +145,7 @@ def _hand_over(write: "Write", samples: "Row", answers: "PendingRecords", number
     for sample, result in zip(samples, results, strict=False):
         if isinstance(result, DiskFull):
             raise result
-        if outcome.take(sample, result):
-            outcome.new.append(sample.id)
+        take(sample, result)
 
 
 def _guard(folder: Path, shard: Shard) -> Path:
@@ -172,25 +154,31 @@ def _guard(folder: Path, shard: Shard) -> Path:
     return lock if lock.exists() else folder
 
 
-def _guarded(write: "Write", guard: Path, written: "Written") -> list[Result]:
+def _guarded(write: "Write", check: "Callable[[], None]", written: "Written") -> "list[Packed]":
     """Writes what may be written.
 
     Raises NotWritten if the folder was removed before or meanwhile, as files would appear in a new one.
     """
-    there = guard.exists()
-    results = write(written) if there else []
-    if not (there and guard.exists()):
-        folder = guard.parent if guard.suffix == Path(LOCK).suffix else guard
-        raise NotWritten(f"{folder} is not there any more: it was removed or renamed while the run was writing to it")
+    check()
+    results = write(written)
+    check()
     return results
 
 
-def write_row(written: "Written", job: BatchJob) -> list[Result]:
+def _check_there(guard: Path) -> None:
+    if not guard.exists():
+        folder = guard.parent if guard.suffix == Path(LOCK).suffix else guard
+        raise NotWritten(f"{folder} is not there any more: it was removed or renamed while the run was writing to it")
+
+
+def write_row(written: "Written", job: BatchJob) -> "list[Packed]":
     """Ranks the records of some samples and writes their files; for each sample its entry, or why it failed.
+
+    Where records go to shards, each is only packed.
 
     A full disk ends the list.
     """
-    results: list[Result] = []
+    results: list[Packed] = []
     for sample, record in zip(*written, strict=True):
         try:
             results.append(attempt(partial(_write, job, sample, record)))
@@ -199,7 +187,9 @@ def write_row(written: "Written", job: BatchJob) -> list[Result]:
     return results
 
 
-def _write(job: BatchJob, sample: Sample, record: "Record") -> Entry:
+def _write(job: BatchJob, sample: Sample, record: "Record") -> Entry | bytes:
     kept = as_stored(record, job.data, job.logic, job.choice)
+    if job.in_shards:
+        return pack_record(kept, sample.id)
     path = write_record(job.folder, sample.id, kept, job.data.record_format)
     return entry(job, sample, job.finish(path, kept, fresh=True))

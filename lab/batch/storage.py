@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from analyze import Head, attention_sums, measure_heads, rank_heads
-from conf.schema import DataConfig, EntropyConfig, LogicConfig, RecordFormat, SaveAttention, StoredDtype
+from conf.schema import SHARDS, DataConfig, EntropyConfig, LogicConfig, RecordFormat, SaveAttention, StoredDtype
 from lab.base.chunks import cast
 from lab.base.numbers import size
 from lab.heads.choice import HeadChoice
@@ -157,10 +157,8 @@ class DiskUse:
     def __str__(self) -> str:
         each, total = size(self.record_bytes), size(self.records * self.record_bytes)
         most = "at most " if self.smaller else ""
-        return (
-            f"{self.records:,} records of {most}{each}: {total}; rankings: at most "
-            f"{size(self.records * self.ranking_bytes)}"
-        )
+        rankings = f"; rankings: at most {size(self.records * self.ranking_bytes)}" if self.ranking_bytes else ""
+        return f"{self.records:,} records of {most}{each}: {total}{rankings}"
 
 
 def disk_use(
@@ -191,7 +189,7 @@ def disk_use(
     return DiskUse(
         samples,
         weights + scores + BYTES_BESIDE + (read * BYTES_OF_TOKEN if read > 1 else 0),
-        every * BYTES_OF_RANKING,
+        0 if data.record_format == SHARDS else every * BYTES_OF_RANKING,
         read > 1 or data.record_format == RecordFormat("pkl.gz"),
     )
 

@@ -5,7 +5,7 @@ The best heads of each sample, and the model they belong to.
 
 import logging
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ MAX_LAYERS = MAX_HEADS_OF_LAYER = 1024  # no model has more; bounds what a wrong
 # the best heads of each sample
 
 
-def picks_of_records(files: Sequence[Path], logic: LogicConfig, workers: int | None = None) -> Picks:
+def picks_of_records(files: Collection[Path], logic: LogicConfig, workers: int | None = None) -> Picks:
     """Ranks every record by `logic`; with one threshold over the data set, reads them twice.
 
     Those that cannot be read are left out, which is told.
@@ -63,7 +63,7 @@ def _sums_of_record(record: Record, logic: LogicConfig) -> np.ndarray:
 
 
 def passes_on_average(
-    files: Sequence[Path], logic: LogicConfig, workers: int | None = None
+    files: Collection[Path], logic: LogicConfig, workers: int | None = None
 ) -> Bool[np.ndarray, "layers heads"]:
     """Which heads look at the image enough on average over all samples."""
     total: Any = 0.0
@@ -92,7 +92,7 @@ class ModelOfRecords:
         self._named_by = self._shaped_by = Path()
 
     def read(
-        self, function: Callable[[Record], Result], files: Sequence[Path], title: str, workers: int | None = None
+        self, function: Callable[[Record], Result], files: Collection[Path], title: str, workers: int | None = None
     ) -> Iterator[Result]:
         """What the function makes of the records that can be read, behind a progress bar.
 
@@ -149,7 +149,7 @@ def by_name(unreadable: Mapping[Path, str]) -> dict[str, str]:
     return {path.name: why for path, why in unreadable.items()}
 
 
-def picks_of_analyses(files: Sequence[Path], top_n: int, records: Sequence[Path] = ()) -> Picks:
+def picks_of_analyses(files: Collection[Path], top_n: int, records: Collection[Path] = ()) -> Picks:
     """The first heads of saved rankings.
 
     `records` may name a record of the same model, to tell what the rankings do not: its shape.

@@ -48,7 +48,7 @@ def load_exchange(data: bytes, where: str) -> dict[str, Any]:
         metadata = _metadata(data)
         spend = budget(FREE_BYTES + 4 * len(data))
         found = {name: _tensor(plain, spend) for name, plain in deserialize(data)}
-        meta = _strict(metadata.get("meta", "{}"))
+        meta = strict_json(metadata.get("meta", "{}"))
         if type(meta) is not dict:
             raise ValueError("a meta that is no object")
     except Exception as error:  # a hostile or damaged file can fail in any way
@@ -66,7 +66,7 @@ def _metadata(data: bytes) -> Mapping[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if length > min(MOST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {length:,} bytes")
-    header = _strict(data[8 : 8 + length].decode())
+    header = strict_json(data[8 : 8 + length].decode())
     if type(header) is not dict or type(metadata := header.get("__metadata__", {})) is not dict:
         raise ValueError("a header that is no object")
     return metadata
@@ -81,7 +81,7 @@ def _tensor(plain: Mapping[str, Any], spend: Spend) -> StoredTensor:
     return tensor_of(Storage(memoryview(plain["data"]), dtype), 0, shape, strides if shape else (), spend)
 
 
-def _strict(text: Any) -> Any:
+def strict_json(text: Any) -> Any:
     """JSON in which every key stands once and numbers are finite and of 64 bits. Raises ValueError if it is not."""
     content = json.loads(text, object_pairs_hook=_once, parse_constant=_number, parse_float=_number, parse_int=_whole)
     if too_deep(content):

@@ -20,6 +20,7 @@ from lab.base.pickles import damaged, dump_tensors, read_packed, rebuild
 from lab.records.canvas import Canvas
 from lab.records.exchange import dump_exchange, is_exchange, load_exchange
 from lab.records.record import Record
+from lab.records.shards import ENDING, FOLDER, in_shard, read_member
 from lab.records.subset import HeadSubset, head_index
 
 if TYPE_CHECKING:
@@ -132,9 +133,11 @@ def load_record(path: str | Path, logic: LogicConfig | None = None) -> Record:
     Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
     """
     path = Path(path)
-    content = _content(read_packed(path), str(path))
+    content = _content(read_member(path) if in_shard(path) else read_packed(path), str(path))
     parts = content if isinstance(content, Mapping) else {"attn": content}
     if "attn" not in parts:
+        if path.parent.name == FOLDER and (names := [name for name in parts if str(name).endswith(ENDING)]):
+            raise UserError(f"{path} holds the records of many samples: name one, such as {path / min(names)}")
         raise UserError(
             f"{path}: no 'attn' among its keys {_short(sorted(map(str, parts)))}; expected {{attn, meta}} or a tensor"
         )
@@ -205,14 +208,19 @@ def save_record(path: str | Path, record: Record) -> None:
     Raises UserError if the weights are impossible (NaN from an overflow), if meta holds more than plain containers (the
     file could not be read back), or if the file cannot be written.
     """
-    check_record(record, str(path))
+    write_atomic(path, record_bytes(record, str(path)))
+
+
+def record_bytes(record: Record, where: str) -> bytes:
+    """What the file `where` holds of a record, .pkl, .pkl.gz or .safetensors. Raises UserError as `save_record`."""
+    check_record(record, where)
     content: dict[str, Any] = {"attn": _file_tensor(record, record.attn), "meta": _plain(record.meta)}
     if record.generic is not None:
         content["generic"] = _file_tensor(record, record.generic)
     content |= record.subset.in_file()
-    data = dump_exchange(content, str(path)) if str(path).endswith(EXCHANGE) else dump_tensors(content)
-    _content(data, str(path))
-    write_atomic(path, gzip.compress(data, compresslevel=6, mtime=0) if str(path).endswith(".gz") else data)
+    data = dump_exchange(content, where) if where.endswith(EXCHANGE) else dump_tensors(content)
+    _content(data, where)
+    return gzip.compress(data, compresslevel=6, mtime=0) if where.endswith(".gz") else data
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -17,7 +18,7 @@ from lab.base.errors import UserError
 from lab.base.files import read_json, read_regular
 from lab.base.paths import find
 from lab.base.shards import ERRORS, SUMMARY, files_of_shards
-from lab.records.folder import REFINED, list_samples
+from lab.records.folder import REFINED, list_samples, status
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,10 @@ class RunFolder:
     @property
     def collected(self) -> str:
         """When the first and the last record were written, to the minute."""
-        times = sorted(path.stat().st_mtime for path in self.records.values())
-        first, last = (
-            (datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M") for time in (times[0], times[-1]))
-            if times
-            else ("", "")
-        )
+        if not self.records:
+            return ""
+        times = np.fromiter((status(path).st_mtime for path in self.records.values()), float, len(self.records))
+        first, last = (datetime.fromtimestamp(t).strftime("%Y-%m-%d %H:%M") for t in (times.min(), times.max()))
         return first if first == last else f"{first} to {last}"
 
 
@@ -79,7 +78,7 @@ def read_folder(path: Path, results: Path | None = None) -> RunFolder:
         return read_folder(made_of, path)
     results = results or path
     if results != path and results.is_dir():
-        listed["analyses"] |= list_samples(results)["analyses"]
+        listed["analyses"] = {**listed["analyses"], **list_samples(results)["analyses"]}
     if not listed["records"] and not listed["analyses"]:
         inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()][:3]
         hint = f"; did you mean one of the folders in it ({', '.join(inside)})?" if inside else ""

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import END, Config, DataConfig, Refine
+from conf.schema import END, SHARDS, Config, DataConfig, Refine
 from lab.attention.tokens import most_tokens
 from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
@@ -29,11 +29,13 @@ from lab.base.workers import cores
 from lab.batch.dealing import blocks, cost, share_of
 from lab.batch.finished import write_finished
 from lab.batch.job import BatchJob
+from lab.batch.outcome import Outcome
 from lab.batch.resume import finish_records
-from lab.batch.run import BLOCK, Outcome, collect_rows
+from lab.batch.run import BLOCK, collect_rows
 from lab.batch.storage import disk_use, tell_disk_use
 from lab.datasets import Sample, read_samples
 from lab.heads.choice import HeadChoice
+from lab.records.shards import FOLDER, remove_superseded
 from lab.stages import common
 from lab.stages.common import make_folder, model_folder, wants_generic
 from lab.stages.finish import Finish
@@ -70,7 +72,7 @@ def run(config: Config, choice: HeadChoice) -> int:
 def _check_masks(config: Config, choice: HeadChoice) -> None:
     """Raises UserError if this run is to make sharp masks, but no masks beside which they could lie."""
     if config.stage == "batch" and config.logic.refine != Refine.none and not Finish.of(config, choice).locate:
-        keys = "data.save_masks=true, and data.save_attention to all or selected"
+        keys = "data.save_masks=true, data.save_attention to all or selected, and data.record_format to single files"
         raise UserError(f"logic.refine=sam makes its masks beside the grid's, of which this run makes none: set {keys}")
 
 
@@ -78,6 +80,8 @@ def _begin(config: Config) -> None:
     """Makes the folder. Raises UserError if what the run writes could not be put there."""
     shard = Shard.read(config.data.shard)
     check_writable(model_folder(config), *map(shard.name, (SUMMARY, ERRORS, FINISHED)))
+    if config.data.record_format == SHARDS:
+        check_writable(model_folder(config) / FOLDER)
     make_folder(replace(config, data=replace(config.data, shard=None)))  # the same for all parts
 
 
@@ -187,7 +191,7 @@ def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: f
     """Writes what all processes did and prints the table. Raises NotWritten if the run had to stop."""
     shard, samples = Shard.read(config.data.shard), sum(one.samples for one in found)
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
-    new, before = sum(len(one.new) for one in found), sum(one.before for one in found)
+    new, before = sum(len(one.new) + one.packed for one in found), sum(one.before for one in found)
     finished = {sample: entry for one in found for sample, entry in one.finished.items()}
     if stopped := next((one.stopped for one in found if one.stopped), None):
         there = (folder / shard.name(LOCK)).exists()  # else the folder was removed, and all that was written
@@ -198,6 +202,8 @@ def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: f
         missing = f"{left} of {samples} samples are missing; the same command continues with them"
         raise type(stopped)(f"{stopped}; {missing}")
     write_finished(folder, finished, shard)
+    if config.data.record_format == SHARDS:
+        remove_superseded(folder)
     if config.logic.refine != Refine.none:
         list_unrefined(folder / shard.name(UNREFINED), [folder / name for name in finished])
     write_atomic(folder / shard.name(ERRORS), "".join(json.dumps(e) + "\n" for e in errors))

@@ -16,7 +16,7 @@ from lab.base.remote import is_url, kept_at
 from lab.datasets.sample import with_period
 from lab.heads.choice import HeadChoice, warn_of_another_model
 from lab.records.files import load_record
-from lab.records.folder import find_record
+from lab.records.folder import find_record, home_of
 
 if TYPE_CHECKING:  # the model's libraries take a second to import, and only stages that ask it need them
     from llava.family import LoadedModel
@@ -104,7 +104,7 @@ def results_folder(config: Config) -> Path:
     There, what is made of the records of a folder F goes to `<output_dir>/<name of F>`.
     """
     if config.data.attention_file is not None:
-        read = find(config.data.attention_file).absolute().parent
+        read = home_of(find(config.data.attention_file).absolute())
     elif config.data.attention_dir is not None:
         read = find(config.data.attention_dir).absolute()
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analyze import rank_heads
 from bbox import Localization, localize_record
-from conf.schema import Config, LogicConfig, Refine, RefineConfig, SaveAttention
+from conf.schema import SHARDS, Config, LogicConfig, Refine, RefineConfig, SaveAttention
 from lab.heads.choice import HeadChoice
 from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
@@ -26,6 +26,18 @@ DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 
 @dataclass(frozen=True)
+class NothingBeside:
+    """Leaves a record alone: nothing is written beside those in shards."""
+
+    rules: str = ""
+    locate: bool = False
+
+    def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
+        """The record's file."""
+        return [path]
+
+
+@dataclass(frozen=True)
 class Finish:
     """Writes the results of one record beside it. It can be sent to worker processes."""
 
@@ -36,8 +48,10 @@ class Finish:
     refine: RefineConfig | None = None  # the sharp masks that follow, with which the figures are drawn
 
     @classmethod
-    def of(cls, config: Config, choice: HeadChoice) -> "Finish":
+    def of(cls, config: Config, choice: HeadChoice) -> "Finish | NothingBeside":
         """As a configuration says."""
+        if config.data.record_format == SHARDS:
+            return NothingBeside()
         data, figures = config.data, FigureOptions.of(config)
         if not data.visualize_batch:
             figures = replace(figures, save=False, show=False)

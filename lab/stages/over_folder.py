@@ -6,7 +6,7 @@ A record for which it fails is listed in a file of errors, and the others are do
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from lab.stages.common import make_results_folder, results_folder
 log = logging.getLogger(__name__)
 
 # the files, the folder of the results -> each file, and what is wrong with it
-Together = Callable[[Sequence[Path], Path], Iterator[tuple[Path, NotWritten | str | None]]]
+Together = Callable[[Collection[Path], Path], Iterator[tuple[Path, NotWritten | str | None]]]
 Work = Callable[[Path, Path], None]  # a record's file, and the same name in the folder of the results
 
 
@@ -56,14 +56,14 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, tog
     return 1 if errors else 0
 
 
-def _records(config: Config) -> list[Path]:
+def _records(config: Config) -> Collection[Path]:
     """The records of `data.attention_dir`, in order of their names. Raises UserError if there are none."""
     if config.data.attention_file is not None:
         raise UserError(
             "data.attention_file names one record, data.attention_dir a folder of them: give one of the two"
         )
     folder = find(str(config.data.attention_dir))
-    files = list(list_samples(folder)["records"].values())
+    files = list_samples(folder)["records"].values()
     if not files:
         raise UserError(
             f"no records in {folder}: set data.attention_dir to a folder of .pkl, .pkl.gz or .safetensors "

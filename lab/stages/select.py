@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     if source == Source.records:
         picks = picks_of_records(files, config.logic, config.data.workers)
     else:
-        picks = picks_of_analyses(files, config.logic.select.top_n, list(listed["records"].values())[:1])
+        picks = picks_of_analyses(files, config.logic.select.top_n, list(islice(listed["records"].values(), 1)))
     if picks.unreadable:
         _check_number(len(picks.heads), f"what can be read in {folder}", config.logic.select)
     selection = count_selections(picks, config.logic.select, config.seed)
@@ -84,14 +85,15 @@ def _check_number(found: int, where: str, config: SelectConfig) -> None:
 
 
 def chosen_files(
-    folder: Path, listed: dict[str, dict[str, Path]], names: set[str] | None, config: SelectConfig
-) -> tuple[Source, list[Path]]:
+    folder: Path, listed: Mapping[str, Mapping[str, Path]], names: set[str] | None, config: SelectConfig
+) -> tuple[Source, Collection[Path]]:
     """What to count, "records" or "analyses", and the files of it that belong to the samples `names` (None: to any).
 
     Raises UserError if there are none or fewer than `config.samples`.
     """
     source = config.source or (Source.records if listed["records"] else Source.analyses)
-    files = [path for name, path in listed[source].items() if names is None or name in names]
+    there = listed[source]
+    files = there.values() if names is None else [path for name, path in there.items() if name in names]
     if not files:
         what = "records or rankings" if config.source is None else f"{source} (logic.select.source)"
         raise UserError(

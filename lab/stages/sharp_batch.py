@@ -10,7 +10,7 @@ from lab.base.console import progress
 from lab.base.processes import Processes
 from lab.batch.finished import Entry, entry
 from lab.batch.job import BatchJob
-from lab.batch.run import Outcome
+from lab.batch.outcome import Outcome
 from lab.datasets import Sample
 from lab.records.files import load_record
 from lab.records.folder import REFINED, find_record

@@ -1,6 +1,6 @@
 """stage=visualize: record -> mask, box and figures; with `data.attention_dir`, of every record of a folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ def together(config: Config, choice: HeadChoice, figures: FigureOptions) -> "Tog
         record, result = locate(path, config.logic, choice, figures)
         return Located(path, record, result, picture_of(record, figures.image_file))
 
-    def draw(files: Sequence[Path], folder: Path) -> Iterator[tuple[Path, Failure | None]]:
+    def draw(files: Collection[Path], folder: Path) -> Iterator[tuple[Path, Failure | None]]:
         def write(one: Located, refined: "Refined") -> list[Path]:
             target = folder / one.path.name
             return write_localization(target, one.record, one.result, config.logic, figures, sharp(refiner, refined))
