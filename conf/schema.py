@@ -735,6 +735,11 @@ class AblateConfig(Group, path="ablate"):
     draws: int = key(10, "sets of each random control; all sets of the same layers if so few", least=1, most=10_000)
     tokens: AblateTokens = key(AblateTokens.onward, "onward: from the last prompt token on; last: at that one alone")
     box: Any = key(None, "for intervention box: [x0, y0, x1, y1], shares of the picture's width and height, 0 to 1")
+    written: bool = key(
+        False,
+        "for models that write boxes: let them answer under redirect and swap, up to model.max_new_tokens, and measure "
+        "whether the first box follows; slow",
+    )
     resamples: int = key(1000, "resamples of the bootstrap intervals", least=1, most=MOST_DRAWS)
 
     def check(self) -> None:

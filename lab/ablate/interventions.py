@@ -39,6 +39,7 @@ class About:
     other: Thing | None  # one of them, for redirect
     swapped: Float[torch.Tensor, "layers heads vis"] | None  # what another expression about the picture looks at
     swapped_answer: str | None
+    swapped_thing: Thing | None  # what that expression means, if its line has a box
     means: Layers  # [heads, width]: what the heads say on average
     place: Sequence[float] | None  # ablate.box
 
@@ -74,6 +75,7 @@ class Intervention:
     others: bool = False
     answer: Callable[[About], str | None] | None = None  # what the model says if it follows
     there: "Callable[[About], Place] | None" = None  # the place that `to` sends the heads to, where it is one
+    aim: Callable[[About], Thing | None] | None = None  # what a model that follows speaks of
 
 
 Place = Float[np.ndarray, " vis"] | None  # share of each image token's cell; None: the sample has no such place
@@ -130,11 +132,12 @@ INTERVENTIONS: dict[str, Intervention] = {
     "redirect": Intervention(
         "steer", "attention to the image moved to another thing", moved, _sent(_other),
         "a box of another thing: the line's others, or lines about the same picture with a bbox", "other",
-        answer=lambda about: about.other.answer if about.other else None, there=_other,
+        answer=lambda about: about.other.answer if about.other else None, there=_other, aim=lambda about: about.other,
     ),
     "swap": Intervention(
         "steer", "attention to the image replaced by that of another expression", moved, _swapped,
         "another expression about the same picture", "other", answer=lambda about: about.swapped_answer,
+        aim=lambda about: about.swapped_thing,
     ),
     "background": Intervention(
         "steer", "attention to the image moved to where no thing is", moved, _sent(_background), "a bbox",

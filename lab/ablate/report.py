@@ -25,6 +25,8 @@ IN_WORDS = {
     "other_logprob": "log-probability of the other's answer, nats",
     "divergence": "divergence of the next token, nats",
     "others_there": "other heads behind them look there, gain in % of their attention",
+    "box_other": "writes the other's box, %",
+    "box_target": "writes the box of what is meant, %",
     "others_target": "other heads behind them look at what is meant, gain in %",
 }
 COLUMNS = {  # on screen, and the sets of each; where all but a set are changed, all are if none is kept

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from lab.ablate.asking import Part, ReadPicture
+from llava.boxes import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,13 @@ def speak(picture: ReadPicture, number: int, parts: Sequence[Part], *, most: int
         if not going:
             break
     return [Spoken(part.answer, first[place]) for place, part in enumerate(said)]
+
+
+def first_box(picture: ReadPicture, spoken: Spoken) -> Box | None:
+    """The first box in an answer, x0, y0, x1, y1 in pixels of the picture, edges exclusive."""
+    loaded, question = picture.loaded, picture.question
+    found = loaded.family.boxes(loaded.tokenizer.decode(spoken.ids), question.picture, question.image_size)
+    return found[0][1] if found else None
 
 
 def end_tokens(picture: ReadPicture) -> Collection[int]:

@@ -36,6 +36,11 @@ def answer_of(sample: Sample) -> str | None:
         raise UserError(f"sample {sample.id}: {error}") from None
 
 
+def meant(sample: Sample) -> Thing | None:
+    """What its expression means, if its line has a box."""
+    return None if sample.box_xyxy is None else Thing(sample.box_xyxy, mask_source=sample.mask_source)
+
+
 def things_beside(sample: Sample, row: Sequence[Sample]) -> list[Thing]:
     """The other things: the line's `others` or, without them, what other lines about the picture have a box of.
 

@@ -6,7 +6,7 @@ trial.scores["other"]                   # [interventions, sets, samples]
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,16 +18,20 @@ from lab.ablate.answers import Answer, against_answer, divergence, tokenized
 from lab.ablate.asking import Part, ReadPicture
 from lab.ablate.interventions import INTERVENTIONS, About, Layers
 from lab.ablate.sets import HeadSet
-from lab.ablate.things import Thing, answer_of, first_word, things_beside
+from lab.ablate.speaking import first_box, speak
+from lab.ablate.things import answer_of, first_word, meant, things_beside
 from lab.base.errors import UserError
 from lab.datasets import Sample
+from lab.measure.metrics import box_iou
 from llava.family import LoadedModel
 
 # What the model says of the answer; what it says of what is right elsewhere; how much it says another thing; and by
 # how much more the heads behind the changed ones look where these were sent, and at what is meant.
 LOOKS = ("others_there", "others_target")
-METRICS = ("exact", "words", "first_word", "logprob", "other", "other_logprob", "divergence", *LOOKS)
-SHARES = ("exact", "words", "first_word", "other", *LOOKS)  # 0 to 1
+BOXES = ("box_other", "box_target")  # the first box that it writes lies on the other thing, on what is meant
+HIT = 0.5  # IoU from which it does
+METRICS = ("exact", "words", "first_word", "logprob", "other", "other_logprob", "divergence", *LOOKS, *BOXES)
+SHARES = ("exact", "words", "first_word", "other", *LOOKS, *BOXES)  # 0 to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +54,10 @@ class Trial:
         means: Layers,
         config: AblateConfig,
         seed: int,
+        most: int = 0,
     ) -> None:
-        self.loaded, self.sets, self.config = loaded, sets, config
+        """`most`: tokens of an answer, where one is written."""
+        self.loaded, self.sets, self.config, self.most = loaded, sets, config, most
         self.interventions = [INTERVENTIONS[name] for name in config.interventions]
         self.means = [mean.to(loaded.device) for mean in means]
         self.samples: list[Sample] = []
@@ -92,15 +98,17 @@ class Trial:
         beside = [i for i, one in enumerate(samples) if one.query != sample.query]
         other = self._one_of([first_word(thing.answer) for thing in things], own)
         partner = self._one_of([first_word(answer_of(samples[i])) for i in beside], own)
+        swapped = None if partner is None else samples[beside[partner]]
         return About(
             question.picture,
             question.image_size,
             self.loaded.num_layers,
-            None if sample.box_xyxy is None else Thing(sample.box_xyxy, mask_source=sample.mask_source),
+            meant(sample),
             things,
             None if other is None else things[other],
             None if partner is None else looked[:, :, beside[partner]],
-            None if partner is None else answer_of(samples[beside[partner]]),
+            None if swapped is None else answer_of(swapped),
+            None if swapped is None else meant(swapped),
             self.means,
             self.config.box,
         )
@@ -128,10 +136,29 @@ class Trial:
                     found |= dict(zip(todo.places, gains(said.looked, masks.heads), strict=True))
             else:
                 found = {"other": measured["first_word"], "other_logprob": measured["logprob"]}
-            index = masks.index
             for name, values in found.items():
-                scores[name][todo.number] = np.where(index < 0, np.nan, values.cpu().numpy()[index])
+                scores[name][todo.number] = masks.of_sets(values.cpu().numpy())
+        for todo in todos if self.config.written else ():
+            for name, hits in self._written(picture, number, todo, about).items():
+                scores[name][todo.number] = self.masks[todo.number].of_sets(hits)
         return scores
+
+    def _written(
+        self, picture: ReadPicture, number: int, todo: Todo, about: About
+    ) -> dict[str, Float[np.ndarray, " copies"]]:
+        """BOXES of every choice of heads; nothing where the untouched model writes no box."""
+        one = self.interventions[todo.number]
+        other = one.aim(about) if one.aim else None
+        if other is None or about.target is None:
+            return {}
+        whole = self._part(todo, None, own=False)
+        spoken = speak(picture, number, [replace(whole, heads=heads[None]) for heads in whole.heads], most=self.most)
+        boxes = [first_box(picture, answer) for answer in spoken]
+        if boxes[0] is None:
+            return {}
+        found = np.array([box or (np.nan,) * 4 for box in boxes])
+        of = zip(BOXES, (other, about.target), strict=True)
+        return {name: (box_iou(found, np.array(thing.box_xyxy)) >= HIT).astype(float) for name, thing in of}
 
     def _todos(self, about: About, answer: Answer | None) -> Iterator[Todo]:
         for number, one in enumerate(self.interventions):
@@ -179,6 +206,10 @@ class _Masks:
 
     heads: torch.Tensor  # bool [choices, layers, heads]; of the first, none
     index: np.ndarray  # of each set; -1: it says nothing here
+
+    def of_sets(self, values: Float[np.ndarray, " choices"]) -> Float[np.ndarray, " sets"]:
+        """What was found of each choice, for the sets."""
+        return np.where(self.index < 0, np.nan, values[self.index])
 
     @classmethod
     def of(cls, sets: Sequence[HeadSet], shape: tuple[int, int], *, others: bool, device: torch.device) -> "_Masks":

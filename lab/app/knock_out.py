@@ -44,7 +44,8 @@ def knock_out(loaded: LoadedModel, question: Question, heads: Sequence[Head], wa
     intervention, shape = INTERVENTIONS[way], (loaded.num_layers, loaded.num_heads)
     picture = ReadPicture(loaded, question)
     means = [output.mean(0) for output in picture.look()[1]]
-    about = About(question.picture, question.image_size, loaded.num_layers, None, (), None, None, None, means, None)
+    nothing = (None, (), None, None, None, None)
+    about = About(question.picture, question.image_size, loaded.num_layers, *nothing, means, None)
     to = intervention.to(about)
     assert to is not None  # of WAYS, none lacks anything
     sets = head_sets(heads, shape[1])

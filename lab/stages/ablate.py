@@ -78,6 +78,8 @@ def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config, cho
     from lab.measure.intervals import numbered
 
     wanted, failed = config.ablate, dict[str, str]()
+    if wanted.written and loaded.family.box_rule is None:
+        raise UserError(f"ablate.written=true: how {loaded.name} writes boxes is not known here; leave it out")
     rows = RowDataset(plan_rows(samples, share_image=True), loaded, config.model, generic=False)
     workers = config.data.workers or 0
 
@@ -90,7 +92,7 @@ def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config, cho
     chosen = ranked[: config.logic.top_k] if fixed is None else fixed
     rng = np.random.default_rng(config.seed)
     sets, note = head_sets(wanted.sets, chosen, ranked, first.sums, best=wanted.best, draws=wanted.draws, rng=rng)
-    trial = Trial(loaded, sets, first.means, wanted, config.seed)
+    trial = Trial(loaded, sets, first.means, wanted, config.seed, config.model.max_new_tokens)
     for _ in progress(_taken(trial, read(), failed), "ablate 2/2", total=len(samples)):
         pass
     _tell_unmeasured(trial, wanted.interventions)

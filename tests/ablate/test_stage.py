@@ -2,11 +2,16 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
-from collector import collect
+from collector import collect, prepare
 from lab.ablate.report import to_json
+from lab.ablate.speaking import Spoken, first_box
 from lab.attention.capture import use_attention
 from lab.base.errors import UserError
 from lab.base.images import open_image
@@ -83,6 +88,30 @@ def test_a_file_without_answers_and_truth_is_measured_by_divergence(ablated, sce
     }  # fmt: skip
     assert content["heads"] == content["heads_by_selection"][:3]
     assert value(content, "swap", "divergence", "all") > 0
+
+
+def test_boxes_that_it_writes_are_compared_with_what_was_meant_and_with_the_other(
+    ablated, scenes, tmp_path, monkeypatch
+):
+    lines = [json.loads(line) for line in scenes.read_text().splitlines()]
+    first, second = next((a, b) for a, b in pairwise(lines) if a["image_path"] == b["image_path"])
+    x, y, width, height = first["bbox"]
+    monkeypatch.setattr("lab.ablate.trial.first_box", lambda *_: (x, y, x + width, y + height))  # it never follows
+    pair = scenes.parent / "pair.jsonl"
+    pair.write_text("".join(json.dumps(line) + "\n" for line in (first, second)))
+    content = ablated(pair, "ablate.written=true", "ablate.interventions=[redirect,swap]", "ablate.sets=[random]")
+    for name in ("untouched", "chosen", "random"):
+        assert value(content, "swap", "box_target", name) == 0.5  # right for the first, wrong for the second
+        assert value(content, "swap", "box_other", name) == 0.5  # and the other way round
+        assert value(content, "redirect", "box_target", name) == 0.5
+
+
+def test_the_first_box_of_an_answer_is_in_pixels_of_the_picture(picturebook):
+    question = prepare(picturebook, Image.new("RGB", (300, 180)), ["a cat"])
+    tokenizer = SimpleNamespace(decode=lambda ids: "at [0.25, 0.25, 0.5, 0.75], or [0, 0, 1, 1]" if ids else "no")
+    picture = SimpleNamespace(loaded=SimpleNamespace(family=picturebook.family, tokenizer=tokenizer), question=question)
+    assert first_box(picture, Spoken((1,), torch.zeros(1))) == pytest.approx((75, 15, 150, 165))  # of the padded square
+    assert first_box(picture, Spoken((), torch.zeros(1))) is None
 
 
 def test_at_the_last_prompt_token_alone_the_answer_goes_on_untouched(ablated, scenes):
