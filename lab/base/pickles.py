@@ -137,13 +137,13 @@ def rebuild(data: bytes, where: str) -> Any:
         raise damaged(where, error) from error
 
 
-def load_refs(path: Path) -> Any:
-    """Plain containers from a pickle as Python 2 or 3 wrote it, for files of annotations.
+def load_refs(path: Path, *, arrays: bool = False) -> Any:
+    """Plain containers from a pickle as Python 2 or 3 wrote it, for files of annotations; with `arrays` those too.
 
     Raises OSError if it cannot be read, Forbidden if it asks for anything else, and ValueError, EOFError or the like if
     it is damaged.
     """
-    names = {name: function for name, function in array_names(budget(2**30)).items() if name[0] != "numpy"}
+    names = {name: function for name, function in array_names(budget(2**30)).items() if arrays or name[0] != "numpy"}
     return PlainReader(read_regular(path), names, text=("utf-8", "replace"), most_opcodes=MOST_BYTES).load()
 
 

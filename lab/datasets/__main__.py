@@ -12,9 +12,11 @@ from lab.base.console import exit_in_one_line, progress, table
 from lab.base.errors import UserError
 from lab.base.images import header_size
 from lab.base.places import readable_folder
+from lab.datasets.d_cube import SPLITS, read_d_cube
 from lab.datasets.hub import read_hub
 from lab.datasets.jsonl import read_jsonl, write_jsonl
 from lab.datasets.reasonseg import read_reasonseg
+from lab.datasets.ref_l4 import read_ref_l4
 from lab.datasets.refcoco import TEXTS, read_refcoco
 from lab.datasets.sample import Sample, decode_truth, need_truth, with_period
 from lab.datasets.skipped import Skip, Skipped, stop
@@ -27,6 +29,9 @@ EXAMPLES = """examples:
     python -m lab.datasets convert hub lmms-lab/RefCOCO --split val --split-by unc --out data/refcoco_val.jsonl
   ReasonSeg
     python -m lab.datasets convert reasonseg data/ReasonSeg --split val --out data/reasonseg_val.jsonl
+  Ref-L4; D-cube, whose sentences often describe nothing in the picture
+    python -m lab.datasets convert ref_l4 data/Ref-L4 --images data/Ref-L4/images --split val --out data/ref_l4.jsonl
+    python -m lab.datasets convert d_cube data/d_cube --images data/d3_images --split full --out data/d_cube.jsonl
   a file of your own, checked against its pictures
     python -m lab.datasets convert jsonl mine.jsonl --out data/mine.jsonl
 
@@ -124,6 +129,14 @@ def _reasonseg(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
     return read_reasonseg(options.source, split=options.split, skip=skip)
 
 
+def _ref_l4(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
+    return read_ref_l4(options.source, options.images, split=options.split, skip=skip)
+
+
+def _d_cube(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
+    return read_d_cube(options.source, options.images, split=options.split, skip=skip)
+
+
 def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
     """A file of one's own is put right, not thinned out: it is refused at its first wrong line."""
     samples = read_jsonl(options.source)
@@ -186,6 +199,28 @@ FORMATS: dict[str, tuple[Callable[[argparse.Namespace, Skip], Iterable[Sample]],
         _reasonseg,
         "folder of ReasonSeg: val/*.json beside val/*.jpg",
         {"--split": SPLIT, "--strict": STRICT},
+    ),
+    "ref_l4": (
+        _ref_l4,
+        "folder of Ref-L4: ref-l4-val.parquet, ref-l4-test.parquet",
+        {
+            "--images": {"type": Path, "required": True, "metavar": "DIR", "help": "where images.tar.gz was unpacked"},
+            "--split": SPLIT,
+            "--strict": STRICT,
+        },
+    ),
+    "d_cube": (
+        _d_cube,
+        "folder of D-cube: images.pkl, annotations.pkl, sentences.pkl, groups.pkl",
+        {
+            "--images": {"type": Path, "required": True, "metavar": "DIR", "help": "folder of D-cube's pictures"},
+            "--split": {
+                "choices": tuple(SPLITS),
+                "default": "full",
+                "help": "all sentences; those of what is there, pres; those that speak of an absence, abs (full)",
+            },
+            "--strict": STRICT,
+        },
     ),
     "jsonl": (_jsonl, "JSONL file of your own, to be checked against its pictures", {}),
 }

@@ -19,7 +19,6 @@ from typing import Any
 from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.files import MOST_OF_DATA, check_id, read_json
-from lab.base.images import header_size
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
 from lab.base.paths import exists
@@ -27,14 +26,14 @@ from lab.base.pickles import load_refs
 from lab.base.places import readable_folder
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import check_source
-from lab.datasets.sample import Sample, check_size, decode_truth
+from lab.datasets.sample import Sample, decode_truth
 from lab.datasets.skipped import (
     NO_EXPRESSION,
-    NO_PICTURE,
     SEVERAL_TARGETS,
     Skip,
     Stop,
     Unfit,
+    check_picture,
     expressions,
     stop,
 )
@@ -66,7 +65,7 @@ def read_refcoco(
             target, picture = _target(ref), pictures[ref["image_id"]]
             annotation = None if target is None else annotations[target]
             truth = _truth(ref, annotation, picture, images, categories)
-            _check_picture(truth, sizes)
+            check_picture(truth, sizes)
             samples = _expressions(ref, truth, text, where, skip)
         except Stop:
             raise
@@ -114,16 +113,6 @@ def _truth(
     )
     decode_truth(sample, size)
     return sample
-
-
-def _check_picture(sample: Sample, sizes: dict[Path, tuple[int, int]]) -> None:
-    """Raises Unfit unless the picture is the one that was annotated; `sizes` are those that are known."""
-    image = sample.image_file
-    try:
-        sizes[image] = sizes.get(image) or header_size(image)
-        check_size(sample, sizes[image])
-    except UserError as error:
-        raise Unfit(NO_PICTURE, f"{image.name}: {error}") from None
 
 
 def _expressions(ref: Mapping[str, Any], truth: Sample, text: str, where: str, skip: Skip) -> list[Sample]:

@@ -13,7 +13,8 @@ from typing import Any
 from lab.base.console import table
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
-from lab.datasets.sample import check_query
+from lab.base.images import header_size
+from lab.datasets.sample import Sample, check_query, check_size
 
 
 class Unfit(UserError):
@@ -72,6 +73,16 @@ class Skipped:
         else:
             with suppress(OSError):  # of an earlier conversion
                 path.unlink()
+
+
+def check_picture(sample: Sample, sizes: dict[Path, tuple[int, int]]) -> None:
+    """Raises Unfit unless the picture is the one that was annotated; `sizes` are those that are known."""
+    image = sample.image_file
+    try:
+        sizes[image] = sizes.get(image) or header_size(image)
+        check_size(sample, sizes[image])
+    except UserError as error:
+        raise Unfit(NO_PICTURE, f"{image.name}: {error}") from None
 
 
 def expressions(texts: Iterable[tuple[Any, Any]], where: str, skip: Skip) -> Iterator[tuple[Any, str]]:

@@ -1,0 +1,68 @@
+"""Ref-L4 (arXiv 2406.16866): long expressions about things of 365 kinds.
+
+`ref-l4-<split>.parquet` beside the folder that `images.tar.gz` was unpacked into; on the hub they are
+JierunChen/Ref-L4. A row is an expression: `id`, `caption`, `bbox` [x, y, w, h] in pixels, `width`, `height`,
+`file_name` in that folder, `ori_category_id` (o365_* or refcoco_*), `is_rewrite`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.base.console import progress
+from lab.base.errors import UserError
+from lab.base.files import check_id
+from lab.base.numbers import whole
+from lab.datasets.boxes import read_box
+from lab.datasets.sample import Sample, decode_truth
+from lab.datasets.skipped import Skip, Stop, check_picture, expressions, stop
+
+COLUMNS = ("id", "caption", "bbox", "width", "height", "file_name")
+ABOUT = ("ori_category_id", "is_rewrite", "image_id")  # kept beside, where the file has them
+
+
+def read_ref_l4(folder: Path, images: Path, *, split: str, skip: Skip = stop) -> Iterator[Sample]:
+    """Yields one sample per expression. `skip` gets every row that is of no use.
+
+    Raises UserError if pyarrow or the file is missing.
+    """
+    path = folder / f"ref-l4-{split}.parquet"
+    rows = _rows(path)
+    sizes: dict[Path, tuple[int, int]] = {}
+    for number, row in enumerate(progress(rows, f"Ref-L4 {split}")):
+        where = f"{path}: row {number}"
+        try:
+            sample = _truth(row, images, split)
+            check_picture(sample, sizes)
+            for _, text in expressions([("caption", row["caption"])], where, skip):
+                yield Sample(**{**vars(sample), "id": check_id(str(row["id"])), "query": text})
+        except Stop:
+            raise
+        except (UserError, TypeError, ValueError) as error:
+            skip(where, error)
+
+
+def _truth(row: Mapping[str, Any], images: Path, split: str) -> Sample:
+    size, about = (whole(row["width"]), whole(row["height"])), {key: row[key] for key in ABOUT if key in row}
+    box = read_box(list(row["bbox"]))
+    sample = Sample("", "", images / str(row["file_name"]), box, split=split, image_size=size, extra=about)
+    decode_truth(sample, size)
+    return sample
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected Ref-L4's Parquet files, with --split val or test")
+    try:
+        rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}); download it again") from None
+    missing = [name for name in COLUMNS if rows and name not in rows[0]]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    return rows
