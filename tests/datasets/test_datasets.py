@@ -1160,7 +1160,7 @@ def test_the_command_explains_itself_and_ends_wrong_input_in_one_line():
     ("arguments", "message"),
     [
         ([], "required: convert"),
-        (["convert", "refcocoo"], "choose from 'refcoco', 'hub', 'reasonseg', 'jsonl'"),
+        (["convert", "refcocoo"], "choose from 'refcoco', 'hub', 'reasonseg', 'ref_l4', 'd_cube', 'jsonl'"),
         (["convert", "refcoco", "x", "--out", "y"], "required: --images, --split .* refcoco --help lists"),
         (
             ["convert", "hub", "x", "--out", "y", "--split", "val", "--text", "raw"],
