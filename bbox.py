@@ -30,6 +30,7 @@ from lab.base.chunks import MOST, in_chunks
 from lab.base.errors import UserError
 from lab.base.paths import same_model
 from lab.heads.choice import HeadChoice
+from lab.heads.weights import head_weights
 from lab.presence.files import KEY, Calibration
 from lab.presence.numbers import presence_numbers
 from lab.records.pixels import Pixels
@@ -49,7 +50,7 @@ class Localization:
     """Where the chosen heads look. The boxes are None if nothing inside the image stands out."""
 
     heads: tuple[Head, ...]
-    heat: Float[np.ndarray, "rows cols"]  # summed smoothed maps, float32
+    heat: Float[np.ndarray, "rows cols"]  # summed smoothed maps, weighted by `logic.weights`, float32
     mask_grid: Bool[np.ndarray, "rows*cuts cols*cuts"]  # above the threshold, and of that the region that was kept
     mask: Bool[np.ndarray, "height width"]  # on the original image
     box_xyxy: Box | None  # pixels, both edges inclusive
@@ -76,7 +77,7 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
         unknown = "the record does not know the image's size: meta has no image_size [W, H]"
         raise UserError(f"{unknown}; give the image as data.image_file")
     grid, size, there = record.grid, record.image_size, presence(record, heads, logic)
-    heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
+    heat = heat_map(head_maps(record, heads, logic.contrast), heads, logic)
     mask_grid = _cells(heat, logic)
     if absent(there, logic):
         nothing = np.zeros(size[::-1], bool)
@@ -207,11 +208,16 @@ def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -
     return ndimage.gaussian_filter(maps, (0, sigma, sigma), radius=radius)  # 0: not from one map into the next
 
 
-def heat_map(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -> Float[np.ndarray, "rows cols"]:
-    """The sum of the smoothed maps of the chosen heads, float32."""
-    heat = np.zeros(maps.shape[1:], np.float32)
-    for smoothed in smooth(maps, config):  # in order: float32 sums depend on it
-        heat += smoothed
+def heat_map(
+    maps: Float[np.ndarray, "heads rows cols"], heads: Sequence[Head], logic: LogicConfig
+) -> Float[np.ndarray, "rows cols"]:
+    """The sum of the smoothed maps of the chosen heads, weighted as `logic.weights` says, float32."""
+    heat, smoothed = np.zeros(maps.shape[1:], np.float32), smooth(maps, logic.smoothing)
+    weights = head_weights(smoothed[None], [heads], logic) if len(heads) else None
+    if weights is not None:
+        smoothed = smoothed * weights[0][:, None, None]
+    for one in smoothed:  # in order: float32 sums depend on it
+        heat += one
     return heat
 
 

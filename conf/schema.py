@@ -76,6 +76,12 @@ class Contrast(Choice):
     difference = "difference"
 
 
+class Weights(Choice):
+    none = "none"
+    frequency = "frequency"
+    inverse_entropy = "inverse_entropy"
+
+
 class MaskMethod(Choice):
     mean_relu = "mean_relu"
     otsu = "otsu"
@@ -428,6 +434,11 @@ class LogicConfig(Group, path="logic"):
     contrast: Contrast = key(
         Contrast.none,
         "ratio, difference: each chosen head's map against that of a generic prompt; ranking uses the plain maps",
+    )
+    weights: Weights = key(
+        Weights.none,
+        "what a head's map counts in the sum: none: all the same; frequency: how often the head was selected, by a "
+        "file of stage=select; inverse_entropy: 1 / (1 + Shannon's entropy of its smoothed map in nats)",
     )
     smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)

@@ -236,6 +236,7 @@ class Model:
 
     def _found(self, record: Record, image: Image.Image) -> Found:
         logic = calibrated(self.config, self.choice.named, self.choice.file)
+        logic = replace(logic, heads=self.choice.as_setting)  # as the stages do: what a file tells of them counts
         record = at_precision(record, self.config.data).under(logic)  # as the stages do, so that files say the same
         ranking = rank_heads(record, logic)
         located = localize_record(record, ranking, logic, self.choice)

@@ -192,7 +192,10 @@ def test_smoothing_treats_each_map_alone():
     maps = np.random.default_rng(0).random((3, 9, 7), np.float32)
     smoothed = smooth(maps, SmoothingConfig(sigma=1.3))
     assert_array_equal(smoothed, [gaussian_filter(one, 1.3) for one in maps])
-    assert_array_equal(heat_map(maps, SmoothingConfig(sigma=1.3)), smoothed[0] + smoothed[1] + smoothed[2])
+    assert_array_equal(
+        heat_map(maps, [(0, 0), (0, 1), (0, 2)], LogicConfig(smoothing=SmoothingConfig(sigma=1.3))),
+        smoothed[0] + smoothed[1] + smoothed[2],
+    )
 
 
 def test_a_kernel_of_seven_reaches_three_cells():

@@ -162,7 +162,7 @@ class Desk:
         tokens = [str(token["text"]) for token in record.meta["tokens"]]
         each = places_of_words(found.expression, tokens)
         of_words = [replace(record, attn=record.attn[:, :, places]).under(logic) for _, places in each]
-        maps = [heat_map(head_maps(one, found.heads), logic.smoothing) for one in of_words]
+        maps = [heat_map(head_maps(one, found.heads), found.heads, logic) for one in of_words]
         return [(word, heat) for (word, _), heat in zip(each, maps, strict=True)]
 
     def knock_out(self, state: State, side: int, way: str) -> list[Said]:

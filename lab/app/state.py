@@ -46,6 +46,7 @@ class Rule:
 # To show another key of `logic`, add its line: words become a choice, numbers a slider.
 RULES: dict[str, Rule] = {
     "logic.top_k": Rule("Heads (top k)", 1, 16),
+    "logic.weights": Rule("Weights of the heads"),
     "logic.smoothing.sigma": Rule("Smoothing (sigma, cells)", 0, 4, 0.1),
     "logic.threshold.method": Rule("Threshold of the attention sum"),
     "logic.threshold.value": Rule("Its value", 0, 1, 0.01, only=("logic.threshold.method", "value")),

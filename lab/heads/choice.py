@@ -15,6 +15,7 @@ from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.errors import UserError
 from lab.base.paths import same_model
 from lab.heads.files import heads_file, read_heads
+from lab.heads.weights import FREQUENCY, check_weights
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class HeadChoice:
     model: str | None = None  # the one that they were found in, if known
     shape: tuple[int, int] | None = None  # (layers, heads) of that model
     found: str | None = None  # how they were found, in words, if a file tells
+    frequency: tuple[float, ...] | None = None  # how often each was selected, 0 to 1, if a file tells
 
     @property
     def is_preset(self) -> bool:
@@ -85,7 +87,9 @@ class HeadChoice:
         if self.whole:
             return pairs
         shape = None if self.shape is None else list(self.shape)
-        told = {} if self.found is None else {"found": self.found}
+        told: dict[str, Any] = {} if self.found is None else {"found": self.found}
+        if self.frequency is not None:
+            told[FREQUENCY] = list(self.frequency)
         return {"file": self.source, "model": self.model, "shape": shape, "heads": pairs, **told}
 
     @property
@@ -100,8 +104,15 @@ def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
     It is null | [[layer, head], ...] | preset | a file of stage=select, by its path or its name in conf/heads | what a
     saved configuration tells of such a file.
 
-    Raises UserError if it is none of these, names a head twice, or names a preset that has no heads.
+    Raises UserError if it is none of these, names a head twice, names a preset that has no heads, or does not tell the
+    frequencies that `logic.weights` needs.
     """
+    choice = _choice(logic, model)
+    check_weights(logic, choice.frequency)
+    return choice
+
+
+def _choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
     heads = logic.heads
     if heads is None:
         return HeadChoice(logic.top_k)
@@ -117,7 +128,9 @@ def head_choice(logic: LogicConfig, model: ModelConfig) -> HeadChoice:
         shape = None if heads["shape"] is None else (heads["shape"][0], heads["shape"][1])
         pairs = _pairs(heads["heads"][: logic.top_k], heads["file"])
         about = {name: heads.get(name) for name in ("model", "found")}
-        return HeadChoice(logic.top_k, pairs, heads["file"], whole=False, shape=shape, **about)
+        known = heads.get(FREQUENCY)
+        frequency = None if known is None else tuple(known[: logic.top_k])
+        return HeadChoice(logic.top_k, pairs, heads["file"], False, shape=shape, frequency=frequency, **about)
     return HeadChoice(logic.top_k, _pairs(heads, KEY))
 
 

@@ -1,5 +1,6 @@
 """Files of localization heads, as stage=select writes them, read and checked; conf/heads holds those that are known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ def heads_file(named: str) -> Path:
 
 
 def read_heads(path: Path) -> dict[str, Any]:
-    """A file of stage=select as {file, model, shape, heads, found}.
+    """A file of stage=select as {file, model, shape, heads, frequency, found}.
 
     heads: [[layer, head], ...], zero-based, the one selected most often first. shape: [layers, heads] of the model,
-    model: its name; both None if the file was counted from rankings alone. found: how they were found, in words, or
-    None. Raises UserError if there is no such file or it is malformed.
+    model: its name; both None if the file was counted from rankings alone. frequency: in what share of the samples each
+    head was selected, 0 to 1, or None. found: how they were found, in words, or None. Raises UserError if there is no
+    such file or it is malformed.
     """
     try:
         content = read_json(path)
@@ -42,12 +44,23 @@ def read_heads(path: Path) -> dict[str, Any]:
             [whole(content[key]) for key in ("num_layers", "num_heads")] if content["num_layers"] is not None else None
         )
         heads = [[whole(row["layer"]), whole(row["head"])] for row in content["heads"]]
+        frequency = _frequency(content["heads"])
         model, found = (_text(content.get(key)) for key in ("model", "found"))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"logic.heads={path}: malformed ({type(error).__name__}: {error}); {EXPECTED}") from None
     if not heads:
         raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
-    return {"file": str(path), "model": model, "shape": shape, "heads": heads, "found": found}
+    return {"file": str(path), "model": model, "shape": shape, "heads": heads, "frequency": frequency, "found": found}
+
+
+def _frequency(rows: Sequence[Any]) -> list[float] | None:
+    """The heads' frequencies if every head has one. Raises ValueError if one is no share."""
+    if not all("frequency" in row for row in rows):
+        return None
+    found = [float(row["frequency"]) for row in rows]
+    if not all(0 <= share <= 1 for share in found):
+        raise ValueError("a frequency that is not between 0 and 1")
+    return found
 
 
 def _text(value: Any) -> str | None:

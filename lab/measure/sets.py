@@ -32,6 +32,7 @@ from bbox import (
 from conf.schema import LogicConfig, Resolution
 from lab.base.errors import UserError
 from lab.datasets.sample import Truth
+from lab.heads.weights import head_weights
 from lab.measure.intervals import columns
 from lab.measure.metrics import MEASURES, Prediction, box_iou, on_object, score
 from lab.measure.predictions import highest_point, highest_points, metric_box, prediction
@@ -123,7 +124,7 @@ class Sight:
         return regions(binarise_each(fine, logic.mask), logic.box, fine)
 
     def _heats(self, sets: Sequence[HeadSet], logic: LogicConfig) -> Heats:
-        """The sums of the smoothed maps of each set, in the order of its heads: float32 sums depend on it."""
+        """The weighted sums of the smoothed maps of each set, in the order of its heads: float32 sums depend on it."""
         known = self._smoothed.setdefault(repr((logic.contrast, logic.smoothing)), {})
         if lacking := [head for head in dict.fromkeys(head for heads in sets for head in heads) if head not in known]:
             maps = head_maps(self.record, lacking, logic.contrast)
@@ -133,7 +134,9 @@ class Sight:
             members = list(same)
             if number:
                 maps = np.stack([known[head] for i in members for head in sets[i]])
-                heats[members] = maps.reshape(len(members), number, *maps.shape[1:]).sum(1)
+                maps = maps.reshape(len(members), number, *maps.shape[1:])
+                weights = head_weights(maps, [sets[i] for i in members], logic)
+                heats[members] = (maps if weights is None else maps * weights[..., None, None]).sum(1)
         return heats
 
     def _box_ious(
@@ -154,7 +157,7 @@ class Sight:
             if asked.masks:
                 one = prediction(truth.id, localize(record, heads, logic), record.grid, inclusive=inclusive)
             else:
-                heat = heat_map(head_maps(record, heads, logic.contrast), logic.smoothing)
+                heat = heat_map(head_maps(record, heads, logic.contrast), heads, logic)
                 gone = absent(presence(record, heads, logic), logic)
                 found_box = None if gone else heat_box(heat, record.grid, self.image_size, logic)
                 box = metric_box(found_box, inclusive=inclusive)

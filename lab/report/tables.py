@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from analyze import Head
-from conf.schema import PRESET, Contrast, LogicConfig
+from conf.schema import PRESET, Contrast, LogicConfig, Weights
 from lab.heads.choice import PRESET_KEY
 from lab.measure.intervals import Estimate, compare, metric_names, summarize
 from lab.measure.metrics import Score
@@ -101,7 +101,8 @@ def rules_in_words(logic: LogicConfig) -> str:
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.first_layer}"
     contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != Contrast.none else ""
-    return f"{heads}{contrast}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
+    weights = f"; heads weighted by {logic.weights}" if logic.weights != Weights.none else ""
+    return f"{heads}{contrast}{weights}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
 
 
 def _counts(findings: Sequence[Finding]) -> str:

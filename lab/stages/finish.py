@@ -21,7 +21,7 @@ from lab.stages.results import (
 )
 
 RANKING = ("grids", "token", "threshold", "entropy", "ties", "filter")  # what of `logic` decides a ranking
-LOCATING = ("top_k", "heads", "contrast", "smoothing", "mask", "box", "presence")  # and a mask and a box
+LOCATING = ("top_k", "heads", "contrast", "weights", "smoothing", "mask", "box", "presence")  # and a mask and a box
 DRAWING = threading.Lock()  # matplotlib is not made for threads
 
 

@@ -127,6 +127,11 @@ class Found:
         """The votes of the records that find, added up."""
         return self.votes(criterion, logic)[self.finding].sum(0)
 
+    def frequencies(self, criterion: str, logic: LogicConfig) -> dict[Head, float]:
+        """In what share of the records that find each head is among the best, but for heads that never are."""
+        shares = self.counts(criterion, logic) / len(self.finding)
+        return {(layer, head): float(shares[layer, head]) for layer, head in np.argwhere(shares > 0).tolist()}
+
     def fixed(self, criterion: str, k: int, logic: LogicConfig) -> tuple[Head, ...]:
         """The `k` localization heads by a criterion. Raises UserError if fewer were ever selected."""
         return tuple(most_selected(self.counts(criterion, logic), k))

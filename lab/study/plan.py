@@ -20,7 +20,9 @@ from conf.schema import (
     Resolution,
     SmoothingConfig,
     Ties,
+    Weights,
 )
+from lab.heads.weights import frequencies, with_frequencies
 from lab.measure.controls import sets_of_same_layers
 from lab.study.chance import Chance, found_again, oracle_again
 from lab.study.find import Found, first_heads
@@ -42,7 +44,10 @@ class Case:
     @cached_property
     def rules(self) -> str:
         """Everything that turns heads into a box and a mask, to tell equal settings by."""
-        return repr((self.logic.contrast, self.logic.smoothing, self.logic.mask, self.logic.box))
+        known = frequencies(self.logic.heads) if self.logic.weights == Weights.frequency else {}
+        return repr(
+            (self.logic.contrast, self.logic.weights, known, self.logic.smoothing, self.logic.mask, self.logic.box)
+        )
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -96,12 +101,15 @@ class Plan:
 
 def make_plan(found: Found, settings: Settings, chance: Chance) -> Plan:
     """Raises UserError if fewer heads were ever selected than a table needs, or `logic.heads` fits the model not."""
-    logic = settings.logic
+    given, known = settings.logic, found.frequencies("both", settings.logic)
+    logic = replace(given, heads=with_frequencies(known))
+    settings = replace(settings, logic=logic)
     heads = found.fixed("both", logic.top_k, logic)
     tables = [
-        _heads_table(found, heads, settings, chance),
+        _heads_table(found, heads, settings, chance, given),
         _number_table(found, settings, chance),
         _criteria_table(found, logic, chance),
+        _weights_table(heads, logic),
         _sigma_table(heads, logic, settings),
         _kernel_table(heads, logic, settings),
         _mask_table(heads, logic),
@@ -130,13 +138,15 @@ def name_heads(heads: Sequence[Head]) -> str:
     return ", ".join(f"L{layer} H{head}" for layer, head in heads)
 
 
-def _heads_table(found: Found, heads: tuple[Head, ...], settings: Settings, chance: Chance) -> Table:
+def _heads_table(
+    found: Found, heads: tuple[Head, ...], settings: Settings, chance: Chance, given: LogicConfig
+) -> Table:
     logic = settings.logic
     k, rng = logic.top_k, np.random.default_rng(settings.seed)
     rows = [_fixed_row((f"found here: {name_heads(heads)}",), found, "both", k, logic, chance)]
     configured = tuple(settings.choice.fixed(found.shape) or ())
     if configured and set(configured) != set(heads):
-        rows.append(Row((f"of logic.heads: {name_heads(configured)}",), (Case(logic, configured),)))
+        rows.append(Row((f"of logic.heads: {name_heads(configured)}",), (Case(given, configured),)))
     rows.append(Row(("picked anew for each sample",), (Case(logic, greedy="both"),)))
     random = sets_of_same_layers(heads, found.shape[1], settings.draws, rng)
     cases = tuple(Case(logic, drawn, whole=False) for drawn in random.sets)
@@ -177,6 +187,14 @@ def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
         "picture enough, those with the highest cell, with the least Shannon entropy, and with the most weight beyond "
         f"a generic prompt's. Fixed heads by {fixed}. {ties}; {rule} decides.",
     )
+
+
+def _weights_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
+    rows = [Row((str(name),), (Case(replace(logic, weights=name), heads),)) for name in Weights]
+    known = frequencies(logic.heads)
+    note = "What a head's map counts in the heat map: as much as any other; how often the head was selected here"
+    note += f" ({', '.join(f'{known[head]:.2f}' for head in heads)}); 1 / (1 + Shannon's entropy of its smoothed map)."
+    return Table("weights", "How heads are weighted", ("weights",), rows, note)
 
 
 def _sigma_table(heads: tuple[Head, ...], logic: LogicConfig, settings: Settings) -> Table:

@@ -8,9 +8,10 @@ from numpy.testing import assert_array_equal
 
 from analyze import rank_heads
 from bbox import localize
-from conf.schema import Contrast, MaskMethod, Region, Resolution
+from conf.schema import Contrast, MaskMethod, Region, Resolution, Weights
 from lab.base.errors import UserError
 from lab.datasets.sample import Truth
+from lab.heads.weights import with_frequencies
 from lab.measure.glance import glance
 from lab.measure.intervals import columns
 from lab.measure.metrics import box_iou, exclusive, score
@@ -50,6 +51,18 @@ def test_sets_are_measured_in_cells_and_finer_at_once(record, region, method):
     for scores, one in zip(found, rules, strict=True):
         alone = [score(beside, prediction("a", localize(record, heads, one), record.grid)) for heads in SETS]
         assert_array_equal(scores, columns(alone))
+
+
+@pytest.mark.parametrize("resolution", Resolution)
+@pytest.mark.parametrize("weights", Weights)
+def test_weighted_heads_of_many_sets_are_summed_as_those_of_each_alone(record, weights, resolution):
+    logic = configuration("logic=best", f"logic.mask.resolution={resolution}").logic
+    rules = replace(
+        logic, weights=weights, heads=with_frequencies({(4, 2): 0.9, (1, 2): 0.3, (3, 3): 0.7, (0, 1): 0.1})
+    )
+    beside = truth(mask=True)
+    alone = [score(beside, prediction("a", localize(record, heads, rules), record.grid)) for heads in SETS]
+    assert_array_equal(Sight(record).scores(SETS, rules, beside), columns(alone))
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
