@@ -711,6 +711,11 @@ class StudyConfig(Group, path="study"):
         "folders of the same samples' records by another model.read, [A,B], for the table of tokens; null: none",
         takes="folders",
     )
+    mirrored: str | None = key(
+        None,
+        "a folder of the mirrored pictures' records, for the criterion mirrored; null: that criterion is left out",
+        takes="folder",
+    )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
     sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing", most=WIDEST)
     kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side", most=WIDEST)

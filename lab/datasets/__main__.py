@@ -15,12 +15,14 @@ from lab.base.places import readable_folder
 from lab.datasets.d_cube import SPLITS, read_d_cube
 from lab.datasets.hub import read_hub
 from lab.datasets.jsonl import read_jsonl, write_jsonl
+from lab.datasets.mirror import mirrored
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.ref_l4 import read_ref_l4
 from lab.datasets.refcoco import TEXTS, read_refcoco
 from lab.datasets.sample import Sample, decode_truth, need_truth, with_period
 from lab.datasets.skipped import Skip, Skipped, stop
 
+MIRRORED = "mirrored"  # the folder of the pictures
 EXAMPLES = """examples:
   RefCOCO as distributed; RefCOCO+ and RefCOCOg (--split-by umd) alike
     python -m lab.datasets convert refcoco data/refcoco --images data/train2014 --split val --out data/refcoco_val.jsonl
@@ -34,6 +36,8 @@ EXAMPLES = """examples:
     python -m lab.datasets convert d_cube data/d_cube --images data/d3_images --split full --out data/d_cube.jsonl
   a file of your own, checked against its pictures
     python -m lab.datasets convert jsonl mine.jsonl --out data/mine.jsonl
+  the same left to right, for the criterion `mirrored` of stage=study
+    python -m lab.datasets convert jsonl mine.jsonl --mirrored --out data/mine_mirrored.jsonl
 
 python -m lab.datasets convert refcoco --help lists the options of one format."""
 
@@ -70,6 +74,12 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--final-period", action="store_true", help="end every expression in a full stop, as the paper's prompts do"
         )
+        one.add_argument(
+            "--mirrored",
+            action="store_true",
+            help="the same left to right: the pictures (written to `mirrored`, beside --out), the truth, and the words "
+            "left and right",
+        )
         one.set_defaults(read=read, strict=False)
     return parser
 
@@ -90,6 +100,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"{options.source}: nothing to write ({counts}){first}")
     if options.final_period:
         samples = [replace(sample, query=with_period(sample.query)) for sample in samples]
+    if options.mirrored:
+        folder = options.out.parent / MIRRORED
+        samples = list(progress(mirrored(samples, folder), "mirror", total=len(samples)))
     listed = options.out.with_suffix(".skipped.jsonl")
     write_jsonl(options.out, samples)
     skipped.write(listed)

@@ -13,7 +13,8 @@
 | `present` | false: the expression describes nothing in the picture, and there is no truth |
 | `split`, `image_size` | name of the subset; [width, height] |
 
-Only the first three are needed to run; every other key is kept in `Sample.extra`.
+Only the first three are needed to run; every other key is kept in `Sample.extra`. Of these, `thing` (or `ann_id`,
+`ref_id`) is an id within the picture: lines that share it say one thing in several words (`Sample.thing`).
 """
 
 import json

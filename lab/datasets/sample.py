@@ -10,6 +10,8 @@ from lab.base.images import header_size
 from lab.datasets.boxes import Box, check_inside
 from lab.datasets.masks import Mask, MaskSource, check_mask_size, mask_box, need_object, read_mask
 
+THINGS = ("thing", "ann_id", "ref_id")  # keys of a data file, of which the first that is there counts
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -33,6 +35,12 @@ class Sample:
     line: int | None = None
     box_form: str = "xywh"
     present: bool = True
+
+    @property
+    def thing(self) -> tuple[str, str, str] | None:
+        """What is meant, the same for samples that put it in other words; None if the data does not tell."""
+        named = next((name for name in THINGS if name in self.extra), None)
+        return None if named is None else (str(self.image_file), named, str(self.extra[named]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,19 @@
 """More criteria for the best heads of one record, beside the paper's two; each is a function over maps.
 
-    criteria_of(record)["peak"]    # [layers, heads], the larger the better
+    criteria_of(record)["peak"]                                 # [layers, heads], the larger the better
+    criteria_of(record, Beside(wordings=[other]))["wordings"]   # those that need other records of the same thing
 
 No label is read. Among the heads that look at the image enough, the first by one of these are its picks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from lab.base.errors import UserError
+from lab.heads.weights import shannon_entropy
 from lab.records.record import Record
 
 Maps = Float[np.ndarray, "heads rows cols"]
@@ -23,10 +27,7 @@ def peak(maps: Maps) -> Values:
 
 def focus(maps: Maps) -> Values:
     """Minus Shannon's entropy of the map, in nats: 0 for one cell; unlike spatial entropy it has no threshold."""
-    total = maps.sum((1, 2), dtype=float, keepdims=True)
-    share = np.divide(maps, total, out=np.zeros(maps.shape), where=total > 0)
-    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.where(total[:, 0, 0] > 0, (share * logs).sum((1, 2)), -np.inf)
+    return -shannon_entropy(maps)
 
 
 def relative(maps: Maps, generic: Maps) -> Values:
@@ -34,21 +35,70 @@ def relative(maps: Maps, generic: Maps) -> Values:
     return np.maximum(maps - generic, 0).sum((1, 2), dtype=float)
 
 
-ALONE: dict[str, Callable[[Maps], Values]] = {"peak": peak, "focus": focus}
-BESIDE_GENERIC: dict[str, Callable[[Maps, Maps], Values]] = {"relative": relative}
+def wordings(maps: Maps, others: Sequence[Maps]) -> Values:
+    """How alike the map is to those of other words for the same thing: the mean correlation over cells, -1 to 1.
 
-
-def criteria_of(record: Record) -> dict[str, Float[np.ndarray, "layers heads"]]:
-    """Every criterion's value of each head; of those beside a generic prompt only if the record holds one.
-
-    Raises NotKept if the record keeps the maps of some heads only.
+    A head that localises looks at one place, however the thing is called (after the self-consistency of explanations,
+    arXiv 2312.04554). A head that looks at one place whatever is asked is alike, too.
     """
-    record.subset.need_all()
+    return np.mean([correlation(maps, other) for other in others], axis=0)
+
+
+def mirrored(maps: Maps, turned: Maps) -> Values:
+    """How alike the map is to that of the mirrored picture, turned back: the correlation over cells, -1 to 1.
+
+    A head that localises mirrors its map (after the equivariance of class activation maps, arXiv 2004.04581). A head
+    that looks at one place of the frame, whatever is there, does not.
+    """
+    return correlation(maps, turned[..., ::-1])
+
+
+def correlation(maps: Maps, others: Maps) -> Values:
+    """Pearson's r of each pair of maps, -1 to 1; -inf where one of them is flat."""
+    one, other = (m.reshape(len(m), -1) - m.mean((1, 2), dtype=float)[:, None] for m in (maps, others))
+    size = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    return np.divide((one * other).sum(1), size, out=np.full(len(maps), -np.inf), where=size > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Other records of the same thing in the same picture."""
+
+    wordings: Sequence[Record] = ()  # by other words
+    mirrored: Record | None = None  # in the mirrored picture, left and right swapped in the words
+
+
+ALONE: dict[str, Callable[[Maps], Values]] = {"peak": peak, "focus": focus}
+# What the others need, in words.
+NEEDS = {
+    "relative": "the generic prompt's attention (data.save_generic=true)",
+    "wordings": "lines of the data file that say one thing in several words (the same picture, and the same `thing`, "
+    "`ann_id` or `ref_id`)",
+    "mirrored": "records of the mirrored pictures (python -m lab.datasets convert jsonl FILE --mirrored, stage=batch, "
+    "and study.mirrored=FOLDER)",
+}
+
+
+def criteria_of(record: Record, beside: Beside | None = None) -> dict[str, Float[np.ndarray, "layers heads"]]:
+    """Every criterion's value of each head, as far as there is what it needs.
+
+    Raises NotKept if a record keeps the maps of some heads only, UserError if maps beside are of another shape.
+    """
+    beside = beside or Beside()
+    for one in (record, *beside.wordings, *([beside.mirrored] if beside.mirrored else [])):
+        one.subset.need_all()
+        if one.maps.shape != record.maps.shape:
+            shapes = f"{list(one.maps.shape)}, not {list(record.maps.shape)}"
+            raise UserError(f"{one.meta.get('image_file')}: its maps are {shapes}, as those of the same picture are")
     shape = record.num_layers, record.num_heads
     heads = list(np.ndindex(shape))
     maps = record.maps_of(heads)
     found = {name: of(maps) for name, of in ALONE.items()}
     if record.generic is not None:
         generic = record.generic_maps_of(heads)
-        found |= {name: of(maps, generic) for name, of in BESIDE_GENERIC.items()}
+        found["relative"] = relative(maps, generic)
+    if beside.wordings:
+        found["wordings"] = wordings(maps, [other.maps_of(heads) for other in beside.wordings])
+    if beside.mirrored is not None:
+        found["mirrored"] = mirrored(maps, beside.mirrored.maps_of(heads))
     return {name: values.reshape(shape) for name, values in found.items()}

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from analyze import Head, HeadScore, passes_threshold, rank_table, score_all, tied_at
 from conf.schema import Contrast, LogicConfig
 from lab.base.errors import UserError
-from lab.measure.criteria import criteria_of
+from lab.measure.criteria import Beside, criteria_of
 from lab.measure.sets import HeadSet, Sight
 from lab.records.record import Record
 
@@ -48,11 +48,13 @@ def glance(
     common: Bool[np.ndarray, "layers heads"] | None = None,
     sight: Sight | None = None,
     more: bool = False,
+    beside: Beside | None = None,
 ) -> Glance:
     """Looks at one record; at every head's own box if the true one is given and all maps are kept.
 
     `common` says which heads look at the image enough, if that is the same for all records. `more`: the picks of
-    `lab.measure.criteria` too. Raises UserError naming the file if the record lacks what a contrast needs.
+    `lab.measure.criteria` too, as far as there is what they need `beside`. Raises UserError naming the file if the
+    record lacks what a contrast needs.
     """
     check_contrast(record, logic.contrast, path)
     table = score_all(record, logic)
@@ -64,7 +66,7 @@ def glance(
     if more:
         best |= {
             name: _largest(np.where(passes, allowed(values, logic, -np.inf), -np.inf), logic)
-            for name, values in criteria_of(record).items()
+            for name, values in criteria_of(record, beside).items()
         }
     top_n = max(logic.select.top_n, logic.top_k)
     sight = sight or Sight(record)

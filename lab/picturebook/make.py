@@ -3,12 +3,15 @@
     python -m lab.picturebook.make out=DIR n=1000 seed=1 expressions=1
 
 `out/images/<scene>.png`, `out/masks/<id>.png` (0 or 255) and `out/picturebook.jsonl`, one line a sample: `id`,
-`prompt`, `image_path`, `mask_path` (relative to the file), `bbox` [x, y, w, h] in pixels, `category`, `answer`, and
-`others`: the other things of the picture, each with its `bbox`, its mask as an RLE (`segmentation`), and what the
-`answer` would be if it were meant.
+`prompt`, `image_path`, `mask_path` (relative to the file), `bbox` [x, y, w, h] in pixels, `category`, `answer`, `thing`
+(an id within the picture), and `others`: the other things of the picture, each with its `bbox`, its mask as an RLE
+(`segmentation`), and what the `answer` would be if it were meant.
 
 `n` counts scenes. With `expressions=2` a scene has a second one where it can, about another thing and of the same
-category, so that both ask for the same attributes.
+category, so that both ask for the same attributes. With `wordings=3` each of them is said in up to three ways, of any
+category, that mean the same `thing`, which every line with truth names:
+
+    python -m lab.picturebook.make out=DIR n=500 seed=38 wordings=3 expressions=2
 
 With `absent=all`, or some kinds of absence (`lab.picturebook.absent.ABSENCES`), a scene has instead, for each kind that
 fits it, two expressions in the same words: one about what is there, and its twin about what is not. The twin's line has
@@ -47,6 +50,8 @@ from lab.picturebook.world import Scene, SceneConfig, make_scene, mask_box_xyxy,
 
 SCENES_PER_SEED = 1_000_000
 SECOND_TRIES = 8  # at an expression about other things
+WORDING_TRIES = 60  # at other words for the same things
+MOST_WORDINGS = 8
 
 
 @dataclass
@@ -58,6 +63,7 @@ class MakeConfig(SceneConfig):
     seed: int = 1
     expressions: int = 1  # of a scene, 1 or 2
     absent: Any = None  # all, a kind of absence, or a list of them
+    wordings: int = 1  # of a thing, in other words each
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,15 @@ def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
 
 
 def samples(
-    n: int, seed: int, *, asides: float = 0.12, expressions: int = 1, like: SceneConfig | None = None
+    n: int,
+    seed: int,
+    *,
+    asides: float = 0.12,
+    expressions: int = 1,
+    like: SceneConfig | None = None,
+    wordings: int = 1,
 ) -> Iterator[Drawn]:
-    """The samples of `n` scenes, of each at most so many `expressions`, 1 or 2.
+    """The samples of `n` scenes, of each at most so many `expressions`, 1 or 2, of each of them so many `wordings`.
 
     No scene of any `seed` is among the training scenes.
     """
@@ -112,6 +124,8 @@ def samples(
         for suffix, expression in zip(("", "b"), asked, strict=False):
             mask = np.isin(owner, expression.targets)
             yield Drawn(name + suffix, scene, expression, image, mask, owner, name)
+            for number, other in enumerate(_reworded(scene, expression, wordings - 1, asides), start=2):
+                yield Drawn(f"{name}{suffix}_{number}", scene, other, image, mask, owner, name)
 
 
 def pairs(
@@ -152,6 +166,17 @@ def _second(scene: Scene, first: Expression, asides: float) -> Expression | None
     return next((one for one in tries if one is not None and not set(one.targets) & set(first.targets)), None)
 
 
+def _reworded(scene: Scene, first: Expression, number: int, asides: float) -> list[Expression]:
+    """At most so many expressions of any category that mean the same things in other words."""
+    rng = np.random.default_rng([scene.seed, 6, *first.targets])
+    found: dict[str, Expression] = {}
+    for _ in range(WORDING_TRIES if number else 0):
+        one = describe(scene, rng, asides=asides)
+        if one is not None and one.targets == first.targets and one.text != first.text and len(found) < number:
+            found.setdefault(one.text, one)
+    return list(found.values())
+
+
 def make(
     out: Path,
     n: int,
@@ -159,8 +184,11 @@ def make(
     expressions: int = 1,
     absent: str | Sequence[str] | None = None,
     like: SceneConfig | None = None,
+    wordings: int = 1,
 ) -> Path:
     """Writes the samples and returns the JSONL's path."""
+    if not 1 <= wordings <= MOST_WORDINGS:
+        raise UserError(f"wordings={wordings}: a thing has 1 to {MOST_WORDINGS}")
     if expressions not in (1, 2):
         raise UserError(f"expressions={expressions}: a scene has 1 or 2")
     if n < 1 or n > SCENES_PER_SEED:
@@ -170,16 +198,16 @@ def make(
     if like is not None:
         like.check()
     if absent is None:
-        drawings = samples(n, seed, expressions=expressions, like=like)
-    elif expressions == 1:
+        drawings = samples(n, seed, expressions=expressions, like=like, wordings=wordings)
+    elif expressions == wordings == 1:
         drawings = pairs(n, seed, chosen_absences(absent), like=like)
     else:
-        raise UserError("absent=... draws expressions in pairs of its own: leave out expressions=2")
+        raise UserError("absent=... draws expressions in pairs of its own: leave out expressions and wordings")
     for folder in (out / "images", out / "masks"):
         folder.mkdir(parents=True, exist_ok=True)
     lines, pictures = [], set[str]()
     drawn: Drawn
-    for drawn in progress(drawings, "make", total=n if expressions == 1 and absent is None else None):
+    for drawn in progress(drawings, "make", total=n if expressions == wordings == 1 and absent is None else None):
         if drawn.picture not in pictures:
             pictures.add(drawn.picture)
             drawn.image.save(out / "images" / f"{drawn.picture}.png")
@@ -203,6 +231,7 @@ def _line(drawn: Drawn) -> dict[str, Any]:
         "mask_path": f"masks/{drawn.id}.png",
         "category": drawn.expression.category,
         "answer": " ".join(drawn.expression.answer),
+        "thing": "+".join(map(str, drawn.expression.targets)),
         "others": drawn.others,
         **last,
     }
@@ -212,5 +241,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_in_one_line():
         options = typed_options(MakeConfig, sys.argv[1:])
-        made = make(Path(options.out), options.n, options.seed, options.expressions, options.absent, options)
-        print(f"wrote {made}")
+        asked = (options.n, options.seed, options.expressions, options.absent, options, options.wordings)
+        print(f"wrote {make(Path(options.out), *asked)}")

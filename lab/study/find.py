@@ -20,12 +20,13 @@ from lab.base.paths import find
 from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
-from lab.measure.criteria import BESIDE_GENERIC
+from lab.measure.criteria import ALONE, NEEDS
 from lab.measure.glance import CRITERIA, Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
 from lab.measure.overview import record_files
 from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
+from lab.study.beside import BesidePaths, beside_of
 from lab.study.settings import Settings
 
 
@@ -39,6 +40,8 @@ class Split:
     note: str
     unreadable: Mapping[Path, str] = field(default_factory=dict)  # records that were left out, and why
 
+    beside: Mapping[Path, BesidePaths] = field(default_factory=dict)  # other records of the same things
+
     @property
     def paths(self) -> list[Path]:
         """Every record that is read, once, in a fixed order."""
@@ -51,6 +54,7 @@ class Job:
 
     path: Path
     sample: Sample | None
+    beside: BesidePaths
 
 
 @dataclass(eq=False)
@@ -67,12 +71,16 @@ class Found:
     iou: Float[np.ndarray, "records layers heads"]  # IoU of each head's own box; NaN if it was not measured
     picture_of: Int[np.ndarray, " records"]  # a number for the picture, the same for records that share one
     scored_picture_of: Int[np.ndarray, " samples"]  # the same for the scored samples, also those without a record
+    told: dict[str, int]  # in so many records there was what a criterion needs
     generic: bool = True  # whether every record holds the generic prompt's attention
 
     def criteria(self, logic: LogicConfig) -> list[str]:
-        """Those by which heads were picked in every record, the paper's first; of others those that pick enough."""
-        named = [name for name in self.picks if self.generic or name not in BESIDE_GENERIC]
-        return [name for name in named if name in CRITERIA or self._picked(name, logic) >= logic.top_k]
+        """Those that pick enough heads, the paper's first."""
+        return [name for name in self.picks if name in CRITERIA or self._picked(name, logic) >= logic.top_k]
+
+    def by_all(self, criterion: str) -> bool:
+        """Whether every record has what a criterion needs, so that it can pick anew for each."""
+        return self.told[criterion] == len(self.row_of)
 
     def _picked(self, criterion: str, logic: LogicConfig) -> int:
         return int(np.count_nonzero(self.counts(criterion, logic)))
@@ -82,7 +90,8 @@ class Found:
         """Before any record is counted."""
         row_of = {path: row for row, path in enumerate(parts.paths)}
         number = len(row_of)
-        picks = {criterion: np.full((number, *best.shape), -1, np.int16) for criterion, best in first.best.items()}
+        shape = next(iter(first.best.values())).shape
+        picks = {name: np.full((number, *shape), -1, np.int16) for name in (*CRITERIA, *ALONE, *NEEDS)}
         finding = np.array([row_of[path] for path in parts.finding])
         sums, iou = np.zeros((number, *first.shape)), np.full((number, *first.shape), np.nan, np.float32)
         return cls(
@@ -96,6 +105,7 @@ class Found:
             iou,
             np.zeros(number, np.intp),
             np.zeros(0, np.intp),
+            dict.fromkeys(picks, 0),
         )
 
     @property
@@ -147,9 +157,10 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
     files, where = record_files(folder, samples), settings.study.find
     broken = _unreadable(list(files.values()), settings)
     files = {name: path for name, path in files.items() if path not in broken}
+    beside = beside_of(samples, files, settings.study.mirrored)
     if where == "all":
         note = f"Heads are counted over the {len(files)} scored samples themselves: counting reads no label."
-        return Split(tuple(samples), files, tuple(files.values()), note, broken)
+        return Split(tuple(samples), files, tuple(files.values()), note, broken, beside)
     if where == "half":
         if len(files) < 2:
             raise UserError(
@@ -158,7 +169,8 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
         finders = _half(samples, files, settings.seed)
         note = f"Heads are counted over {len(finders)} samples, drawn at random, and scored on other pictures."
         scored = tuple(sample for sample in samples if sample.id not in finders)
-        return Split(scored, _without(files, finders), tuple(files[i] for i in sorted(finders)), note, broken)
+        found = tuple(files[name] for name in sorted(finders))
+        return Split(scored, _without(files, finders), found, note, broken, beside)
     other = find(where)
     if not other.is_dir():
         raise UserError(f"study.find={where}: no such folder; expected all, half or a folder of records")
@@ -168,7 +180,7 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
     broken_others = _unreadable(others, settings)
     finding = tuple(path for path in others if path not in broken_others)
     note = f"Heads are counted over {len(finding)} other records, of another folder."
-    return Split(tuple(samples), files, finding, note, broken | broken_others)
+    return Split(tuple(samples), files, finding, note, broken | broken_others, beside)
 
 
 def _unreadable(paths: Sequence[Path], settings: Settings) -> dict[Path, str]:
@@ -223,8 +235,8 @@ def find_heads(parts: Split, settings: Settings) -> Found:
         model.compare(job.path, seen.model, seen.shape)
         found = found or Found.empty(parts, seen)
         for criterion, best in seen.best.items():
-            if criterion in found.picks:  # one beside a generic prompt is left out if any record lacks that
-                found.picks[criterion][row] = best
+            found.picks[criterion][row] = best
+            found.told[criterion] += 1
         found.sums[row], found.tied[row] = seen.sums, seen.tied
         if seen.iou is not None:
             found.iou[row] = seen.iou
@@ -244,14 +256,14 @@ def _jobs(parts: Split, settings: Settings) -> list[Job]:
     seen = [sample for sample in parts.scored if sample.id in parts.files]
     order = np.random.default_rng((settings.seed, 3)).permutation(len(seen))[: settings.study.head_samples]
     measured = {parts.files[seen[i].id]: seen[i] for i in order}
-    return [Job(path, measured.get(path)) for path in parts.paths]
+    return [Job(path, measured.get(path), parts.beside.get(path, BesidePaths())) for path in parts.paths]
 
 
 def look(job: Job, logic: LogicConfig, common: Bool[np.ndarray, "layers heads"] | None) -> Glance:
     """Reads one record. `common` says which heads look at the image enough, if that is the same for all records."""
     record = load_record(job.path, logic)
     true_xyxy = None if job.sample is None else read_truth(job.sample, record.image_size).box_xyxy
-    return glance(record, job.path, logic, true_xyxy, common=common, more=True)
+    return glance(record, job.path, logic, true_xyxy, common=common, more=True, beside=job.beside.read(record, logic))
 
 
 def first_heads(counts: Int[np.ndarray, "layers heads"], k: int) -> list[Head]:

@@ -24,6 +24,7 @@ from conf.schema import (
 )
 from lab.heads.weights import frequencies, with_frequencies
 from lab.measure.controls import sets_of_same_layers
+from lab.measure.criteria import NEEDS
 from lab.study.chance import Chance, found_again, oracle_again
 from lab.study.find import Found, first_heads
 from lab.study.settings import Settings
@@ -172,7 +173,7 @@ def _number_table(found: Found, settings: Settings, chance: Chance) -> Table:
 def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
     names = found.criteria(logic)
     rows = [_fixed_row(("fixed", name), found, name, logic.top_k, logic, chance) for name in names]
-    rows += [Row(("per sample", name), (Case(logic, greedy=name),)) for name in names]
+    rows += [Row(("per sample", name), (Case(logic, greedy=name),)) for name in names if found.by_all(name)]
     fixed = "; ".join(f"{name}: {name_heads(found.fixed(name, logic.top_k, logic))}" for name in names)
     ties = (
         f"In {100 * found.tied.mean():.1f} % of the samples head {logic.top_k} and the next one have the same entropy"
@@ -183,10 +184,18 @@ def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
         "Which criteria",
         ("heads", "criteria"),
         rows,
-        "Both: the paper's, attention sum and spatial entropy. Peak, focus, relative: among the heads that look at the "
-        "picture enough, those with the highest cell, with the least Shannon entropy, and with the most weight beyond "
-        f"a generic prompt's. Fixed heads by {fixed}. {ties}; {rule} decides.",
+        "Both: the paper's, attention sum and spatial entropy. The others, among the heads that look at the picture "
+        "enough: peak, those with the highest cell; focus, with the least Shannon entropy; relative, with the most "
+        "weight beyond a generic prompt's; wordings, with the same map for other words of one thing; mirrored, with a "
+        f"map that turns with the picture. Fixed heads by {fixed}. {ties}; {rule} decides.{_lacking(found, names)}",
     )
+
+
+def _lacking(found: Found, names: Sequence[str]) -> str:
+    """What would be needed for the criteria that are not there."""
+    lacking = [f"{name} needs {needs}" for name, needs in NEEDS.items() if name not in names]
+    partly = [f"{name} over {found.told[name]} records" for name in NEEDS if name in names and not found.by_all(name)]
+    return "".join(f" {text}." for text in (*lacking, *partly))
 
 
 def _weights_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
