@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from lab.measure.criteria import criteria_of
+from lab.base.errors import UserError
+from lab.measure.criteria import Beside, criteria_of
 from lab.measure.glance import glance
 from lab.records.record import Record
 from tests.conftest import configuration
@@ -38,3 +39,28 @@ def test_a_glance_picks_by_them_among_heads_that_look_and_in_allowed_layers(tmp_
     assert seen.best["focus"][0].tolist() == best
     assert all((1, 1) not in seen.picked(name, 4) for name in ("peak", "focus", "relative"))
     assert "peak" not in glance(record(), tmp_path / "a.pkl", logic).best
+
+
+def looking_at(*cells: int, rows: int = 4) -> Record:
+    """A head for each cell, which looks at it alone, and one that looks everywhere."""
+    maps = np.zeros((1, len(cells) + 1, 1, rows * rows), np.float32)
+    for head, cell in enumerate(cells):
+        maps[0, head, 0, cell] = 0.5
+    maps[0, -1] = 0.02
+    return Record(maps, {"image_size": (40, 40)})
+
+
+def test_a_head_is_consistent_over_wordings_if_it_looks_at_the_same_place():
+    found = criteria_of(looking_at(5, 5), Beside([looking_at(5, 9), looking_at(5, 5)]))["wordings"]
+    apart = -1 / 15  # of two single cells of 16
+    assert_allclose(found, [[1, (apart + 1) / 2, -np.inf]], atol=1e-6)
+
+
+def test_a_head_is_consistent_over_mirrored_pictures_if_its_map_turns_with_them():
+    found = criteria_of(looking_at(4, 4), Beside(mirrored=looking_at(7, 4)))["mirrored"]  # 4 and 7: a row's two ends
+    assert_allclose(found, [[1, -1 / 15, -np.inf]], atol=1e-6)
+
+
+def test_maps_of_another_shape_are_no_other_words_for_the_same_thing():
+    with pytest.raises(UserError, match=r"its maps are \[1, 3, 5, 5\], not \[1, 3, 4, 4\]"):
+        criteria_of(looking_at(4, 4), Beside(mirrored=looking_at(7, 4, rows=5)))

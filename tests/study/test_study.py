@@ -86,6 +86,7 @@ def test_everything_is_written_and_told(scenes, capsys):
         "sigma",
         "kernel",
         "contrast",
+        "weights",
         "mask",
         "cuts",
         "discovery",
