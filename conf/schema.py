@@ -716,6 +716,12 @@ class StudyConfig(Group, path="study"):
         "a folder of the mirrored pictures' records, for the criterion mirrored; null: that criterion is left out",
         takes="folder",
     )
+    ask: int = key(
+        0,
+        "samples, pictures drawn at random, about which the model is asked anew, for presence and knock-outs in the "
+        "table of the best heads; 0: it is not asked",
+        least=0,
+    )
     top_k: list[int] = key([1, 2, 3, 4, 5], "numbers of heads")
     sigmas: list[float] = key([0.0, 0.4, 0.8, 1.0, 1.4, 1.8], "standard deviations of the smoothing", most=WIDEST)
     kernels: list[Any] = key([3, 5, 7, 9, None], "odd numbers of cells; null: 4 sigma to each side", most=WIDEST)

@@ -9,7 +9,7 @@ fitted on.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from bbox import numbers_of
 from conf.schema import Config
-from lab.base.console import markdown, progress, table
+from lab.base.console import markdown, table
 from lab.base.errors import UserError
 from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
@@ -30,6 +30,7 @@ from lab.presence.files import NAME, Calibration
 from lab.presence.rule import Rule, fit
 from lab.presence.swap import Ask, asks, check_enough
 from lab.stages import common
+from lab.stages.asking import asked_records
 from lab.stages.batch import chosen_samples
 from lab.stages.common import make_results_folder, print_written, results_folder
 
@@ -102,26 +103,11 @@ def ask_all(
 
     Raises UserError if none of one side can, or too few pictures are left.
     """
-    from collector import ask
-    from lab.batch.rows import RowDataset, feed, plan_rows
-
     own = {one.sample.id: one.own for one in wanted}
-    rows = RowDataset(plan_rows([one.sample for one in wanted], share_image=True), loaded, config.model, generic=False)
     asked, failed = Asked([], np.zeros(0, bool), []), list[str]()
-
-    def told() -> Iterator[Sample]:
-        for row in feed(rows, workers=config.data.workers or 0, pin=loaded.device.type == "cuda"):
-            failed.extend(why for _, why in row.failed)
-            if row.question is None:
-                continue
-            records = ask(loaded, [row.question], config.model).of(0)
-            for sample, record in zip(row.samples, records, strict=True):
-                asked.samples.append(sample)
-                asked.numbers.append(numbers_of(record.under(config.logic), heads, config.logic.smoothing))
-                yield sample
-
-    for _ in progress(told(), "calibrate", total=len(wanted)):
-        pass
+    for sample, record in asked_records(loaded, [one.sample for one in wanted], config, "calibrate", failed):
+        asked.samples.append(sample)
+        asked.numbers.append(numbers_of(record, heads, config.logic.smoothing))
     missed = f"{len(failed)} of {len(wanted)} expressions could not be asked"
     if failed:
         log.warning("%s, the first one because: %s", missed, failed[0])

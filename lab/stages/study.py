@@ -15,6 +15,8 @@ from lab.stages.common import make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
 from lab.stages.refining import refiner_of
 from lab.stages.sharp_table import SharpTable
+from lab.stages.study_model import ask_model, check_asking
+from lab.study.best import Best
 from lab.study.chance import Chance
 from lab.study.claims import agreements, claims, rank_correlations, trial_counts
 from lab.study.find import find_heads, split
@@ -28,14 +30,19 @@ from lab.study.tokens import which_token
 def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
     samples = [sample for sample in samples_with_truth(config.data) if sample.present]
+    check_asking(samples, config)
     refiner = refiner_of(config)
     failed = collect_first(config, choice)
     folder = records_folder(config)
     check_writable(results_folder(config), "study.md", "study.json")
     study = make_study(samples, folder, settings_of(config, choice))
     sharp = SharpTable.of(refiner, config, choice, study.split.scored, study.split.files)
-    written = write(study, make_results_folder(config), figures=config.save_fig, sharp=sharp)
+    best = Best.of(study)
+    if config.study.ask:
+        best = ask_model(best, study.split.scored, config, choice)
+    written = write(study, make_results_folder(config), best, figures=config.save_fig, sharp=sharp)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
+    print(f"\n{best.verdict()}")
     print_written(written)
     return 1 if failed or study.split.unreadable else 0
 
@@ -72,14 +79,16 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
     return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings, tokens)
 
 
-def write(study: Study, folder: Path, *, figures: bool, sharp: SharpTable | None = None) -> list[Path]:
+def write(study: Study, folder: Path, best: Best, *, figures: bool, sharp: SharpTable | None = None) -> list[Path]:
     """The files, study.md last, so that it never stands beside older figures."""
     drawn: list[Path] = []
     if figures:
         from lab.study.figures import draw  # matplotlib, only where a figure is wanted
 
         drawn = draw(study, folder)
-    content, text = to_json(study), to_markdown(study, [path.name for path in drawn])
+    content = to_json(study) | {"best": best.to_json()}
+    text = to_markdown(study, [path.name for path in drawn])
+    text += f"\n## Which criterion finds the best heads\n\n{best.markdown()}\n"
     if sharp is not None:
         content |= sharp.to_json()
         text += f"\n## Sharp masks\n\n{sharp.markdown()}\n"

@@ -71,8 +71,8 @@ class Found:
     iou: Float[np.ndarray, "records layers heads"]  # IoU of each head's own box; NaN if it was not measured
     picture_of: Int[np.ndarray, " records"]  # a number for the picture, the same for records that share one
     scored_picture_of: Int[np.ndarray, " samples"]  # the same for the scored samples, also those without a record
-    told: dict[str, int]  # in so many records there was what a criterion needs
     generic: bool = True  # whether every record holds the generic prompt's attention
+    told: dict[str, int] = field(default_factory=dict)  # in so many records there was what a criterion needs
 
     def criteria(self, logic: LogicConfig) -> list[str]:
         """Those that pick enough heads, the paper's first."""
@@ -80,7 +80,7 @@ class Found:
 
     def by_all(self, criterion: str) -> bool:
         """Whether every record has what a criterion needs, so that it can pick anew for each."""
-        return self.told[criterion] == len(self.row_of)
+        return self.told.get(criterion) == len(self.row_of)
 
     def _picked(self, criterion: str, logic: LogicConfig) -> int:
         return int(np.count_nonzero(self.counts(criterion, logic)))
@@ -105,7 +105,7 @@ class Found:
             iou,
             np.zeros(number, np.intp),
             np.zeros(0, np.intp),
-            dict.fromkeys(picks, 0),
+            told=dict.fromkeys(picks, 0),
         )
 
     @property

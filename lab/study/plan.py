@@ -194,7 +194,9 @@ def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
 def _lacking(found: Found, names: Sequence[str]) -> str:
     """What would be needed for the criteria that are not there."""
     lacking = [f"{name} needs {needs}" for name, needs in NEEDS.items() if name not in names]
-    partly = [f"{name} over {found.told[name]} records" for name in NEEDS if name in names and not found.by_all(name)]
+    partly = [
+        f"{name} over {found.told.get(name, 0)} records" for name in NEEDS if name in names and not found.by_all(name)
+    ]
     return "".join(f" {text}." for text in (*lacking, *partly))
 
 
