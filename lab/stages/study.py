@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from conf.schema import BoxConvention, Config, as_dict
 from lab.base.console import table
@@ -42,7 +43,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         best = ask_model(best, study.split.scored, config, choice)
     written = write(study, make_results_folder(config), best, figures=config.save_fig, sharp=sharp)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
-    print(f"\n{best.verdict()}")
+    print(f"\n{fill(best.verdict(), 80, break_long_words=False, break_on_hyphens=False)}")
     print_written(written)
     return 1 if failed or study.split.unreadable else 0
 
