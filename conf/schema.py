@@ -601,7 +601,7 @@ class DataConfig(Group, path="data"):
     save_id: str | None = key(None, "file name of the record; null: the picture's", takes="text")
     data_file: str | None = key(
         None,
-        "JSONL of samples, for batch, select, evaluate, study, ablate and report",
+        "samples, for batch, select, evaluate, study, ablate, report: JSONL, .parquet, .tar, or a pattern: data/*.tar",
         common="JSONL of samples, for batch, select, evaluate, study",
         takes="file",
     )

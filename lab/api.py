@@ -32,7 +32,8 @@ from lab.base.images import as_rgb, open_image
 from lab.base.paths import find
 from lab.base.remote import is_url, kept_at
 from lab.batch.batcher import AdaptiveBatcher, automatic_size
-from lab.batch.rows import MOST_EXPRESSIONS, ReadyRow
+from lab.batch.plan import MOST_EXPRESSIONS
+from lab.batch.rows import ReadyRow
 from lab.batch.storage import at_precision
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice, head_choice, warn_of_another_model

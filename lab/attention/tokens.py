@@ -66,7 +66,7 @@ def tokens_at(spans: Iterable[tuple[int, int]], answer: Sequence[int], tokenizer
     return [number for number, (a, b) in enumerate(tokens) if any(a < end and start < b for start, end in spans)]
 
 
-def most_tokens(config: ModelConfig, queries: Sequence[str], tokenizer: Any) -> int:
+def most_tokens(config: ModelConfig, queries: Iterable[str], tokenizer: Any) -> int:
     """How many tokens are read of one of these queries, at most."""
     if config.read in ("last", "answer", ANSWER_BOXES):
         return 1 if config.read == "last" else config.max_new_tokens

@@ -14,6 +14,7 @@ from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.places import named
 from lab.base.remote import fetch
+from lab.base.tars import source, tar_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def open_image(path: str | Path) -> Image.Image:
     fetch(path)
     add_plug_ins()
     try:
-        with Image.open(path) as image:
+        with Image.open(source(path)) as image:
             if getattr(image, "is_animated", False):
                 log.warning("%s is animated: only its first frame is used", path)
             cut = _is_cut(image)
@@ -90,7 +91,7 @@ def header_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image as it is shown, from its header. Raises UserError if it is missing or no image."""
     add_plug_ins()
     try:
-        with Image.open(path) as image:
+        with Image.open(source(path)) as image:
             return upright_size(image)
     except Exception:
         return open_image(path).size  # says what is wrong with it
@@ -159,6 +160,8 @@ def _hint(path: Path) -> str:
 
 def _head(path: Path) -> bytes | None:
     """The first bytes of a file, or None if it cannot be opened."""
+    if tar_of(path) is not None:
+        return None  # whose members are read as a whole
     try:
         with path.open("rb") as stream:
             return stream.read(64)

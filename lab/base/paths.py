@@ -32,6 +32,11 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for names that are too long
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is a file; it is none if it cannot be reached, or be a path at all."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for names that are too long
+
+
 def is_folder(path: str) -> bool:
     """Whether it is a folder; it is none if it cannot be reached, or be a path at all."""
     return os.path.isdir(home(path))  # noqa: PTH112 - Path.is_dir raises for names that are too long

@@ -5,24 +5,25 @@ expression, and ranking and writing its record, which takes about as long as ten
 file does not tell is taken for one of LLaVA-1.5.
 """
 
-from collections.abc import Iterator, Sequence
-from heapq import heapify, heapreplace
-from typing import TypeVar
+from collections.abc import Sequence
+from heapq import heapreplace
 
-from lab.datasets import Sample
-
-T = TypeVar("T")
+import numpy as np
+from jaxtyping import Int
 
 PICTURE = 576  # image tokens of LLaVA-1.5
 PIXELS, LEAST, MOST = 28 * 28, 64, 2304  # of a token where a model reads pictures at their own size; tokens of one
 LETTERS, RECORD = 4, 10  # letters of a token; tokens that ranking and writing cost
 
 
-def cost(row: Sequence[Sample]) -> int:
-    """What asking samples of one picture costs, in tokens."""
-    size = row[0].image_size
-    picture = PICTURE if size is None else min(max(size[0] * size[1] // PIXELS, LEAST), MOST)
-    return picture + sum(len(sample.query) // LETTERS + RECORD for sample in row)
+def picture_cost(pixels: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """What looking at pictures costs, in tokens; of 0 pixels, which are not known, as much as one of LLaVA-1.5."""
+    return np.where(pixels == 0, PICTURE, np.clip(pixels // PIXELS, LEAST, MOST))
+
+
+def expression_cost(letters: Int[np.ndarray, " samples"]) -> Int[np.ndarray, " samples"]:
+    """What asking for expressions of so many letters, and keeping the records, costs beside the picture."""
+    return letters // LETTERS + RECORD
 
 
 def dealt(costs: Sequence[int], shares: int) -> list[list[int]]:
@@ -32,7 +33,6 @@ def dealt(costs: Sequence[int], shares: int) -> list[list[int]]:
     asks.
     """
     least = [(0, share) for share in range(shares)]
-    heapify(least)
     found: list[list[int]] = [[] for _ in range(shares)]
     for piece in sorted(range(len(costs)), key=lambda piece: (-costs[piece], piece)):
         total, share = least[0]
@@ -41,12 +41,11 @@ def dealt(costs: Sequence[int], shares: int) -> list[list[int]]:
     return [sorted(pieces) for pieces in found]
 
 
-def share_of(pieces: Sequence[T], costs: Sequence[int], number: int, of: int) -> tuple[list[T], list[int]]:
-    """The pieces of one share, and their costs."""
-    mine = dealt(costs, of)[number]
-    return [pieces[piece] for piece in mine], [costs[piece] for piece in mine]
-
-
-def blocks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The rows, so many in each block, which goes to one process: batches do not depend on the number of processes."""
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def share_of(costs: Int[np.ndarray, " rows"], block: int, number: int, of: int) -> Int[np.ndarray, " some"]:
+    """The numbers of the rows of one share, ascending: whole blocks, so that batches do not depend on the shares."""
+    starts = np.arange(0, len(costs), block)
+    if not len(starts):
+        return starts
+    pieces = np.array(dealt(np.add.reduceat(costs, starts).tolist(), of)[number], np.int64)
+    rows = (starts[pieces][:, None] + np.arange(block)).ravel()
+    return rows[rows < len(costs)]

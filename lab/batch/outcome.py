@@ -23,6 +23,7 @@ class Outcome:
     errors: list[dict[str, Any]] = field(default_factory=list)  # lines of errors.jsonl
     unwritten: InARow = field(default_factory=InARow)
     waited: dict[str, float] = field(default_factory=dict)  # seconds that the model stood still, and what for
+    busy: float = 0.0  # seconds from its beginning to its last sample
     stopped: NotWritten | None = None  # why the run had to end early
 
     def fail(self, sample: Sample, why: str) -> None:

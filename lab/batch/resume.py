@@ -1,6 +1,6 @@
 """Which records of an earlier run can be kept, so that their samples need not be asked again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from conf.schema import Dtype
@@ -17,32 +17,33 @@ from lab.records.record import Record
 from llava.conversation import ANSWERED_WITH, ASKED_WITH, FAMILY_TEMPLATES, asked_with
 
 
-def finish_records(job: BatchJob, samples: Sequence[Sample], *, workers: int) -> Iterator[tuple[Sample, Result]]:
-    """Finishes the samples whose record can be kept; yields each with its entry, or with the reason why that failed.
+def finish_records(job: BatchJob, samples: Iterable[Sample], *, workers: int) -> Iterator[tuple[int, Sample, Result]]:
+    """Finishes the samples whose record can be kept; yields the number of each among them, it, and its entry or the
+    reason why that failed.
 
     Those that are finished by the same rules are not read. The others are, in worker processes. Raises DiskFull.
     """
     known, packed = read_finished(job.folder), packed_records(job.folder)
-    others = []
-    for sample in samples:
+    others: list[tuple[int, Sample, bool]] = []
+    for number, sample in enumerate(samples):
         if job.in_shards and packed.by(sample.id) == digest(job, sample):
-            yield sample, IN_SHARD
+            yield number, sample, IN_SHARD
         elif is_finished(known.get(sample.id), job, sample):
-            yield sample, known[sample.id]
+            yield number, sample, known[sample.id]
         elif sample.id in packed or any((job.folder / f"{sample.id}{ending}").exists() for ending in ENDINGS):
-            others.append((sample, sample.id in known))
+            others.append((number, sample, sample.id in known))
     outcomes = in_workers(partial(_finished, job=job), others, min(workers, worker_count(None, len(others))))
-    for (sample, _), outcome in progress(outcomes, "resume", total=len(others)):
+    for (number, sample, _), outcome in progress(outcomes, "resume", total=len(others)):
         if outcome is not None:
-            yield sample, outcome
+            yield number, sample, outcome
 
 
-def _finished(found: tuple[Sample, bool], job: BatchJob) -> Result | None:
+def _finished(found: tuple[int, Sample, bool], job: BatchJob) -> Result | None:
     """The sample's entry, or what went wrong when its results were written; None if its record cannot be kept.
 
     `found` also tells whether its files have changed since they were finished, or are by other rules.
     """
-    sample, changed = found
+    _, sample, changed = found
     try:
         path = find_record(job.folder, sample.id)
         record = load_record(path, job.logic) if path is not None else None

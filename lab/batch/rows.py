@@ -1,12 +1,7 @@
-"""From samples to questions: which expressions share an image, in which order they are asked, and images read ahead.
-
-Batches are planned before anything runs and from all samples, so that a batch, and so a record, does not depend on the
-number of processes.
-"""
+"""From rows of samples to questions: images read ahead, and prompts made of their expressions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,13 +9,11 @@ from collector import Question, make_prompt, prepare
 from conf.schema import ModelConfig
 from lab.base.errors import UserError, reason
 from lab.base.images import open_image
+from lab.batch.plan import Row
 from lab.datasets import Sample
 from lab.datasets.sample import check_size
 from llava.family import LoadedModel, Picture
 from llava.prompt import Prompt
-
-MOST_EXPRESSIONS = 16  # of one image in one sequence
-Row = tuple[Sample, ...]  # samples of one image that are asked together
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,25 +26,6 @@ class ReadyRow:
 
     def pin_memory(self) -> "ReadyRow":
         return replace(self, question=self.question.pin_memory()) if self.question else self
-
-
-def plan_rows(samples: Sequence[Sample], *, share_image: bool) -> list[Row]:
-    """Samples of one image together, if they may share it, and rows of similar length beside each other, the longest
-    first.
-
-    The longest first: if memory does not suffice, it shows at once.
-    """
-    groups: dict[Any, list[Sample]] = {}
-    for number, sample in enumerate(samples):
-        groups.setdefault(str(sample.image_file) if share_image else number, []).append(sample)
-    rows = [
-        tuple(group[i : i + MOST_EXPRESSIONS])
-        for group in groups.values()
-        for i in range(0, len(group), MOST_EXPRESSIONS)
-    ]
-    return sorted(
-        rows, key=lambda row: -sum(len(sample.query) + 8 for sample in row)
-    )  # 8: the template's part; the sort is stable
 
 
 class RowDataset(Dataset):

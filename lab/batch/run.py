@@ -31,7 +31,8 @@ from lab.records.folder import pack_record, packed_records, write_record
 if TYPE_CHECKING:
     from collector import PendingRecords
     from lab.batch.batcher import AdaptiveBatcher
-    from lab.batch.rows import ReadyRow, Row
+    from lab.batch.plan import Row, Rows
+    from lab.batch.rows import ReadyRow
     from lab.records.record import Record
     from llava.family import LoadedModel
 
@@ -47,7 +48,7 @@ AHEAD = 8  # rows that may wait for the writers
 MOST_WORKERS, MOST_WRITERS = 8, 4  # processes that read images, that write records
 
 
-def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", run: Processes, outcome: Outcome) -> None:
+def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Rows", run: Processes, outcome: Outcome) -> None:
     """Collects, ranks and writes the samples of some rows; `outcome` takes what fails and what the model waited for."""
     from lab.batch.batcher import AdaptiveBatcher, automatic_size  # torch: a run that finds everything done needs none
     from lab.batch.rows import RowDataset, feed
@@ -71,7 +72,7 @@ def collect_rows(job: BatchJob, loaded: "LoadedModel", rows: "Sequence[Row]", ru
         Writer(threads=threads, ahead=AHEAD) as writer,
     ):
         answered = _answered(batcher, waiting, partial(_guarded, write, check), take, writer, outcome)
-        for _ in progress(answered, "collect", total=sum(map(len, rows))) if run.main else answered:
+        for _ in progress(answered, "collect", total=len(rows.numbers)) if run.main else answered:
             pass
     outcome.waited = {"images": round(waiting.seconds, 2), "writer": round(writer.waited, 2)}
 

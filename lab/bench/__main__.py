@@ -19,12 +19,13 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, families, folders, lanes, precision, ranking, refining
+from lab.bench import ceiling, collecting, families, folders, lanes, precision, ranking, refining, shards
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
 RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
-FAMILIES, PRECISION = "families", "precision"
+FAMILIES, PRECISION, SHARDS = "families", "precision", "shards"
+MILLION = 1_000_000
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
             report[size] = bench_refining(options)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            own = {FOLDERS: bench_folders, FAMILIES: bench_families, PRECISION: bench_precision}
+            own = {FOLDERS: bench_folders, SHARDS: bench_shards, FAMILIES: bench_families, PRECISION: bench_precision}
             measure = own.get(size) or partial(bench, size)
             report[size] = measure(Path(folder), options)
     if options.json:
@@ -54,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, FOLDERS, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, SHARDS, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
         "--size",
         nargs="+",
@@ -118,6 +119,31 @@ def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     print(table(header, rows), end="\n\n")
     print(table(("what", "of one processor"), [(name, _seconds(s)) for name, s in large.items()]), end="\n\n")
     return {name: asdict(one) for name, one in found.items()} | large
+
+
+def bench_shards(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A folder of very many samples in shards, and what a million would take in proportion, printed and returned."""
+    figures, found = shards.measure(folder, options.samples)
+    more = MILLION / options.samples
+    print(
+        table((f"{options.samples:,} samples", "value"), [(name, f"{value:,.2f}") for name, value in figures.items()])
+    )
+    rows = [
+        (
+            name,
+            f"{one.wall:.1f}",
+            f"{one.cpu:.1f}",
+            f"{one.own / 1e6:.0f}",
+            f"{one.tree / 1e6:.0f}",
+            f"{one.cpu * more / 3600:.1f}",
+        )
+        for name, one in found.items()
+    ]
+    print(
+        f"\n{table(('command', 'seconds', 'of processors', 'main, MB', 'all, MB', 'hours for a million'), rows)}",
+        end="\n\n",
+    )
+    return figures | {name: asdict(one) for name, one in found.items()}
 
 
 def bench_refining(options: argparse.Namespace) -> dict[str, Any]:

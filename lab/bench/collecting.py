@@ -29,7 +29,7 @@ from lab.attention.packing import pack
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.processes import Processes
-from lab.batch.rows import plan_rows
+from lab.batch.plan import plan_rows
 from lab.batch.run import Outcome, collect_rows
 from lab.bench import reference_rules
 from lab.bench.machine import peak_memory, synchronize

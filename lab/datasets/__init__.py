@@ -7,7 +7,8 @@ for sample in read_jsonl(Path("refcoco_val.jsonl")):
     truth = read_truth(sample)            # box, mask, area; checked against the image
 """
 
-from lab.datasets.jsonl import read_jsonl, read_samples, write_jsonl
+from lab.datasets.jsonl import write_jsonl
 from lab.datasets.sample import Sample, Truth, need_truth, read_truth
+from lab.datasets.stream import read_jsonl, read_samples
 
 __all__ = ["Sample", "Truth", "need_truth", "read_jsonl", "read_samples", "read_truth", "write_jsonl"]

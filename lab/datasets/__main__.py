@@ -14,13 +14,14 @@ from lab.base.images import header_size
 from lab.base.places import readable_folder
 from lab.datasets.d_cube import SPLITS, read_d_cube
 from lab.datasets.hub import read_hub
-from lab.datasets.jsonl import read_jsonl, write_jsonl
+from lab.datasets.jsonl import write_jsonl
 from lab.datasets.mirror import mirrored
 from lab.datasets.reasonseg import read_reasonseg
 from lab.datasets.ref_l4 import read_ref_l4
 from lab.datasets.refcoco import TEXTS, read_refcoco
 from lab.datasets.sample import Sample, decode_truth, need_truth, with_period
 from lab.datasets.skipped import Skip, Skipped, stop
+from lab.datasets.stream import read_jsonl
 
 MIRRORED = "mirrored"  # the folder of the pictures
 EXAMPLES = """examples:

@@ -14,7 +14,8 @@
 | `split`, `image_size` | name of the subset; [width, height] |
 
 Only the first three are needed to run; every other key is kept in `Sample.extra`. Of these, `thing` (or `ann_id`,
-`ref_id`) is an id within the picture: lines that share it say one thing in several words (`Sample.thing`).
+`ref_id`) is an id within the picture: lines that share it say one thing in several words (`Sample.thing`). `stream.py` reads whole
+files.
 """
 
 import json
@@ -26,14 +27,13 @@ from typing import Any
 import numpy as np
 
 from lab.base.errors import UserError, quoted
-from lab.base.files import MOST_OF_DATA, POINTER, check_id, is_pointer, read_regular, write_atomic
+from lab.base.files import check_id, write_atomic
 from lab.base.paths import exists, find
-from lab.base.places import named
 from lab.base.remote import is_url, kept_at
 from lab.datasets.boxes import read_box
 from lab.datasets.masks import MaskSource, check_source
 from lab.datasets.sample import Sample, check_truth, with_period
-from lab.datasets.texts import decode, parse
+from lab.datasets.texts import parse
 
 MOST_PIXELS = 10**6  # of an edge of an image
 KEYS = (
@@ -53,61 +53,12 @@ KEYS = (
 )
 
 
-def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
-    """The samples of a file; with `final_period` every expression ends in a full stop. Images and masks are not opened.
+def read_line(line: str, path: Path, number: int, final_period: bool) -> Sample:
+    """The sample in a line of a file; with `final_period` its expression ends in a full stop.
 
-    A path that the system refuses is kept: it is wrong for its own sample only.
-
-    Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot
-    name a file, or has an impossible box or mask.
+    Raises UserError, which does not name the place.
     """
-    samples: dict[str, Sample] = {}
-    for number, line in enumerate(_read_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{named(path)} line {number}"
-        try:
-            sample = _sample(_row(line), path, number, final_period)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if sample.id in samples:
-            raise UserError(f"{where}: id {sample.id!r} was used in line {samples[sample.id].line}; ids must be unique")
-        samples[sample.id] = sample
-    if not samples:
-        raise UserError(f"{path} holds no samples: one JSON object per line is expected")
-    return list(samples.values())
-
-
-def read_samples(path: Path, *, final_period: bool = False) -> list[Sample]:
-    """`read_jsonl` of the file that `data.data_file` names. Raises UserError naming that key if it is not there."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise UserError(f"no data file {named(path)}: set data.data_file to a JSONL file") from None
-    except (OSError, ValueError):
-        pass  # reading it says what is wrong
-    return read_jsonl(path, final_period=final_period)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        data = read_regular(path, MOST_OF_DATA)
-        if is_pointer(data):
-            raise UserError(f"is {POINTER}")
-        text = decode(data)
-    except FileNotFoundError:
-        raise UserError(f"no data file {named(path)}: a JSONL file is expected") from None
-    except UserError as error:
-        raise UserError(f"{named(path)} {error}") from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {named(path)} ({why}); expected a JSONL file") from None
-    if text.lstrip().startswith("["):
-        raise UserError(
-            f"{named(path)} line 1: a JSON object is expected on each line, not one list of all; "
-            f"jq -c '.[]' {path.name} > lines.jsonl makes lines of it"
-        )
-    return text.split("\n")  # splitlines would also split inside texts
+    return _sample(_row(line), path, number, final_period)
 
 
 def _row(line: str) -> dict[str, Any]:

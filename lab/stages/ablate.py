@@ -60,7 +60,7 @@ def asked_samples(config: Config) -> list[Sample]:
     check_kinds(config.ablate.sets)
     if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
-    samples = chosen_samples(config.data)
+    samples = list(chosen_samples(config.data))
     for sample in samples:
         answer_of(sample)
         things_beside(sample, ())
@@ -74,7 +74,8 @@ def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config, cho
     from lab.ablate.sets import head_sets
     from lab.ablate.survey import survey
     from lab.ablate.trial import Trial
-    from lab.batch.rows import RowDataset, feed, plan_rows
+    from lab.batch.plan import plan_rows
+    from lab.batch.rows import RowDataset, feed
     from lab.measure.intervals import numbered
 
     wanted, failed = config.ablate, dict[str, str]()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # torch
 
 def prepared(loaded: "LoadedModel", samples: Sequence[Sample], config: Config) -> Iterator["ReadyRow"]:
     """The samples of each picture together, ready to be asked."""
-    from lab.batch.rows import RowDataset, feed, plan_rows
+    from lab.batch.plan import plan_rows
+    from lab.batch.rows import RowDataset, feed
 
     rows = RowDataset(plan_rows(samples, share_image=True), loaded, config.model, generic=False)
     return feed(rows, workers=config.data.workers or 0, pin=loaded.device.type == "cuda")

@@ -3,19 +3,24 @@
     python pipeline.py stage=batch data.data_file=samples.jsonl
     accelerate launch --num_processes 8 pipeline.py stage=batch data.data_file=samples.jsonl
 
-`summary.json` tells how long the model waited for images and writers; `errors.jsonl` lists the samples that failed.
-With `data.shard=k/n` the job does its part alone, and its files have the part in their names.
+`summary.json` tells how long each process was busy, and how long its model waited for images and writers;
+`errors.jsonl` lists the samples that failed. With `data.shard=k/n` the job does its part alone, and its files have the
+part in their names.
 """
 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
 
 from conf.schema import END, SHARDS, Config, DataConfig, Refine
 from lab.attention.tokens import most_tokens
@@ -26,10 +31,11 @@ from lab.base.paths import find
 from lab.base.processes import Processes, only_run, processes
 from lab.base.shards import ERRORS, FINISHED, LOCK, SUMMARY, Shard, remove_otherwise_divided
 from lab.base.workers import cores
-from lab.batch.dealing import blocks, cost, share_of
+from lab.batch.dealing import share_of
 from lab.batch.finished import write_finished
 from lab.batch.job import BatchJob
 from lab.batch.outcome import Outcome
+from lab.batch.plan import Rows, plan_rows
 from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, collect_rows
 from lab.batch.storage import disk_use, tell_disk_use
@@ -43,7 +49,6 @@ from lab.stages.refining import UNREFINED, list_unrefined, refiner_of
 from lab.stages.sharp_batch import refine_finished
 
 if TYPE_CHECKING:
-    from lab.batch.rows import Row
     from llava.family import LoadedModel
 
 
@@ -100,7 +105,7 @@ def refuse_two_sources(data: DataConfig) -> None:
         raise UserError(f"{both}: give one of the two")
 
 
-def chosen_samples(data: DataConfig) -> list[Sample]:
+def chosen_samples(data: DataConfig) -> Sequence[Sample]:
     """The samples of the data file, all of them or those from `start_index` to `end_index`."""
     samples = read_samples(find(str(data.data_file)), final_period=data.final_period)
     a_range = data.start_index > 0 or data.end_index is not None
@@ -126,49 +131,48 @@ def _share(config: Config, choice: HeadChoice, folder: Path, chosen: Sequence[Sa
     """This process's share: records that are there get today's ranking, and the missing ones are collected."""
     job, refiner = batch_job(config, choice, folder), refiner_of(config)
     mine = _rows(config, chosen, group)
-    outcome = Outcome(sum(map(len, mine)))
+    numbers = mine.numbers
+    outcome, began = Outcome(len(numbers)), time.monotonic()
     try:
-        done = _finish_found(job, [sample for row in mine for sample in row], group, outcome)
-        missing = [left for row in mine if (left := tuple(sample for sample in row if sample.id not in done))]
-        if missing:
+        done = np.zeros(len(chosen), bool)
+        done[numbers[_finish_found(job, mine, group, outcome)]] = True
+        missing = mine.without(done)
+        if len(missing):
             loaded = common.model_with_heads(config, choice)
             if group.main:
-                about = group.world * sum(map(len, missing))  # of all processes
-                _tell_disk_use(job, loaded, [sample.query for row in missing for sample in row], about)
+                about = group.world * len(missing.numbers)  # of all processes
+                _tell_disk_use(job, loaded, (sample.query for sample in missing.asked()), about)
             collect_rows(job, loaded, missing, group, outcome)
             del loaded  # its memory is for SAM
-        refine_finished(refiner, job, [sample for row in mine for sample in row], group, outcome)
+        refine_finished(refiner, job, mine.asked(), group, outcome)
     except NotWritten as error:
         outcome.stopped = error
+    outcome.busy = time.monotonic() - began
     return outcome
 
 
-def _rows(config: Config, chosen: Sequence[Sample], group: Processes) -> "list[Row]":
+def _rows(config: Config, chosen: Sequence[Sample], group: Processes) -> Rows:
     """What this process asks: its share of the blocks that this job has of all samples."""
-    from lab.batch.rows import plan_rows  # torch
-
     shard = Shard.read(config.data.shard)
     rows = plan_rows(chosen, share_image=config.data.share_image and not config.model.answers)
-    pieces = list(blocks(rows, config.data.batch_size or BLOCK))
-    costs = [sum(map(cost, piece)) for piece in pieces]
-    pieces, costs = share_of(pieces, costs, shard.number - 1, shard.of)
-    pieces, _ = share_of(pieces, costs, group.rank, group.world)
-    return [row for piece in pieces for row in piece]
+    block = config.data.batch_size or BLOCK
+    rows = rows[share_of(rows.costs, block, shard.number - 1, shard.of)]
+    return rows[share_of(rows.costs, block, group.rank, group.world)]
 
 
-def _finish_found(job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome) -> set[str]:
-    """Ranks the records of an earlier run by today's rules. The ids of their samples, failed ones among them."""
-    done = set()
+def _finish_found(job: BatchJob, rows: Rows, group: Processes, outcome: Outcome) -> Int[np.ndarray, " done"]:
+    """Ranks the records of an earlier run by today's rules. Which of the samples those are, failed ones among them."""
+    done = array("q")
     workers = job.data.workers or max(1, cores() // group.local_world)
-    for sample, result in finish_records(job, samples, workers=workers):
-        done.add(sample.id)
+    for number, sample, result in finish_records(job, rows.asked(), workers=workers):
+        done.append(number)
         outcome.before += outcome.take(sample, result)
     if done and group.main:
-        log.info("%d of %d samples are collected already", len(done), len(samples))
-    return done
+        log.info("%d of %d samples are collected already", len(done), outcome.samples)
+    return np.frombuffer(done, np.int64)
 
 
-def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", queries: Sequence[str], samples: int) -> None:
+def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", queries: Iterable[str], samples: int) -> None:
     shape, dtype = (loaded.num_layers, loaded.num_heads), str(loaded.dtype).removeprefix("torch.")
     tokens = loaded.geometry.tokens
     use = disk_use(
@@ -216,6 +220,7 @@ def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: f
         "failed": len(errors),
         "seconds": round(seconds, 2),
         "processes": len(found),
+        "busy": [round(one.busy, 2) for one in found],
         "waited": [one.waited for one in found],
     } | ({} if shard.of == 1 else {"shard": str(shard)})
     write_atomic(folder / shard.name(SUMMARY), json.dumps(summary, indent=1))

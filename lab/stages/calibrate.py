@@ -68,7 +68,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         )
     if config.data.data_file is None:
         raise UserError("no data file: set data.data_file=samples.jsonl")
-    wanted = asks(chosen_samples(config.data), config.calibrate.swaps, np.random.default_rng(config.seed))
+    wanted = asks(list(chosen_samples(config.data)), config.calibrate.swaps, np.random.default_rng(config.seed))
     beside = None if choice.file is None else find(choice.file).parent
     if all(one.own for one in wanted):
         raise UserError("all pictures have the same expressions, so that there are none to swap")

@@ -22,6 +22,7 @@ from lab.base.files import write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
 from lab.base.pickles import dump_plain
+from lab.base.tars import there
 from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
 
@@ -157,7 +158,7 @@ def _draw(
 def picture_of(record: Record, image_file: str | None) -> Path:
     """The picture that a record was made from, or `image_file` for records that name none or that have moved."""
     named = record.meta.get("image_file")
-    if named and exists(find(str(named))):
+    if named and (exists(find(str(named))) or there(find(str(named)))):
         return find(str(named))
     named = named or "(none named)"
     log.warning("the record's picture %s is not there: using data.image_file=%s", named, image_file)

@@ -1,6 +1,6 @@
 """Sharp masks of a bulk run, made after all records are there: SAM and the model need not share the memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ DONE = "refined"  # of an entry whose sharp mask is there
 
 
 def refine_finished(
-    refiner: Refiner | None, job: BatchJob, samples: Sequence[Sample], group: Processes, outcome: Outcome
+    refiner: Refiner | None, job: BatchJob, samples: Iterable[Sample], group: Processes, outcome: Outcome
 ) -> None:
     """Sharp masks for those samples of this process that are finished and have none by today's rules.
 

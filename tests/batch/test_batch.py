@@ -26,7 +26,8 @@ from lab.base.processes import Processes, only_run
 from lab.base.shards import LOCK
 from lab.base.workers import done_elsewhere
 from lab.batch.batcher import AdaptiveBatcher, automatic_size
-from lab.batch.rows import MOST_EXPRESSIONS, RowDataset, feed, plan_rows
+from lab.batch.plan import MOST_EXPRESSIONS, plan_rows
+from lab.batch.rows import RowDataset, feed
 from lab.batch.run import writers
 from lab.batch.writer import Writer
 from lab.datasets import Sample

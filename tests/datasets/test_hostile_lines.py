@@ -141,7 +141,7 @@ def test_a_folder_without_permission_is_told(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", denied)
-    monkeypatch.setattr("lab.datasets.jsonl.read_regular", denied)
+    monkeypatch.setattr("lab.datasets.stream.open_regular", denied)
     assert find("examples") == Path("examples")
     assert refused(path) == f"cannot read {path} (Permission denied); expected a JSONL file"
 

@@ -20,7 +20,8 @@ from lab.attention.capture import Wanted, attention_modules, attention_name, kep
 from lab.attention.forward import body, in_all_layers, to_model
 from lab.attention.packing import pack
 from lab.base.errors import UserError
-from lab.batch.rows import RowDataset, feed, plan_rows
+from lab.batch.plan import plan_rows
+from lab.batch.rows import RowDataset, feed
 from lab.datasets import Sample
 from lab.records.files import load_record, save_record
 from llava.chat import Measured

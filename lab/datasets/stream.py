@@ -1,0 +1,282 @@
+"""Data files read as a stream: lines of JSON, Parquet or tar files, each sample read when it is asked for.
+
+    samples = open_samples(Path("train.jsonl"))     # every line was read and checked once, and forgotten
+    samples[5], len(samples), samples[100:200]      # of a million samples, 60 MB are kept
+    samples.glance.letters                          # what planning needs of all of them, as arrays
+    read_jsonl(Path("val.jsonl"))                   # a list of them all
+
+A path may be a pattern, `train-*.tar`. What is not lines of JSON in UTF-8 becomes so in a temporary file.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+from lab.base.errors import UserError, reason
+from lab.base.files import MOST_OF_DATA, POINTER, is_pointer, open_regular, read_regular
+from lab.base.places import named
+from lab.datasets.jsonl import read_line
+from lab.datasets.sample import Sample
+from lab.datasets.sources import EACH, ROWS_OF
+from lab.datasets.texts import decode
+
+MOST_LINE = 2**26  # bytes of a line
+UTF8 = ("utf-8", "utf-8-sig")
+PATTERN = "*"
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """What planning needs to know of samples: which share a picture, and what they will cost."""
+
+    pictures: UInt64[np.ndarray, "samples 2"]  # a digest of the picture's name
+    letters: Int[np.ndarray, " samples"]  # of the expression
+    pixels: Int[np.ndarray, " samples"]  # of the picture; 0 where the data file does not tell
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> "Glance":
+        found = _Columns()
+        for sample in samples:
+            found.add(sample)
+        return found.glance
+
+    def __getitem__(self, numbers: Any) -> "Glance":
+        return Glance(self.pictures[numbers], self.letters[numbers], self.pixels[numbers])
+
+
+class _Columns:
+    """The same as it grows, and the digests of the ids."""
+
+    def __init__(self) -> None:
+        self.pictures, self.ids = array("Q"), array("Q")
+        self.letters, self.pixels, self.starts, self.numbers = array("q"), array("q"), array("q"), array("q")
+
+    def add(self, sample: Sample) -> None:
+        width, height = sample.image_size or (0, 0)
+        self.pictures.frombytes(_digest(str(sample.image_file), 16))
+        self.ids.frombytes(_digest(sample.id, 8))
+        self.letters.append(len(sample.query))
+        self.pixels.append(width * height)
+
+    @property
+    def glance(self) -> Glance:
+        pictures = np.frombuffer(self.pictures, np.uint64).reshape(-1, 2)
+        return Glance(pictures, *(np.frombuffer(column, np.int64) for column in (self.letters, self.pixels)))
+
+
+def _digest(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class SampleFile(Sequence[Sample]):
+    """The samples of a data file, by where their lines begin. It can be sent to worker processes."""
+
+    lines: Path  # of JSON, in UTF-8: the data file, or a temporary one
+    source: "Source"
+    starts: Int[np.ndarray, " samples"]
+    numbers: Int[np.ndarray, " samples"]  # of their lines, from 1
+    glance: Glance
+    final_period: bool = False
+    temporary: object = field(default=None, repr=False)  # removes the file of lines when it goes
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, number: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, number: Any) -> "SampleFile": ...
+
+    def __getitem__(self, number: Any) -> "Sample | SampleFile":
+        """One sample or, of a slice or an array of numbers, these."""
+        if isinstance(number, slice | np.ndarray):
+            parts = self.starts[number], self.numbers[number], self.glance[number]
+            return SampleFile(self.lines, self.source, *parts, self.final_period, self.temporary)
+        with open_regular(self.lines, MOST_OF_DATA) as stream:
+            return self._read(stream, number)
+
+    def __iter__(self) -> Iterator[Sample]:
+        if len(self):
+            with open_regular(self.lines, MOST_OF_DATA) as stream:
+                yield from (self._read(stream, number) for number in range(len(self)))
+
+    def _read(self, stream: BinaryIO, number: int) -> Sample:
+        stream.seek(int(self.starts[number]))
+        return self.source.sample(stream.readline(MOST_LINE + 1), int(self.numbers[number]), self.final_period)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "temporary": None}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file, by the name that messages give it."""
+
+    path: Path
+    each: str = "line"
+
+    def where(self, number: int) -> str:
+        return f"{named(self.path)} {self.each} {number}"
+
+    def sample(self, line: bytes, number: int, final_period: bool) -> Sample:
+        """The sample in a line. Raises UserError, which names the place."""
+        try:
+            if len(line) > MOST_LINE:
+                raise UserError(f"is longer than {MOST_LINE:,} bytes; expected one JSON object")
+            return read_line(line.decode("utf-8-sig" if number == 1 else "utf-8"), self.path, number, final_period)
+        except UserError as error:
+            raise UserError(f"{self.where(number)}: {error}") from None
+
+
+# Reading
+
+
+def open_samples(path: Path, *, final_period: bool = False) -> SampleFile:
+    """The samples of a data file; with `final_period` every expression ends in a full stop. No image or mask is opened.
+
+    A path that the system refuses is kept: it is wrong for its own sample only.
+
+    Raises UserError with the line number for a line that is not JSON, lacks a key, repeats an id, has an id that cannot
+    name a file, or has an impossible box or mask.
+    """
+    lines, source, temporary = _as_lines(path)
+    found = _Columns()
+    for start, number, sample in _samples(lines, source, final_period):
+        found.starts.append(start)
+        found.numbers.append(number)
+        found.add(sample)
+    starts, numbers = (np.frombuffer(column, np.int64) for column in (found.starts, found.numbers))
+    samples = SampleFile(lines, source, starts, numbers, found.glance, final_period, temporary)
+    _check_ids(np.frombuffer(found.ids, np.uint64), samples)
+    return samples
+
+
+def _check_ids(digests: UInt64[np.ndarray, " samples"], samples: SampleFile) -> None:
+    """Raises UserError naming both lines if two samples have one id."""
+    order = np.argsort(digests, kind="stable")
+    same = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+    for second, first in sorted(zip(order[same + 1].tolist(), order[same].tolist(), strict=True)):
+        if samples[second].id == samples[first].id:
+            raise _used_twice(samples.source, samples[first], samples[second])
+
+
+def _used_twice(source: Source, first: Sample, second: Sample) -> UserError:
+    where = source.where(second.line or 0)
+    return UserError(f"{where}: id {first.id!r} was used in {source.each} {first.line}; ids must be unique")
+
+
+def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
+    """All samples of a data file at once, as `open_samples` reads them."""
+    lines, source, _temporary = _as_lines(path)
+    samples: dict[str, Sample] = {}
+    for _, _, sample in _samples(lines, source, final_period):
+        if sample.id in samples:
+            raise _used_twice(source, samples[sample.id], sample)
+        samples[sample.id] = sample
+    return list(samples.values())
+
+
+def read_samples(path: Path, *, final_period: bool = False) -> SampleFile:
+    """`open_samples` of the file that `data.data_file` names. Raises UserError naming that key if it is not there."""
+    try:
+        if PATTERN not in path.name:
+            path.stat()
+    except FileNotFoundError:
+        raise UserError(f"no data file {named(path)}: set data.data_file to a JSONL file") from None
+    except (OSError, ValueError):
+        pass  # reading it says what is wrong
+    return open_samples(path, final_period=final_period)
+
+
+def _samples(lines: Path, source: Source, final_period: bool) -> Iterator[tuple[int, int, Sample]]:
+    """Where each line begins, its number, and the sample in it. Raises UserError if there is none."""
+    start, number, some = 0, 0, False
+    with open_regular(lines, MOST_OF_DATA) as stream:
+        while line := stream.readline(MOST_LINE + 1):
+            number += 1
+            if _says_something(line, number, start, source):
+                some = True
+                yield start, number, source.sample(line, number, final_period)
+            start += len(line)
+    if not some:
+        raise UserError(f"{source.path} holds no samples: one JSON object per line is expected")
+
+
+def _says_something(line: bytes, number: int, start: int, source: Source) -> bool:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        found = f"byte {start + error.start} (0x{line[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+        raise UserError(f"{source.where(number)}: {found}") from None
+    if number == 1 and text.startswith("["):
+        raise UserError(
+            f"{source.where(1)}: a JSON object is expected on each line, not one list of all; "
+            f"jq -c '.[]' {source.path.name} > lines.jsonl makes lines of it"
+        )
+    return bool(text)
+
+
+# What is no lines of JSON in UTF-8
+
+
+def _as_lines(path: Path) -> tuple[Path, Source, object]:
+    """A file of lines, the source that they tell of, and what removes it once it is a temporary one."""
+    paths = sorted(path.parent.glob(path.name)) if PATTERN in path.name else [path]
+    if not paths:
+        raise UserError(f"no data file {named(path)}: nothing has such a name")
+    kind = paths[0].suffix.lower()
+    try:
+        if kind in ROWS_OF:
+            return _spooled(path, EACH[kind], (row for one in paths for row in _dumped(ROWS_OF[kind], one)))
+        with open_regular(path, MOST_OF_DATA) as stream:
+            head = stream.read(64)
+        if is_pointer(head):
+            raise UserError(f"{named(path)} is {POINTER}")
+        if json.detect_encoding(head[:4]) in UTF8:
+            return path, Source(path), None
+        text = decode(read_regular(path, MOST_OF_DATA))
+        return _spooled(path, "line", (line.encode() for line in text.split("\n")))
+    except FileNotFoundError:
+        raise UserError(f"no data file {named(path)}: a JSONL file is expected") from None
+    except UserError as error:
+        raise error if str(error).startswith(named(path)[:20]) else UserError(f"{named(path)} {error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {named(path)} ({why}); expected a JSONL file") from None
+
+
+def _dumped(rows: Callable[[Path], Iterator[dict[str, Any]]], path: Path) -> Iterator[bytes]:
+    for row in rows(path):
+        try:
+            yield json.dumps(row).encode()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{named(path)}: a row holds what JSON does not ({reason(error)})") from None
+
+
+def _spooled(path: Path, each: str, lines: Iterable[bytes]) -> tuple[Path, Source, object]:
+    handle, name = tempfile.mkstemp(".jsonl", "samples-")
+    guard = _Temporary(Path(name))
+    with os.fdopen(handle, "wb") as stream:
+        for line in lines:
+            stream.write(line + b"\n")
+    return guard.path, Source(path, each), guard
+
+
+class _Temporary:
+    """A file that goes when nobody holds this any more, or when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        weakref.finalize(self, path.unlink, missing_ok=True)
