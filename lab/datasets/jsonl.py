@@ -14,8 +14,8 @@
 | `split`, `image_size` | name of the subset; [width, height] |
 
 Only the first three are needed to run; every other key is kept in `Sample.extra`. Of these, `thing` (or `ann_id`,
-`ref_id`) is an id within the picture: lines that share it say one thing in several words (`Sample.thing`). `stream.py` reads whole
-files.
+`ref_id`) is an id within the picture: lines that share it say one thing in several words (`Sample.thing`).
+`stream.py` reads whole files.
 """
 
 import json

@@ -16,7 +16,7 @@ from lab.base.errors import UserError
 from lab.base.shards import missing_shards
 from lab.records.files import record_bytes, save_record
 from lab.records.record import Record
-from lab.records.shards import ENDING, FOLDER, ShardFiles, in_shard, shard_files, write_shard
+from lab.records.shards import ENDING, FOLDER, ShardFiles, in_shard, remove_superseded, shard_files, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +85,10 @@ def write_record(folder: Path, name: str, record: Record, format: RecordFormat) 
     As a shard, it is one of a single record.
     """
     if format == SHARDS:
-        return write_records(folder, {name: pack_record(record, name)}, [""], packed_records(folder).generation + 1) / (
-            name + ENDING
-        )
+        generation = packed_records(folder).generation + 1
+        shard = write_records(folder, {name: pack_record(record, name)}, [""], generation)
+        remove_superseded(folder)
+        return shard / (name + ENDING)
     path = folder / f"{name}.{format}"
     save_record(path, record)
     _remove_others(folder, name, path)

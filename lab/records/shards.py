@@ -138,9 +138,18 @@ class ShardFiles(Mapping[str, Path]):
     def __getitem__(self, name: str) -> Path:
         return self.paths[self._shard[self._place(name)]] / f"{name}{ENDING}"
 
+    def __contains__(self, name: object) -> bool:
+        try:
+            return self._place(name) >= 0
+        except KeyError:
+            return False
+
     def by(self, name: str) -> str | None:
         """The rules that the record of a sample was made by; None if there is none."""
-        return self._by[self._place(name)].decode() if name in self else None
+        try:
+            return self._by[self._place(name)].decode()
+        except KeyError:
+            return None
 
     def superseded(self) -> list[Path]:
         """The shards of which no record counts any more."""

@@ -92,6 +92,9 @@ def test_a_record_of_its_own_takes_the_place_of_one_in_a_shard_and_a_shard_that_
     assert not own.exists()
     assert list_samples(tmp_path)["records"]["bird"] == path
     assert load_record(path).attn.flat[0] == np.float32(0.05)
+    again = write_record(tmp_path, "bird", record(0.06), RecordFormat("shards"))
+    assert not path.parent.exists()
+    assert find_record(tmp_path, "bird") == again
 
 
 def test_equal_records_are_equal_files(tmp_path):
