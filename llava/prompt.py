@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
-from lab.base.errors import UserError
+from lab.base.errors import UserError, shown
 from lab.stations import Ranges, check_stations, positions, to_ranges
 from llava.constants import IMAGE_END, IMAGE_START, IMAGE_TOKEN, SPACE_TOKEN
 from llava.conversation import conversation
@@ -117,11 +117,13 @@ def checked(query: str, ids: Sequence[int], labels: Sequence[str], image_token_i
 
 
 def check_query(query: str, *reserved: str) -> None:
-    """Raises UserError if the query is empty or contains a placeholder of the image."""
+    """Raises UserError if the query is empty, holds half a character or contains a placeholder of the image."""
     if not isinstance(query, str) or not query.strip():
         raise UserError(
             "The query is empty; describe the object to look for, for example data.query='the bird on the branch'"
         )
+    if any("\ud800" <= sign <= "\udfff" for sign in query):
+        raise UserError(f"The query {shown(query)} holds half a character, a lone surrogate, which no model can read")
     for token in (IMAGE_TOKEN, *reserved):
         if token in query:
             raise UserError(f"The query {query!r} contains {token}; the prompt template places the image, leave it out")

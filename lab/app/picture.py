@@ -7,11 +7,13 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 
@@ -48,9 +50,15 @@ def take(out: Path, query: Mapping[str, str] = SHOWN, size: tuple[int, int] = SI
             browser.close()
 
 
+@dataclass
+class PictureConfig:
+    """Where the picture goes."""
+
+    out: str = "examples/images/app.png"
+
+
 if __name__ == "__main__":
     with exit_in_one_line():
-        options = dict(one.partition("=")[::2] for one in sys.argv[1:])
-        out = Path(options.get("out", "examples/images/app.png"))
+        out = Path(typed_options(PictureConfig, sys.argv[1:]).out)
         take(out)
         print(f"wrote {out}")

@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from lab.base.errors import UserError, shown
 
@@ -50,10 +51,32 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
 def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     """`key=value` arguments as an object of a dataclass whose fields are the keys; what is not named has its default.
 
-    Raises OmegaConf's errors on unknown keys and wrong types.
+    Texts arrive as they were typed. Raises UserError, which names the keys, for what is none of them, and OmegaConf's
+    errors on wrong types.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli(list(arguments)))
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    known = _leaves(OmegaConf.to_container(OmegaConf.structured(kind)))
+    options = OmegaConf.structured(kind)
+    for argument in map(_utf8, arguments):
+        key, equals, value = argument.partition("=")
+        if not equals or key not in known:
+            raise UserError(f"{shown(argument)}: expected key=value, with a key of {', '.join(known)}")
+        if isinstance(known[key], str):
+            OmegaConf.update(options, key, literal(value))
+            continue
+        _check_digits(argument, value)
+        try:
+            options = OmegaConf.merge(options, OmegaConf.from_dotlist([argument]))
+        except (YAMLError, RecursionError):
+            raise UserError(f"{shown(argument)}: expected a number, a word or a list, [A,B]") from None
+    return OmegaConf.to_object(options)  # type: ignore[return-value]
+
+
+def _leaves(settings: Any, above: str = "") -> dict[str, Any]:
+    """{"n": 5, "tower": {"steps": 3}} -> {"n": 5, "tower.steps": 3}"""
+    if not isinstance(settings, dict):
+        return {above: settings}
+    parts = (_leaves(value, f"{above}.{name}" if above else name) for name, value in settings.items())
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def literal(text: str) -> str:
@@ -84,14 +107,19 @@ def _check_launcher(sweep: bool) -> None:
 def _as_typed(argument: str, free_text: Mapping[str, str], sweep: bool) -> str:
     key, equals, value = argument.partition("=")
     takes = free_text.get(key) if equals else None
-    if takes in (None, "heads") and LONG_NUMBER.search(value):
-        raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
+    if takes in (None, "heads"):
+        _check_digits(argument, value)
     if takes is None:
         return argument
     if takes == "folders" and value != "null" and not value.startswith("["):
         raise UserError(f"{shown(argument)}: expected a list, {key}=[A,B]")
     values = VALUE.findall(value) or [value] if sweep else [value]
     return f"{key}={','.join(_value(one, takes, sweep) for one in values)}"
+
+
+def _check_digits(argument: str, value: str) -> None:
+    if LONG_NUMBER.search(value):
+        raise UserError(f"{shown(argument)}: expected numbers of at most {DIGITS} digits")
 
 
 def _value(value: str, takes: str, sweep: bool) -> str:

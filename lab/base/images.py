@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import stat
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -59,6 +60,8 @@ def open_image(path: str | Path) -> Image.Image:
     path = Path(path)
     name = named(path)
     fetch(path)
+    if kind := no_file(path):
+        raise UserError(f"The image {name} {kind}")
     add_plug_ins()
     try:
         with Image.open(source(path)) as image:
@@ -90,11 +93,22 @@ def open_image(path: str | Path) -> Image.Image:
 def header_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image as it is shown, from its header. Raises UserError if it is missing or no image."""
     add_plug_ins()
+    if no_file(path):
+        return open_image(path).size  # says so
     try:
         with Image.open(source(path)) as image:
             return upright_size(image)
     except Exception:
         return open_image(path).size  # says what is wrong with it
+
+
+def no_file(path: Path) -> str | None:
+    """Why a picture at this path would never end, or not begin; None: it is a file, or others tell what is wrong."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is a pipe or a device, not a file"
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

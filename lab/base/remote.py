@@ -35,10 +35,14 @@ def is_url(text: str) -> bool:
 def kept_at(url: str) -> Path:
     """The file that stands for a web address. It is noted where to fetch it from; nothing is fetched yet."""
     digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    name = re.sub(r"[^\w.-]+", "_", unquote(urlsplit(url).path).rpartition("/")[2]).strip("._")[-100:] or "picture"
+    try:
+        name = unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError:  # as of http://[x: fetching it tells what is wrong
+        name = ""
+    name = re.sub(r"[^\w.-]+", "_", name).strip("._").encode()[-100:].decode(errors="ignore") or "picture"
     path = _cache() / digest / name
     if not (path.parent / NOTE).exists():
-        write_atomic(path.parent / NOTE, url)
+        write_atomic(path.parent / NOTE, url.encode("utf-8", "surrogatepass"))
     return path
 
 
@@ -49,7 +53,7 @@ def fetch(path: Path) -> None:
     """
     if not path.is_relative_to(_cache()) or exists(path) or not exists(path.parent / NOTE):
         return
-    url = (path.parent / NOTE).read_text(encoding="utf-8")
+    url = (path.parent / NOTE).read_bytes().decode("utf-8", "surrogatepass")
     try:
         write_atomic(path, _body(url))
     except (OSError, ValueError, HTTPException) as error:
@@ -72,6 +76,8 @@ def _body(url: str) -> bytes:
                 raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MB")
             if time.monotonic() - began > PATIENCE:
                 raise ValueError(f"it takes longer than {PATIENCE:g} seconds")
+        if response.length or not body:
+            raise ValueError(f"it ended after {len(body):,} bytes, before its end")
     return bytes(body)
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
-from lab.base.images import add_plug_ins, eight_bits, header_size, is_deep
+from lab.base.images import add_plug_ins, eight_bits, header_size, is_deep, no_file
 from lab.base.places import named
 from lab.base.tars import source
 from lab.datasets import rle
@@ -102,6 +102,8 @@ def _brightest(image: Image.Image) -> np.ndarray:
 def _read_image(path: Path) -> Mask:
     add_plug_ins()
     try:
+        if kind := no_file(path):
+            raise UserError(kind)
         with Image.open(source(path)) as image:
             lossy = image.format in LOSSY or image.info.get("compression") in LOSSY_TIFF
             return object_of(ImageOps.exif_transpose(image), lossy=lossy)

@@ -5,12 +5,14 @@ python -m lab.picturebook.examples out=examples
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
+from lab.base.arguments import typed_options
+from lab.base.console import exit_in_one_line
 from lab.picturebook.backgrounds import BACKGROUNDS
 from lab.picturebook.things import BARK, COLOURS, LEAF, SUPERSAMPLING, sprite_size
 from lab.picturebook.world import SIZES, Scene, Thing, mask_box_xyxy, paint
@@ -131,6 +133,13 @@ def draw_examples(out: Path) -> None:
     (out / "localization_data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@dataclass
+class ExamplesConfig:
+    """Where the pictures go."""
+
+    out: str = "examples"
+
+
 if __name__ == "__main__":
-    options = OmegaConf.merge({"out": "examples"}, OmegaConf.from_cli(sys.argv[1:]))
-    draw_examples(Path(options.out))
+    with exit_in_one_line():
+        draw_examples(Path(typed_options(ExamplesConfig, sys.argv[1:]).out))

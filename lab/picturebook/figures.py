@@ -4,14 +4,14 @@ python -m lab.picturebook.figures out=examples/images
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 import viz
 from bbox import localize
 from collector import collect
 from conf.schema import configuration
+from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 from lab.base.images import open_image
@@ -50,7 +50,14 @@ def draw_figures(out: Path) -> list[Path]:
     return written
 
 
+@dataclass
+class FiguresConfig:
+    """Where the figures go."""
+
+    out: str = "examples/images"
+
+
 if __name__ == "__main__":
     with exit_in_one_line():
-        options = OmegaConf.merge({"out": "examples/images"}, OmegaConf.from_cli(sys.argv[1:]))
+        options = typed_options(FiguresConfig, sys.argv[1:])
         print("\n".join(f"wrote {path}" for path in draw_figures(Path(options.out))))

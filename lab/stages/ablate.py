@@ -17,12 +17,13 @@ import numpy as np
 from conf.schema import Config, as_dict
 from lab.base.console import progress
 from lab.base.errors import UserError, reason
-from lab.base.files import check_writable, write_atomic
+from lab.base.files import write_atomic
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
 from lab.stages import common
 from lab.stages.batch import chosen_samples
-from lab.stages.common import make_results_folder, print_written, results_folder
+from lab.stages.common import check_results, make_results_folder, print_written
+from lab.stages.results import remove_formats
 
 if TYPE_CHECKING:  # torch
     from lab.ablate.report import Ablation
@@ -40,7 +41,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     from lab.ablate.report import screen
 
     samples = asked_samples(config)
-    check_writable(results_folder(config), *FILES)
+    check_results(config, *FILES, figures=["ablate"])
     found = ablate(common.model_with_heads(config, choice), samples, config, choice)
     written = write(found, config)
     print(screen(found))
@@ -147,6 +148,7 @@ def write(found: "Ablation", config: Config) -> list[Path]:
     from lab.ablate.report import to_json, to_markdown
 
     folder, figures = make_results_folder(config), list[Path]()
+    remove_formats(folder / "ablate")
     if config.save_fig:
         import viz
         from lab.ablate.figure import ablation_figure

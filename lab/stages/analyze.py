@@ -5,9 +5,8 @@ from pathlib import Path
 
 from analyze import rank_heads
 from conf.schema import Config, LogicConfig
-from lab.base.files import check_writable
 from lab.records.files import load_record
-from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
+from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
 from lab.stages.results import heads_table, sinks_line, write_ranking
 
 
@@ -21,7 +20,7 @@ def run(config: Config) -> int:
     config = with_example(config)
     path = record_path(config)
     record = load_record(path, config.logic)
-    check_writable(results_folder(config))
+    check_results(config)
     ranking = rank_heads(record, config.logic)
     written = write_ranking(make_results_folder(config) / path.name, ranking, record.left_out)
     print(heads_table(ranking[: max(10, config.logic.top_k)]) + sinks_line(record))

@@ -210,6 +210,8 @@ def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: f
         remove_superseded(folder)
     if config.logic.refine != Refine.none:
         list_unrefined(folder / shard.name(UNREFINED), [folder / name for name in finished])
+    else:
+        (folder / shard.name(UNREFINED)).unlink(missing_ok=True)  # of an earlier run
     write_atomic(folder / shard.name(ERRORS), "".join(json.dumps(e) + "\n" for e in errors))
     summary = {
         "data_file": str(config.data.data_file),

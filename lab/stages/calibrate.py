@@ -32,7 +32,7 @@ from lab.presence.swap import Ask, asks, check_enough
 from lab.stages import common
 from lab.stages.asking import asked_records
 from lab.stages.batch import chosen_samples
-from lab.stages.common import make_results_folder, print_written, results_folder
+from lab.stages.common import check_results, make_results_folder, print_written
 
 if TYPE_CHECKING:  # torch
     from llava.family import LoadedModel
@@ -72,7 +72,10 @@ def run(config: Config, choice: HeadChoice) -> int:
     beside = None if choice.file is None else find(choice.file).parent
     if all(one.own for one in wanted):
         raise UserError("all pictures have the same expressions, so that there are none to swap")
-    check_writable(beside or results_folder(config), NAME, TABLE)
+    if beside is None:
+        check_results(config, NAME, TABLE)
+    else:
+        check_writable(beside, NAME, TABLE)
     asked, failed = ask_all(common.model_with_heads(config, choice), wanted, config, heads)
     rule = fit(asked.numbers, asked.own)
     found = Calibration.of(rule, heads, config.logic, config.model)

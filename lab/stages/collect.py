@@ -40,7 +40,7 @@ def ask(config: Config, choice: HeadChoice) -> tuple[str, Record]:
     image_file = image_path(config)
     image, query = open_image(image_file), asked(config)
     name = new_record_name(config)
-    check_writable(model_folder(config))
+    check_writable(model_folder(config), "config.yaml", f"{name}.{config.data.record_format}")
     from collector import collect  # torch and transformers take seconds: wrong input is told before
 
     loaded = common.model_with_heads(config, choice)

@@ -1,7 +1,7 @@
 """What several stages share: the model, the folders, the picture and the record that a configuration names."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path, PurePath
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema import ANSWER_BOXES, Config, Contrast, as_dict, as_yaml
 from lab.base.errors import UserError, shown
-from lab.base.files import MAX_ID_BYTES, check_id, write_atomic
+from lab.base.files import MAX_ID_BYTES, check_id, check_writable, write_atomic
 from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.base.remote import is_url, kept_at
@@ -115,6 +115,15 @@ def results_folder(config: Config) -> Path:
 def make_folder(config: Config) -> Path:
     """Creates `model_folder` and saves the resolved configuration in it."""
     return _made(model_folder(config), "config.yaml", config)
+
+
+def check_results(config: Config, *names: str, figures: Sequence[str] = ()) -> None:
+    """Raises UserError if what a stage shall write into `results_folder` could not be put there: before it is made.
+
+    `figures` are names without endings.
+    """
+    drawn = [f"{name}.{config.save_format}" for name in figures if config.save_fig]
+    check_writable(results_folder(config), f"config.{config.stage}.yaml", *names, *drawn)
 
 
 def make_results_folder(config: Config) -> Path:

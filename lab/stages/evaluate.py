@@ -17,7 +17,7 @@ import numpy as np
 from conf.schema import BoxConvention, Config, DataConfig, LogicConfig, Ties, as_dict
 from lab.base.console import markdown, table
 from lab.base.errors import UserError
-from lab.base.files import check_writable, write_atomic, write_parts
+from lab.base.files import write_atomic, write_parts
 from lab.base.paths import find
 from lab.datasets import Sample, need_truth, read_jsonl
 from lab.heads.choice import HeadChoice
@@ -31,8 +31,9 @@ from lab.measure.overview import Overview, rank_correlation, record_files, shape
 from lab.measure.samples import LINES, Measured, Rules, measure
 from lab.measure.spreadsheet import HEADER
 from lab.stages.batch import collect_first
-from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import check_results, make_results_folder, print_written, records_folder
 from lab.stages.refining import refiner_of
+from lab.stages.results import remove_formats
 from lab.stages.sharp_table import SharpTable
 
 FILES = ("metrics.json", "metrics.md", "samples.csv", "predictions.coco.json", "truth.coco.json")
@@ -49,7 +50,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     samples, refiner = samples_with_truth(config.data), refiner_of(config)
     failed = collect_first(config, choice)
     files = record_files(records_folder(config), samples)
-    check_writable(results_folder(config), *FILES)
+    check_results(config, *FILES, figures=["head_iou"])
     shape = shape_of(files.values())
     rng = np.random.default_rng(config.seed)
     setting = Setting(shape, config.logic, choice.fixed(shape), config.evaluate.draws, rng)
@@ -149,6 +150,7 @@ def _write(
     write_parts(folder / "predictions.coco.json", _json_list(lines["predictions"]))
     write_parts(folder / "truth.coco.json", _data_set(lines["images"], lines["annotations"]))
     written = [folder / name for name in FILES]
+    remove_formats(folder / "head_iou")
     if config.save_fig and not np.isnan(mean_iou).any():
         import viz
 

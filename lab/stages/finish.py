@@ -6,9 +6,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analyze import rank_heads
+from analyze import HeadScore, rank_heads
 from bbox import Localization, localize_record
 from conf.schema import SHARDS, Config, LogicConfig, Refine, RefineConfig, SaveAttention
+from lab.base.errors import UserError
+from lab.base.files import read_json
 from lab.heads.choice import HeadChoice
 from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
@@ -16,6 +18,7 @@ from lab.stages.results import (
     FigureOptions,
     asked_with,
     box_json,
+    remove_localization,
     write_localization,
     write_ranking,
 )
@@ -63,20 +66,22 @@ class Finish:
 
     @property
     def rules(self) -> str:
-        """All settings that decide what the files hold; the ranking's alone if there are no others."""
-        names = (*RANKING, *LOCATING) if self.locate else RANKING
-        drawn = (self.choice, self.figures) if self.locate else None
+        """All settings that decide what the files hold, and whether masks and boxes of an earlier run may stay."""
+        drawn = (self.choice, self.figures) if self.locate else (self.choice,)
         sharp = () if self.refine is None else (self.refine,)
-        return repr(([getattr(self.logic, name) for name in names], drawn, *sharp))
+        return repr(([getattr(self.logic, name) for name in (*RANKING, *LOCATING)], drawn, *sharp))
 
     def __call__(self, path: Path, record: Record, *, fresh: bool) -> list[Path]:
         """Ranks, and localizes if asked to. The files of the sample.
 
-        Masks, boxes and figures of a record that is not `fresh` are kept if they still tell its box.
+        Masks, boxes and figures of a record that is not `fresh` are kept if they still tell its box; of an earlier run
+        without any by this one's rules, removed.
         """
         ranking = rank_heads(record, self.logic)
         files = [path, *write_ranking(path, ranking, record.left_out)]
         if not self.locate:
+            if not self._still_right(path, record, ranking):
+                remove_localization(path)
             return files
         result = localize_record(record, ranking, self.logic, self.choice)
         if self.refine is not None and not fresh and self._refined(path, record, result, self.refine):
@@ -106,6 +111,19 @@ class Finish:
         sharp = told.pop("refine", None) if isinstance(told, dict) else None
         asked = isinstance(sharp, dict) and all(sharp.get(name) == value for name, value in asked_with(config).items())
         return asked and told == json.loads(box_json(record, result))
+
+    def _still_right(self, path: Path, record: Record, ranking: list[HeadScore]) -> bool:
+        """Whether the box that an earlier run wrote, if there is one, is that of today's rules."""
+        box = sibling(path, "_bbox.json")
+        if not box.exists():
+            return True
+        try:
+            told = read_json(box)
+            told.pop("refine", None)
+            now = box_json(record, localize_record(record, ranking, self.logic, self.choice))
+        except (UserError, OSError, ValueError, AttributeError):  # without maps, or damaged
+            return False
+        return bool(told == json.loads(now))
 
     def _drawn(self, path: Path, record: Record, result: Localization) -> bool:
         wanted = self._located(path, result)

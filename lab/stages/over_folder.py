@@ -13,11 +13,11 @@ from pathlib import Path
 from conf.schema import Config
 from lab.base.console import progress, table
 from lab.base.errors import DiskFull, InARow, NotWritten, UserError
-from lab.base.files import check_writable, write_atomic
+from lab.base.files import write_atomic
 from lab.base.paths import find
 from lab.base.workers import in_workers, worker_count
 from lab.records.folder import list_samples, name_of
-from lab.stages.common import make_results_folder, results_folder
+from lab.stages.common import check_results, make_results_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, tog
     files that it writes into `results_folder`.
     """
     files = _records(config)
-    check_writable(results_folder(config), errors_name)
+    check_results(config, errors_name)
     folder = make_results_folder(config)
     workers = worker_count(config.data.workers, len(files)) if together is None else 1
     began = time.monotonic()

@@ -11,7 +11,14 @@ from lab.report.contents import Run
 from lab.report.folder import RunFolder, not_of_this_version, read_folder, saved_settings
 from lab.report.gather import check_common, gather, known_samples, two_folders
 from lab.report.samples import Rules
-from lab.stages.common import make_results_folder, output_folder, print_written, records_folder, results_folder
+from lab.stages.common import (
+    check_results,
+    make_results_folder,
+    output_folder,
+    print_written,
+    records_folder,
+    results_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +33,10 @@ def run(config: Config, choice: HeadChoice) -> int:
         folders, target = two_folders(config.data.runs), output_folder(config) / "compare.html"
         runs = [run_of(folder, *_as_made(folder, config, choice), config.data.data_file) for folder in folders]
         check_common(*folders)
-    check_writable(target.parent, target.name)
+    if config.data.runs is None:
+        check_results(config, target.name)
+    else:
+        check_writable(target.parent, target.name)
     from lab.report.page import render  # jinja2, only when a page is made
 
     gathered = gather(runs, config.report, config.seed, config.data.workers)

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from bbox import Localization
 from conf.schema import Config, FigureFormat, LogicConfig, RefineConfig, VizConfig
 from lab.base.console import table
 from lab.base.errors import UserError
-from lab.base.files import write_atomic
+from lab.base.files import read_json, read_regular, write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
 from lab.base.pickles import dump_plain
@@ -100,13 +101,16 @@ def write_localization(
     refined = None if sharp is None else sharp.mask
     figures = _draw(record, result, logic, options, refined) if options.save or options.show else {}
     written = [sibling(path, "_mask.png"), sibling(path, "_bbox.json")]
-    write_atomic(written[0], mask_png(result.mask))
+    mask, box = mask_png(result.mask), box_json(record, result, sharp)
+    if _read(written[0]) != mask or _read(written[1]) != box.encode():
+        remove_figures(path)  # of an earlier run, about another box or mask
+    write_atomic(written[0], mask)
     if refined is not None:
         written.append(sibling(path, REFINED))
         write_atomic(written[-1], mask_png(refined))
     else:
         sibling(path, REFINED).unlink(missing_ok=True)  # of an earlier run
-    write_atomic(written[1], box_json(record, result, sharp))
+    write_atomic(written[1], box)
     if not figures:
         return written
     import viz  # matplotlib, only where a figure is wanted
@@ -118,6 +122,40 @@ def write_localization(
     if options.show:
         viz.show(*figures.values())
     return written
+
+
+def remove_localization(path: Path) -> None:
+    """Removes the mask, the box, the sharp mask and the figures that an earlier run wrote beside a record."""
+    remove_figures(path)
+    for ending in ("_mask.png", REFINED, "_bbox.json"):  # which tells of the figures, so that it goes last
+        sibling(path, ending).unlink(missing_ok=True)
+
+
+def remove_figures(path: Path) -> None:
+    """Removes the figures of a record whose box an earlier run wrote, in whatever format."""
+    try:
+        heads = len(read_json(sibling(path, "_bbox.json"))["selected_heads"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, LookupError, TypeError):
+        heads = 0
+    for name in (f"top{heads}", "heads", "components"):
+        remove_formats(sibling(path, f"_{name}"))
+
+
+def remove_formats(stem: Path) -> None:
+    """Removes a figure of an earlier run in whatever format; `stem` is its path without the ending."""
+    for kind in FigureFormat:
+        with suppress(OSError):  # another user's: it is not ours to remove
+            stem.with_name(f"{stem.name}.{kind}").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes | None:
+    """What an earlier run wrote, if it did."""
+    try:
+        return read_regular(path)
+    except OSError:
+        return None
 
 
 def mask_png(mask: Bool[np.ndarray, "height width"]) -> bytes:

@@ -15,7 +15,7 @@ from analyze import Head
 from conf.schema import Config, SelectConfig, Source, ThresholdOver, as_dict
 from lab.base.console import table
 from lab.base.errors import UserError
-from lab.base.files import check_writable, write_atomic
+from lab.base.files import write_atomic
 from lab.base.paths import find
 from lab.datasets import read_samples
 from lab.heads.choice import HeadChoice
@@ -25,7 +25,8 @@ from lab.heads.selection import Picks, Selection, count_selections
 from lab.records.folder import list_samples
 from lab.stages import batch
 from lab.stages.batch import refuse_two_sources
-from lab.stages.common import make_results_folder, model_folder, print_written, records_folder, results_folder
+from lab.stages.common import check_results, make_results_folder, model_folder, print_written, records_folder
+from lab.stages.results import remove_formats
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     failed, names = _collected(config, choice)
     folder = records_folder(config)
     listed = list_samples(folder)
-    check_writable(results_folder(config), NAME, "selection_frequency.csv")
+    check_results(config, NAME, "selection_frequency.csv", figures=["selection_frequency"])
     source, files = chosen_files(folder, listed, names, config.logic.select)
     if source == Source.records:
         picks = picks_of_records(files, config.logic, config.data.workers)
@@ -117,6 +118,7 @@ def _write(folder: Path, picks: Picks, selection: Selection, source: Source, con
     """The files of the stage; the heads last, so that they never stand beside older frequencies."""
     written = [folder / "selection_frequency.csv"]
     write_atomic(written[0], frequency_csv(selection))
+    remove_formats(folder / "selection_frequency")
     model = picks.model or (config.model.name if config.data.attention_dir is None else None)
     if config.save_fig or config.show_plot:
         written += _draw(folder / f"selection_frequency.{config.save_format}", selection, model, config)

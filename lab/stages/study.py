@@ -7,14 +7,15 @@ from textwrap import fill
 
 from conf.schema import BoxConvention, Config, as_dict
 from lab.base.console import table
-from lab.base.files import check_writable, write_atomic
+from lab.base.files import write_atomic
 from lab.base.numbers import finite
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
 from lab.stages.batch import collect_first
-from lab.stages.common import make_results_folder, print_written, records_folder, results_folder
+from lab.stages.common import check_results, make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
 from lab.stages.refining import refiner_of
+from lab.stages.results import remove_formats
 from lab.stages.sharp_table import SharpTable
 from lab.stages.study_model import ask_model, check_asking
 from lab.study.best import Best
@@ -27,6 +28,8 @@ from lab.study.report import Study, to_json, to_markdown
 from lab.study.settings import Settings
 from lab.study.tokens import which_token
 
+FIGURES = ("study_settings", "study_heads")
+
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
@@ -35,7 +38,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     refiner = refiner_of(config)
     failed = collect_first(config, choice)
     folder = records_folder(config)
-    check_writable(results_folder(config), "study.md", "study.json")
+    check_results(config, "study.md", "study.json", *(f"{name}.png" for name in FIGURES if config.save_fig))
     study = make_study(samples, folder, settings_of(config, choice))
     sharp = SharpTable.of(refiner, config, choice, study.split.scored, study.split.files)
     best = Best.of(study)
@@ -83,6 +86,8 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
 def write(study: Study, folder: Path, best: Best, *, figures: bool, sharp: SharpTable | None = None) -> list[Path]:
     """The files, study.md last, so that it never stands beside older figures."""
     drawn: list[Path] = []
+    for name in FIGURES:
+        remove_formats(folder / name)
     if figures:
         from lab.study.figures import draw  # matplotlib, only where a figure is wanted
 

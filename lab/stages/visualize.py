@@ -9,12 +9,11 @@ from analyze import rank_heads, scores_of
 from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig
 from lab.base.errors import UserError
-from lab.base.files import check_writable
 from lab.base.images import open_image
 from lab.heads.choice import HeadChoice
 from lab.records.files import load_record
 from lab.records.record import Record
-from lab.stages.common import make_results_folder, print_written, record_path, results_folder, with_example
+from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
 from lab.stages.refining import (
     UNREFINED,
     Failure,
@@ -46,7 +45,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         return over_folder(config, work, **names, together=together(config, choice, figures))
     config, refiner = with_example(config), refiner_of(config)
     path = record_path(config)
-    check_writable(results_folder(config))
+    check_results(config)
     record, result = locate(path, config.logic, choice, figures)
     refined = sharp_mask(refiner, record, result, config.data.image_file)
     target = make_results_folder(config) / path.name

@@ -14,7 +14,6 @@ loads a checkpoint, prints what was found and how it sees a picture, and draws i
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from conf.schema import ModelConfig
+from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.images import open_image
@@ -126,12 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--query", default="the cup", help="what the prompt asks for")
     parser.add_argument("--conv-mode", help="template of the prompt; the family's own if left out")
     parser.add_argument("--draw", help="file for the picture with its image tokens drawn over it: .png, .pdf or .svg")
-    chosen = parser.parse_args(arguments)
-    try:
-        _print_all(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    _print_all(parser.parse_args(arguments))
 
 
 def _print_all(chosen: argparse.Namespace) -> None:
@@ -152,4 +147,5 @@ def _print_all(chosen: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_in_one_line():
+        main()

@@ -1,13 +1,14 @@
 """What is typed for a text or a path is what arrives, whatever Hydra would make of it."""
 
 import random
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import Config, as_dict, as_yaml, free_text, literally, plain
-from lab.base.arguments import hydra_arguments
+from lab.base.arguments import hydra_arguments, typed_options
 from lab.base.errors import UserError
 from tests.conftest import configuration
 
@@ -157,3 +158,41 @@ def test_a_launcher_that_is_not_installed_is_named(monkeypatch):
     assert typed("-m", "hydra/launcher=basic")
     with pytest.raises(UserError, match="pip install hydra-submitit-launcher"):
         typed("-m", "hydra/launcher=slurm")
+
+
+@dataclass
+class Steps:
+    steps: int = 3
+
+
+@dataclass
+class SmallCommand:
+    out: str = "here"
+    n: int = 5
+    kinds: list[str] | None = None
+    tower: Steps = field(default_factory=Steps)
+
+
+def test_a_small_command_takes_its_own_keys():
+    assert typed_options(SmallCommand, ["n=7", "kinds=[a,b]", "tower.steps=4", "out=x"]) == SmallCommand(
+        "x", 7, ["a", "b"], Steps(4)
+    )
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *PATHS])
+def test_any_text_arrives_at_a_small_command_as_it_was_typed(text):
+    assert typed_options(SmallCommand, [f"out={text}"]).out == text
+
+
+@pytest.mark.parametrize(
+    "argument", ["nokey=1", "tower.nokey=1", "tower=1", "n", "--help", "", "out.x=1", "pipeline.py"]
+)
+def test_what_is_no_key_of_a_small_command_is_told_with_its_own(argument):
+    with pytest.raises(UserError, match=r"expected key=value, with a key of out, n, kinds, tower\.steps$"):
+        typed_options(SmallCommand, [argument])
+
+
+@pytest.mark.parametrize("argument", ["n=[", "n=" + "9" * 5000, "kinds=" + "[" * 5000, "n={", "n=\udcff"])
+def test_what_cannot_be_read_is_told_by_a_small_command_too(argument):
+    with pytest.raises(UserError, match=r"expected|UTF-8"):
+        typed_options(SmallCommand, [argument])

@@ -1,6 +1,7 @@
 """Pictures as users have them."""
 
 import logging
+import os
 import struct
 import sys
 import zlib
@@ -226,6 +227,15 @@ def test_other_files_are_refused(tmp_path):
     refuse(tmp_path / "empty.png", "0 bytes")
     refuse(tmp_path / "missing.png", "No such image")
     refuse(tmp_path, "is a folder")
+
+
+def test_pipes_and_devices_are_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # which nobody writes to
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.png", tmp_path / "zero.png"):
+        refuse(path, "is a pipe or a device, not a file")
+        with pytest.raises(UserError, match="is a pipe or a device, not a file"):
+            header_size(path)
 
 
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch):

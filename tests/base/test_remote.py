@@ -34,7 +34,11 @@ class Pages(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
+        if self.path.startswith("/short"):
+            self.send_header("Content-Length", str(10 * len(picture())))
         self.end_headers()
+        if self.path.startswith("/nothing"):
+            return
         self.wfile.write(picture() if "text" not in self.path else b"<html>no picture</html>")
 
     def log_message(self, *_: object) -> None:
@@ -71,6 +75,8 @@ def test_a_picture_is_fetched_once_when_it_is_first_opened(site, tmp_path):
     [
         ("/gone.png", r"/gone.png: cannot be fetched \(HTTP 404 Not Found\); check the address"),
         ("/moved/away", "Redirection to url 'file:///etc/hostname' is not allowed"),
+        ("/short", "it ended after .* bytes, before its end"),
+        ("/nothing", "it ended after 0 bytes"),
         ("/text", "not an image, or of an unknown kind"),
     ],
 )
@@ -78,6 +84,20 @@ def test_what_is_no_picture_ends_in_one_line(site, page, message):
     with pytest.raises(UserError, match=message) as caught:
         open_image(kept_at(site + page))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[x/a.png", "http://\ud800/x.png", "http://", "http://a:b/x.png", "http://a b/"]
+)
+def test_what_is_no_address_is_told_when_it_is_opened(site, address):
+    path = kept_at(address)
+    with pytest.raises(UserError, match="cannot be fetched"):
+        open_image(path)
+    assert not path.exists()
+
+
+def test_a_long_name_in_any_script_is_one_of_a_file(site):
+    assert open_image(kept_at(f"{site}/{'%E9%B8%9F' * 100}.png")).size == (8, 6)
 
 
 def test_size_and_time_have_limits(site, monkeypatch):

@@ -1,5 +1,6 @@
 """Image files as masks: what is the object, and what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,12 @@ def test_a_dark_jpeg_has_no_object_and_is_told_the_rule(tmp_path):
     sample = Sample("a", "x", tmp_path / "none.png", mask_source=path, image_size=(WIDTH, HEIGHT))
     with pytest.raises(UserError, match=r"its mask is empty; .*in a lossy file: brighter than half; save masks as PNG"):
         read_truth(sample)
+
+
+def test_a_pipe_is_no_mask(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"^the mask .*pipe\.png is a pipe or a device, not a file$"):
+        read(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize("on", [1, 255, 65535])

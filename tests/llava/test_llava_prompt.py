@@ -178,7 +178,13 @@ def test_empty_queries_are_refused(tokenizer, query):
 
 
 @pytest.mark.parametrize(
-    ("query", "reason"), [("a <image> b", "contains <image>"), ("a <unk> b", "reserved"), ("▁", "Nothing is left")]
+    ("query", "reason"),
+    [
+        ("a <image> b", "contains <image>"),
+        ("a <unk> b", "reserved"),
+        ("▁", "Nothing is left"),
+        ("a \ud800 b", "half a"),
+    ],
 )
 def test_queries_that_break_the_prompt_are_refused(tokenizer, query, reason):
     with pytest.raises(UserError, match=reason):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -522,6 +523,44 @@ def test_every_stage_tries_its_folder_before_the_work(tmp_path, picturebook, mon
             patch.setattr(work, lambda *_, name=name, **__: pytest.fail(f"stage={name} began"))
             with pytest.raises(UserError, match=r"cannot write into .* \(Read-only file system\): make it writable"):
                 stage(name, tmp_path, "logic.select.samples=null", f"data.data_file={file}")
+
+
+TAKEN = {
+    "collect": ("config.yaml", "bird-2.pkl"),
+    "analyze": ("config.analyze.yaml",),
+    "visualize": ("config.visualize.yaml",),
+    "select": ("config.select.yaml", "selection_frequency.png"),
+    "evaluate": ("config.evaluate.yaml", "head_iou.png", "samples.csv"),
+    "study": ("config.study.yaml", "study_heads.png"),
+    "ablate": ("config.ablate.yaml", "ablate.png"),
+    "calibrate": ("config.calibrate.yaml", "presence.md"),
+    "report": ("config.report.yaml", "report.html"),
+}  # what a stage writes last, with figures
+
+
+def test_a_folder_in_the_place_of_any_file_is_found_before_the_work(tmp_path, picturebook, monkeypatch):
+    data = jsonl(tmp_path / "data.jsonl", row("bird") | {"bbox": [10, 10, 30, 30]})
+    many = jsonl(tmp_path / "many.jsonl", *(row(f"{i}", f"{i}.png", f"the {i}. cat") for i in range(60)))
+    assert stage("collect", tmp_path) == 0
+    folder = tmp_path / MODEL
+    for name, taken in TAKEN.items():
+        file = many if name == "calibrate" else data
+        for one in taken:
+            before = folder / f"{one}.before"
+            if (folder / one).exists():
+                (folder / one).rename(before)
+            (folder / one).mkdir()
+            asked = ["save_fig=true", "logic.select.samples=null", f"data.data_file={file}"]
+            asked += ["data.query=another"] if name == "collect" else []
+            with monkeypatch.context() as patch:
+                patch.setattr(WORK[name], lambda *_, name=name, **__: pytest.fail(f"stage={name} began"))
+                with pytest.raises(
+                    UserError, match=f"{re.escape(one)} is a folder, where a file of that name would go"
+                ):
+                    stage(name, tmp_path, *asked)
+            (folder / one).rmdir()
+            if before.exists():
+                before.rename(folder / one)
 
 
 @pytest.mark.parametrize("name", ["analyze", "visualize"])

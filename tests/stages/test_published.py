@@ -55,6 +55,33 @@ def test_records_of_before_get_masks_and_boxes_and_one_key_turns_them_off(tmp_pa
     assert len(list(folder.glob("*_mask.png"))) == len(list(folder.glob("*_bbox.json"))) == len(LINES)
 
 
+@pytest.mark.parametrize("off", ["data.save_masks=false", "data.save_attention=none"])
+def test_masks_of_an_earlier_run_stay_where_they_are_turned_off_only_while_they_are_right(off, tmp_path):
+    few, folder = ("data.end_index=2", "data.visualize_batch=true"), tmp_path / MODEL
+    results = "_mask.png", "_bbox.json", "_top3.png", "_heads.png"
+    assert batch(tmp_path, *few) == 0
+    before = {name: (folder / f"{LINES[0]['id']}{name}").read_bytes() for name in results}
+    assert batch(tmp_path, few[0], off) == 0
+    assert {name: (folder / f"{LINES[0]['id']}{name}").read_bytes() for name in results} == before
+    assert batch(tmp_path, few[0], off, "logic.mask.method=peak") == 0
+    assert not [path.name for path in folder.iterdir() if path.name.endswith(results)]
+    assert (folder / f"{LINES[0]['id']}.pkl").exists()
+
+
+def test_figures_of_another_box_or_number_of_heads_do_not_stay_beside_it(tmp_path):
+    few, folder = "data.end_index=1", tmp_path / MODEL
+    figures = lambda: sorted(path.name for path in folder.glob("*.png") if "mask" not in path.name)  # noqa: E731
+    name = LINES[0]["id"]
+    assert batch(tmp_path, few, "data.visualize_batch=true") == 0
+    assert figures() == [f"{name}_heads.png", f"{name}_top3.png"]
+    assert batch(tmp_path, few) == 0  # the same box
+    assert figures() == [f"{name}_heads.png", f"{name}_top3.png"]
+    assert batch(tmp_path, few, "data.visualize_batch=true", "logic.top_k=2") == 0
+    assert figures() == [f"{name}_heads.png", f"{name}_top2.png"]
+    assert batch(tmp_path, few, "logic.top_k=1") == 0
+    assert figures() == []
+
+
 def test_without_maps_there_is_no_mask_and_no_complaint(tmp_path):
     assert batch(tmp_path, "data.save_attention=none", "data.end_index=2") == 0
     assert sorted(path.suffix for path in (tmp_path / MODEL).glob(f"{LINES[0]['id']}*")) == [".json", ".pkl", ".pkl"]
