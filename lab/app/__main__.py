@@ -53,8 +53,6 @@ def main(arguments: Sequence[str]) -> None:
         except OSError:
             taken = f"port {port} of {own['host']} is taken or cannot be had"
             raise UserError(f"{taken}; choose another, for example port={port + 1}") from None
-        except KeyboardInterrupt:
-            print()
 
 
 def _port(text: str) -> int:
@@ -65,5 +63,5 @@ def _port(text: str) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with exit_in_one_line():
+    with exit_in_one_line(serves=True):
         main(sys.argv[1:])

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -45,11 +46,11 @@ TERMINAL = 80  # columns
 
 
 @contextmanager
-def exit_in_one_line() -> Iterator[None]:
+def exit_in_one_line(*, serves: bool = False) -> Iterator[None]:
     """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2.
 
-    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. What the console cannot show is replaced, and libraries
-    keep their warnings to themselves.
+    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143; Ctrl-C is the right end of what `serves`. What
+    the console cannot show is replaced, and libraries keep their warnings to themselves.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
     _quiet_libraries()
@@ -63,7 +64,11 @@ def exit_in_one_line() -> Iterator[None]:
             if not came:
                 raise
             # whatever became of it: a library that is interrupted while it is imported raises an error of its own
-            print(f"{signals.WORDS[came[0]]}; the same command continues where it stopped", file=sys.stderr)
+            if serves and came[0] == signal.SIGINT:
+                print(file=sys.stderr)
+                raise SystemExit(0) from None
+            again = "" if serves else "; the same command continues where it stopped"
+            print(f"{signals.WORDS[came[0]]}{again}", file=sys.stderr)
             raise SystemExit(128 + came[0]) from None
 
 

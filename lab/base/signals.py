@@ -5,6 +5,7 @@ This file imports nothing that takes time, so that a script can call `end_at_onc
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ def end_at_once() -> None:
     """From now on both end this process where it stands, in one line: for as long as there is nothing to keep."""
     for number in _heard():
         signal.signal(number, _end)
+
+
+def is_command(package: str) -> bool:
+    """Whether a module of the package is what Python was told to run, as by `python -m lab.app`."""
+    told = sys.orig_argv
+    return "-m" in told[1:-1] and told[told.index("-m") + 1].partition(".")[0] == package
 
 
 def _heard() -> list[signal.Signals]:

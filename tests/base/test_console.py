@@ -59,6 +59,35 @@ def test_a_signal_is_one_line_and_leaves_nothing_behind(number, code, word, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("number", "code", "told"), [(signal.SIGINT, 0, "\n"), (signal.SIGTERM, 143, "terminated\n")])
+def test_ctrl_c_is_the_right_end_of_what_serves(number, code, told):
+    serves = "import time\nfrom lab.base.console import exit_in_one_line\nwith exit_in_one_line(serves=True):\n    "
+    process = python(f"{serves}print('serving', flush=True)\n    time.sleep(60)")
+    assert process.stdout.readline() == b"serving\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error.decode()) == (code, told)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_small_command_imports_is_one_line(number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-v", "-m", "lab.picturebook.make"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        preexec_fn=heard,
+    )
+    lines = iter(process.stderr.readline, "")
+    assert any(line.startswith("import 'numpy") for line in lines)  # -v tells each import
+    process.send_signal(number)
+    told = [line for line in lines if not line.startswith(("#", "import ")) and line.strip()]
+    assert process.wait(timeout=60) == code
+    assert "Traceback" not in "".join(told)
+    assert [line for line in told if line.startswith(("interrupted", "terminated"))]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_libraries_are_imported_is_one_line(number, code):
     process = subprocess.Popen(
