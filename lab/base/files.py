@@ -176,6 +176,12 @@ def _is_being_written(part: Path) -> bool:
     return pid != os.getpid() and psutil.pid_exists(pid)
 
 
+def safe_name(text: str, most: int = 100) -> str:
+    """The text as a part of a file's name on any system, `most` bytes of it: what cannot be in one becomes _."""
+    plain = re.sub(r"[^\w.-]+|\.{2,}", "_", text).strip("._")
+    return plain.encode()[-most:].decode(errors="ignore").strip("._") or "picture"
+
+
 def check_id(sample_id: Any) -> str:
     """The id as text, if it can be part of a file name on any system. Raises UserError otherwise."""
     text = str(sample_id) if isinstance(sample_id, Integral | str) and not isinstance(sample_id, bool) else ""

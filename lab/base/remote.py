@@ -8,7 +8,6 @@ Everything between works with the path alone. Only http and https are fetched, a
 
 import hashlib
 import os
-import re
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lab.base.errors import UserError, shown
-from lab.base.files import write_atomic
+from lab.base.files import safe_name, write_atomic
 from lab.base.paths import exists, home
 
 SCHEMES = ("http", "https")
@@ -39,8 +38,7 @@ def kept_at(url: str) -> Path:
         name = unquote(urlsplit(url).path).rpartition("/")[2]
     except ValueError:  # as of http://[x: fetching it tells what is wrong
         name = ""
-    name = re.sub(r"[^\w.-]+", "_", name).strip("._").encode()[-100:].decode(errors="ignore") or "picture"
-    path = _cache() / digest / name
+    path = _cache() / digest / safe_name(name)
     if not (path.parent / NOTE).exists():
         write_atomic(path.parent / NOTE, url.encode("utf-8", "surrogatepass"))
     return path

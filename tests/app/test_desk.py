@@ -4,6 +4,7 @@ import json
 import shlex
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,15 @@ def test_the_command_line_does_the_same(desk, state, tmp_path):
     ours, theirs = (load_record(folder / f"{name}.pkl") for folder in (here, there))
     assert_array_equal(ours.attn, theirs.attn)
     assert ours.meta == theirs.meta
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("what is it?.png", "what_is_it"), ("a..b.png", "a_b"), ("???.png", "picture")]
+)
+def test_a_picture_of_any_name_can_be_taken_along(desk, file, name, tmp_path):
+    written = write_files(desk.find(BIRD, 0), file, tmp_path)
+    assert Path(written[0]).name == f"{name}.pkl"
+    assert load_record(written[0]).meta["image_file"] == file
 
 
 def test_each_word_has_the_map_of_its_tokens(desk):

@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from conf.schema import Grids, LogicConfig
 from lab.base.console import one_line
 from lab.base.errors import DiskFull, UserError
-from lab.base.files import check_id, check_writable, write_atomic
+from lab.base.files import check_id, check_writable, safe_name, write_atomic
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
 from lab.base.pickles import load_plain
@@ -643,6 +643,7 @@ def test_ids_that_could_leave_the_folder_or_break_a_file_name_are_refused(sample
     with pytest.raises(UserError, match=message) as caught:
         check_id(sample_id)
     assert len(str(caught.value)) < 300
+    assert check_id(safe_name(str(sample_id))) == safe_name(str(sample_id))  # what is left of it can be one
 
 
 def test_importing_records_does_not_import_torch():
