@@ -59,6 +59,7 @@ def test_signs_in_any_order_arrive_and_are_read_back_from_what_is_written():
         given["model.question"] += "{query}"  # which it must hold
         given["model.heads_of"] = given["model.name"]  # of another model nothing is known
         given["model.read"] = f"word:{given['model.read']}"
+        given["data.shard"] = "1/2"  # which it must be
         config = configuration(*typed(*(f"{name}={text}" for name, text in given.items())))
         assert {name: attrgetter(name)(config) for name in names} == given
         for saved in (OmegaConf.create(as_yaml(as_dict(config))), literally(as_dict(config))):
