@@ -36,28 +36,31 @@ def relative(maps: Maps, generic: Maps) -> Values:
 
 
 def wordings(maps: Maps, others: Sequence[Maps]) -> Values:
-    """How alike the map is to those of other words for the same thing: the mean correlation over cells, -1 to 1.
+    """How much of the attention stays at its place in other words for the same thing: the mean of `shared`.
 
     A head that localises looks at one place, however the thing is called (after the self-consistency of explanations,
-    arXiv 2312.04554). A head that looks at one place whatever is asked is alike, too.
+    arXiv 2312.04554). A head that looks at one place whatever is asked does so, too.
     """
-    return np.mean([correlation(maps, other) for other in others], axis=0)
+    return np.mean([shared(maps, other) for other in others], axis=0)
 
 
 def mirrored(maps: Maps, turned: Maps) -> Values:
-    """How alike the map is to that of the mirrored picture, turned back: the correlation over cells, -1 to 1.
+    """How much of the attention goes with the thing when the picture is mirrored: `shared` with the map turned back.
 
     A head that localises mirrors its map (after the equivariance of class activation maps, arXiv 2004.04581). A head
     that looks at one place of the frame, whatever is there, does not.
     """
-    return correlation(maps, turned[..., ::-1])
+    return shared(maps, turned[..., ::-1])
 
 
-def correlation(maps: Maps, others: Maps) -> Values:
-    """Pearson's r of each pair of maps, -1 to 1; -inf where one of them is flat."""
+def shared(maps: Maps, others: Maps) -> Values:
+    """How much two maps of each head have in common beyond an even one: the covariance over cells, times their number.
+
+    At most 1, for all attention in one and the same cell; 0 if one of them is flat. It is no correlation, by which two
+    maps that are alike but nearly flat would be as good as two that look at one cell.
+    """
     one, other = (m.reshape(len(m), -1) - m.mean((1, 2), dtype=float)[:, None] for m in (maps, others))
-    size = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    return np.divide((one * other).sum(1), size, out=np.full(len(maps), -np.inf), where=size > 0)
+    return (one * other).sum(1)
 
 
 @dataclass(frozen=True, eq=False)

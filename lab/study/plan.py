@@ -186,8 +186,9 @@ def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
         rows,
         "Both: the paper's, attention sum and spatial entropy. The others, among the heads that look at the picture "
         "enough: peak, those with the highest cell; focus, with the least Shannon entropy; relative, with the most "
-        "weight beyond a generic prompt's; wordings, with the same map for other words of one thing; mirrored, with a "
-        f"map that turns with the picture. Fixed heads by {fixed}. {ties}; {rule} decides.{_lacking(found, names)}",
+        "weight beyond a generic prompt's; wordings, whose attention stays at its place in other words for one thing; "
+        f"mirrored, whose attention turns with the picture. Fixed heads by {fixed}. {ties}; {rule} decides."
+        f"{_lacking(found, names)}",
     )
 
 

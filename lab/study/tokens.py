@@ -55,7 +55,8 @@ def which_token(samples: Sequence[Sample], folder: Path, settings: Settings) -> 
             f"study.find={settings.study.find}: the records there are of one model.read; with study.reads choose from "
             "all, half"
         )
-    parts = [split(samples, one, settings) for one in folders]
+    alone = replace(settings, study=replace(settings.study, mirrored=None))  # its criterion is of no use here
+    parts = [split(samples, one, alone) for one in folders]
     for one, own in zip(folders, parts, strict=True):
         if lacking := set(parts[0].files) ^ set(own.files):
             raise UserError(

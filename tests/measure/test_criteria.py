@@ -52,13 +52,13 @@ def looking_at(*cells: int, rows: int = 4) -> Record:
 
 def test_a_head_is_consistent_over_wordings_if_it_looks_at_the_same_place():
     found = criteria_of(looking_at(5, 5), Beside([looking_at(5, 9), looking_at(5, 5)]))["wordings"]
-    apart = -1 / 15  # of two single cells of 16
-    assert_allclose(found, [[1, (apart + 1) / 2, -np.inf]], atol=1e-6)
+    apart, same = -1 / 64, 15 / 64  # of two single cells of 16 that hold a half: -16 (1/32)^2, and 1/4 beyond that
+    assert_allclose(found, [[same, (apart + same) / 2, 0]], atol=1e-6)
 
 
 def test_a_head_is_consistent_over_mirrored_pictures_if_its_map_turns_with_them():
     found = criteria_of(looking_at(4, 4), Beside(mirrored=looking_at(7, 4)))["mirrored"]  # 4 and 7: a row's two ends
-    assert_allclose(found, [[1, -1 / 15, -np.inf]], atol=1e-6)
+    assert_allclose(found, [[15 / 64, -1 / 64, 0]], atol=1e-6)
 
 
 def test_maps_of_another_shape_are_no_other_words_for_the_same_thing():
