@@ -63,8 +63,9 @@ def entry(job: BatchJob, sample: Sample, files: Iterable[Path]) -> Entry:
 def is_finished(found: Entry | None, job: BatchJob, sample: Sample) -> bool:
     """Whether an entry is by today's rules, and every file is as it was then."""
     try:
-        record = find_record(job.folder, sample.id)
-        if not found or record is None or found["by"] != digest(job, sample):
+        if not found or found["by"] != digest(job, sample):
+            return False
+        if (record := find_record(job.folder, sample.id)) is None:
             return False
         if record.relative_to(job.folder).as_posix() not in found["files"]:
             return False

@@ -135,12 +135,12 @@ def bench_shards(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             f"{one.cpu:.1f}",
             f"{one.own / 1e6:.0f}",
             f"{one.tree / 1e6:.0f}",
-            f"{one.cpu * more / 3600:.1f}",
+            f"{one.cpu * more / 60:.0f}",
         )
         for name, one in found.items()
     ]
     print(
-        f"\n{table(('command', 'seconds', 'of processors', 'main, MB', 'all, MB', 'hours for a million'), rows)}",
+        f"\n{table(('command', 'seconds', 'of processors', 'main, MB', 'all, MB', 'minutes for a million'), rows)}",
         end="\n\n",
     )
     return figures | {name: asdict(one) for name, one in found.items()}
