@@ -19,12 +19,13 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lab.base.console import exit_in_one_line, table
-from lab.bench import ceiling, collecting, families, folders, lanes, precision, ranking, refining, shards
+from lab.bench import ceiling, collecting, families, folders, lanes, precision, processes, ranking, refining, shards
 from lab.bench.machine import describe
 from lab.smoke import SIZES, write_checkpoint
 
 RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
-FAMILIES, PRECISION, SHARDS = "families", "precision", "shards"
+FAMILIES, PRECISION = "families", "precision"
+SHARDS, PROCESSES, KILLED = "shards", "processes", "killed"
 MILLION = 1_000_000
 
 
@@ -42,7 +43,14 @@ def main() -> None:
             report[size] = bench_refining(options)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            own = {FOLDERS: bench_folders, SHARDS: bench_shards, FAMILIES: bench_families, PRECISION: bench_precision}
+            own = {
+                FOLDERS: bench_folders,
+                SHARDS: bench_shards,
+                PROCESSES: bench_processes,
+                KILLED: bench_killed,
+                FAMILIES: bench_families,
+                PRECISION: bench_precision,
+            }
             measure = own.get(size) or partial(bench, size)
             report[size] = measure(Path(folder), options)
     if options.json:
@@ -55,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.bench", description="How fast this machine collects and ranks."
     )
-    choices = (RANKING, FOLDERS, SHARDS, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
+    choices = (RANKING, FOLDERS, SHARDS, PROCESSES, KILLED, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
         "--size",
         nargs="+",
@@ -144,6 +152,27 @@ def bench_shards(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         end="\n\n",
     )
     return figures | {name: asdict(one) for name, one in found.items()}
+
+
+def bench_processes(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One batch in several numbers of processes, printed and returned."""
+    report: dict[str, Any] = {}
+    for number, one in processes.runs(folder, processes.uneven(folder, options.samples)):
+        row = (number, f"{one.wall:.0f}", f"{one.cpu:.0f}", f"{100 * one.idle:.1f}", "yes" if one.same else "no")
+        header = ("processes", "seconds", "of processors", "idle, %", "the same files")
+        print(table(header, [row]), end="\n\n", flush=True)
+        report[str(number)] = asdict(one)
+    return report
+
+
+def bench_killed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What killing one of two processes costs, printed and returned."""
+    report: dict[str, Any] = {}
+    for name, one in processes.killed(folder, processes.uneven(folder, options.samples), options.samples):
+        header = ("one is killed", "records there then", "asked again", "seconds")
+        print(table(header, [(name, one.there, one.again, f"{one.seconds:.0f}")]), end="\n\n", flush=True)
+        report[name] = asdict(one)
+    return report
 
 
 def bench_refining(options: argparse.Namespace) -> dict[str, Any]:
