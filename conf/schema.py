@@ -329,6 +329,12 @@ class SmoothingConfig(Group, path="logic.smoothing"):
         "sigma and kernel are meant for a grid of this many cells and scale with the real one; null: as they are",
         least=1,
     )
+    power: float = key(
+        1.0,
+        "each cell's attention to this power first: below 1 evens out what a head looks at; 1: as it is",
+        least=0.1,
+        most=1,
+    )
 
     def check(self) -> None:
         if self.kernel is not None and self.kernel % 2 == 0:

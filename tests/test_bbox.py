@@ -212,6 +212,28 @@ def test_sigma_and_kernel_scale_with_the_grid_they_are_meant_for():
     assert_array_equal(smooth(maps, SmoothingConfig(sigma=2, per_cells=48)), smooth(maps, SmoothingConfig(sigma=2)))
 
 
+def test_a_power_evens_out_what_is_smoothed():
+    maps = np.random.default_rng(0).random((2, 9, 7), np.float32)
+    rooted = smooth(maps, SmoothingConfig(sigma=1.3, power=0.5))
+    assert_array_equal(rooted, [gaussian_filter(np.sqrt(one), 1.3) for one in maps])
+    assert rooted.dtype == np.float32
+    assert_array_equal(smooth(maps, SmoothingConfig(sigma=0, power=0.5)), np.sqrt(maps))
+
+
+def test_evened_out_the_paler_half_of_a_thing_belongs_to_its_mask():
+    thing = np.zeros((12, 12), np.float32)
+    thing[3:6, 2:10], thing[6:9, 2:10] = 1, 0.2
+    evened = SmoothingConfig(sigma=0, power=0.4)
+    assert binarise(smooth(thing[None], SHARP)[0], MaskConfig(method="otsu")).sum() == 24
+    assert binarise(smooth(thing[None], evened)[0], MaskConfig(method="otsu")).sum() == 48
+
+
+@pytest.mark.parametrize("power", [0, -1, 1.5])
+def test_a_power_that_evens_nothing_out_is_refused(power):
+    with pytest.raises(UserError, match=r"smoothing.power=.*: must be (0.1 or more|at most 1)"):
+        SmoothingConfig(power=power)
+
+
 @pytest.mark.parametrize("kernel", [0, 4, -3])
 def test_an_impossible_kernel_is_refused(kernel):
     with pytest.raises(UserError, match=f"smoothing.kernel={kernel}: must be (odd|1 or more)"):

@@ -95,14 +95,15 @@ def heads_in_words(run: Run, shape: tuple[int, int] | None) -> str:
 
 def rules_in_words(logic: LogicConfig) -> str:
     """What tells this logic from another at a glance."""
-    smoothing = f"sigma {logic.smoothing.sigma:g}" + (
-        f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
-    )
+    evened = f"power {logic.smoothing.power:g}, " if logic.smoothing.power != 1 else ""
+    grid = f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
+    smoothing = f"{evened}sigma {logic.smoothing.sigma:g}{grid}"
+    cuts = f", cells cut into {logic.mask.cuts} x {logic.mask.cuts}" if logic.mask.cuts > 1 else ""
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.first_layer}"
     contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != Contrast.none else ""
     weights = f"; heads weighted by {logic.weights}" if logic.weights != Weights.none else ""
-    return f"{heads}{contrast}{weights}; {smoothing}; mask {logic.mask.method}; box {logic.box.region}"
+    return f"{heads}{contrast}{weights}; {smoothing}; mask {logic.mask.method}{cuts}; box {logic.box.region}"
 
 
 def _counts(findings: Sequence[Finding]) -> str:

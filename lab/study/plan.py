@@ -18,7 +18,6 @@ from conf.schema import (
     MaskMethod,
     Region,
     Resolution,
-    SmoothingConfig,
     Ties,
     Weights,
 )
@@ -31,6 +30,7 @@ from lab.study.settings import Settings
 
 MASKS, REGIONS, CONTRASTS = tuple(MaskMethod), tuple(Region), tuple(Contrast)
 CUTS = (1, 2, 4, 8)  # of a cell, in each direction
+POWERS = (1.0, 0.8, 0.6, 0.4)
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def make_plan(found: Found, settings: Settings, chance: Chance) -> Plan:
         _weights_table(heads, logic),
         _mask_table(heads, logic),
         _cuts_table(heads, logic),
+        _power_table(heads, logic),
         _discovery_table(found, logic, settings),
     ]
     if found.generic:
@@ -234,7 +235,7 @@ def _kernel_table(heads: tuple[Head, ...], logic: LogicConfig, settings: Setting
 
 
 def _smoothed(heads: tuple[Head, ...], logic: LogicConfig, sigma: float, kernel: int | None) -> Case:
-    return Case(replace(logic, smoothing=SmoothingConfig(sigma, kernel, logic.smoothing.per_cells)), heads)
+    return Case(replace(logic, smoothing=replace(logic.smoothing, sigma=sigma, kernel=kernel)), heads)
 
 
 def _kernel_name(kernel: int | None) -> str:
@@ -265,6 +266,15 @@ def _cuts_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
     rows = [Row((str(cuts),), (Case(replace(logic, mask=replace(logic.mask, cuts=cuts)), heads),)) for cuts in CUTS]
     note = "Each cell is cut into so many by so many, between which the map is interpolated, before it is thresholded."
     return Table("cuts", "Finer than cells", ("cuts",), rows, note)
+
+
+def _power_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
+    def case(power: float) -> Case:
+        return Case(replace(logic, smoothing=replace(logic.smoothing, power=power)), heads)
+
+    rows = [Row((f"{power:g}",), (case(power),)) for power in POWERS]
+    note = "Each cell's attention to this power before it is smoothed: below 1 evens out what a head looks at."
+    return Table("power", "Evened maps", ("power",), rows, note)
 
 
 def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:

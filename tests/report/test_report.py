@@ -23,7 +23,15 @@ from lab.report.gather import gather, shown_ids
 from lab.report.page import _Fields, samples_data, style_text, to_json
 from lab.report.pictures import levels, outline, thumbnail
 from lab.report.samples import Finding, Pictures, disagreement
-from lab.report.tables import config_differences, differences, fresh_estimates, other_rules, reading, saved_estimates
+from lab.report.tables import (
+    config_differences,
+    differences,
+    fresh_estimates,
+    other_rules,
+    reading,
+    rules_in_words,
+    saved_estimates,
+)
 from lab.stages.report import run_of
 from pipeline import run
 from tests.conftest import choice_of, configuration
@@ -427,3 +435,9 @@ def test_a_picture_whose_path_the_system_refuses_is_told_on_the_page(name):
     assert (place, size) == (None, (4, 3))
     assert "mage" in why
     assert len(why) < 400
+
+
+def test_rules_in_words_tell_evened_maps_and_finer_cells_only_where_there_are_some():
+    plain, fine = (rules_in_words(configuration(f"logic={name}").logic) for name in ("best", "fine"))
+    assert "; sigma 1 on a grid of 24; mask otsu; box largest" in plain
+    assert "; power 0.6, sigma 0.8 on a grid of 24; mask otsu, cells cut into 8 x 8; box largest" in fine
