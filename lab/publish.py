@@ -20,7 +20,7 @@ from lab.base.places import readable_folder
 RESULTS = (
     "localization_heads.json", "selection_frequency.*", "presence.json", "presence.md", "metrics.json", "metrics.md",
     "head_iou.*", "samples.csv", "predictions.coco.json", "truth.coco.json", "study.json", "study.md", "study_*.*",
-    "ablate.*", "report.html", "summary.json", "config.yaml", "config.*.yaml",
+    "ablate.*", "report.html", "summary.json", "summary-*of*.json", "config.yaml", "config.*.yaml",
 )  # fmt: skip
 
 
