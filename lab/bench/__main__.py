@@ -105,6 +105,9 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
         fused = (one for case, one in found.items() if (case.attention, case.expressions) == ("fused", 1))
         forward = min(sum(one.seconds[part] for part in ("tower", "LM", "capture")) for one in fused)
         limit = ways["fused"].run(ceiling.limit, forward, images[0]) if options.limit else {}
+    for number in (1, len(collecting.EXPRESSIONS)) if limit else ():
+        stock = found[collecting.Case("stock", 1, number)].samples_per_second
+        limit[f"x stock at most, {number} per image"] = limit[ceiling.allowed(number)] / stock
     print(f"{size}: {about['model']}")
     print(
         table(("way, images x expressions", "samples/s", "x stock", "peak, MB", "x stock", "RSS, MB"), _rows(found)),

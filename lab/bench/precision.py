@@ -9,7 +9,7 @@ measured on the shipped model and drawn scenes: Acc@0.5 of its three heads, each
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.stats import spearmanr
-from torch.utils.flop_counter import FlopCounterMode
 
 from analyze import score_heads
 from bbox import localize
@@ -25,6 +24,7 @@ from collector import ask, collect, prepare
 from conf.schema import Config, ModelConfig, configuration
 from lab.attention.capture import use_attention
 from lab.base.console import progress
+from lab.bench import ceiling
 from lab.bench.collecting import EXPRESSIONS, SIZE
 from lab.bench.machine import matmul_rate
 from lab.heads.choice import head_choice
@@ -68,7 +68,7 @@ def speeds(folder: Path, repeats: int, size: str = "1/8") -> dict[str, Speed]:
         use_attention(loaded.model, "fused")
         for number in (1, len(EXPRESSIONS)):
             runs[dtype, number] = partial(ask, loaded, [prepare(loaded, image, EXPRESSIONS[:number])])
-    operations = {dtype: _operations(runs[dtype, 1]) for dtype in DTYPES}  # every way has run once then
+    operations = {dtype: ceiling.operations(runs[dtype, 1]) for dtype in DTYPES}  # every way has run once then
     rounds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     rates: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     for _ in progress(range(repeats), "measure"):
@@ -83,12 +83,6 @@ def speeds(folder: Path, repeats: int, size: str = "1/8") -> dict[str, Speed]:
         took = {n: statistics.median(rounds[dtype, n]) for n in (1, len(EXPRESSIONS))}
         found[dtype] = Speed(took, operations[dtype] / took[1], statistics.median(rates[dtype]))
     return found
-
-
-def _operations(run: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 def _ceiling(loaded: LoadedModel) -> float:

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from analyze import rank_heads
 from collector import collect
@@ -17,7 +18,7 @@ from lab.attention.capture import use_attention
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.bench import collecting, lanes, ranking, reference_rules, refining
+from lab.bench import ceiling, collecting, lanes, ranking, reference_rules, refining
 from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
 from lab.picturebook.sam.model import make_sam, save
@@ -159,3 +160,13 @@ def test_sharp_masks_are_timed_by_picture_prompt_and_expression(tmp_path, monkey
     kept = refining.keeping(Sam.load(str(tmp_path), "cpu"))
     assert kept["size, MB"] == pytest.approx(4 * 64 * 16 * 16 / 1e6, rel=0.01)
     assert all(value > 0 for value in kept.values())
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_operations_of_fused_attention_count_and_of_causal_attention_half(causal):
+    query = torch.zeros(1, 2, 30, 8)
+    once = 2 * (2 * 30 * 30 * 2 * 8)  # two products of all pairs of tokens, a multiplication and an addition each
+    found = ceiling.operations(lambda: scaled_dot_product_attention(query, query, query, is_causal=causal))
+    assert found == (once / 2 if causal else once)
+    weight = torch.zeros(8, 5)
+    assert ceiling.operations(lambda: query @ weight) == 2 * (2 * 30) * 8 * 5

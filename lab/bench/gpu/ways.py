@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from collector import Question, ask, prepare
 from conf.schema import Config
 from lab.attention.capture import use_attention
 from lab.base.images import open_image
 from lab.bench import collecting
+from lab.bench.ceiling import operations
 from lab.bench.collecting import EXPRESSIONS, Case
 from lab.bench.machine import matmul_rate, synchronize
 from llava.family import LoadedModel
@@ -68,9 +68,9 @@ def forwards(loaded: LoadedModel, picture: Path, rate: float, budget: Budget) ->
                 measured = _measured(loaded, asker(loaded, way, asked))
                 if measured is None:
                     break
-                seconds, peak, operations = measured
+                seconds, peak, needed = measured
                 number = expressions * pictures
-                yield Forward(way, expressions, pictures, number / seconds, peak, operations / seconds / rate)
+                yield Forward(way, expressions, pictures, number / seconds, peak, needed / seconds / rate)
                 if way == "stock":
                     break
                 pictures *= 2
@@ -83,12 +83,11 @@ def asker(loaded: LoadedModel, way: str, asked: Sequence[Question]) -> Callable[
     return lambda: ask(loaded, asked).of(0)
 
 
-def _measured(loaded: LoadedModel, run: Callable[[], object]) -> tuple[float, int | None, int] | None:
+def _measured(loaded: LoadedModel, run: Callable[[], object]) -> tuple[float, int | None, float] | None:
     """Seconds, bytes and operations of one run; None if memory does not suffice."""
     on_gpu = loaded.device.type == "cuda"
     try:
-        with FlopCounterMode(display=False) as counter:
-            run()
+        needed = operations(run)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(loaded.device)
             before = torch.cuda.memory_allocated(loaded.device)
@@ -99,7 +98,7 @@ def _measured(loaded: LoadedModel, run: Callable[[], object]) -> tuple[float, in
             synchronize(loaded.device)
             seconds.append(time.perf_counter() - began)
         peak = torch.cuda.max_memory_allocated(loaded.device) - before if on_gpu else None
-        return statistics.median(seconds), peak, counter.get_total_flops()
+        return statistics.median(seconds), peak, needed
     except torch.OutOfMemoryError:
         return None
     finally:
