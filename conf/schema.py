@@ -512,7 +512,7 @@ class ModelConfig(Group, path="model"):
     cache_dir: str | None = key(None, "where downloads go; null: HF_HOME", takes="folder")
     dtype: Dtype = key(
         Dtype.auto,
-        "auto: bfloat16 or float16 on a GPU, float32 on the CPU",
+        "auto: bfloat16 or float16 on a GPU, float32 on the CPU, where bfloat16 is faster if the processor has it",
         common="auto, float32, float16 or bfloat16",
     )
     attention: Attention = key(

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -54,8 +54,18 @@ class AdaptiveBatcher:
         remaining = iter(rows)
         while batch := list(islice(remaining, self.size)):
             yield from ((row, None, 0) for row in batch if row.question is None)
-            if askable := [row for row in batch if row.question is not None]:
-                yield from self._asked(askable)
+            for together in self._together([row for row in batch if row.question is not None]):
+                yield from self._asked(together)
+
+    def _together(self, rows: Sequence[ReadyRow]) -> Iterator[list[ReadyRow]]:
+        """Those that share a forward.
+
+        On a CPU pictures of unlike size do not: what fills them up costs more than is gained.
+        """
+        if self.loaded.device.type != "cpu":
+            yield from ([list(rows)] if rows else [])
+            return
+        yield from (list(alike) for _, alike in groupby(rows, key=_image_tokens))
 
     def _asked(self, batch: Sequence[ReadyRow]) -> Iterator[tuple[ReadyRow, PendingRecords | None, int]]:
         problem = None
@@ -110,6 +120,10 @@ class AdaptiveBatcher:
         free, _ = torch.cuda.mem_get_info(device)  # by other processes too
         fits = self._before + 2 * peak < FULL * (free + torch.cuda.memory_reserved(device))
         self.size, self.grows = (min(2 * self.size, MOST), 2 * self.size < MOST) if fits else (self.size, False)
+
+
+def _image_tokens(row: ReadyRow) -> int:
+    return row.question.picture.tokens if row.question is not None else 0
 
 
 def _halves(batch: Sequence[ReadyRow]) -> list[list[ReadyRow]]:

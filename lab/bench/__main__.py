@@ -205,14 +205,14 @@ def bench_precision(folder: Path, options: argparse.Namespace) -> dict[str, Any]
     speed, loss = precision.speeds(folder, options.repeats), precision.losses(options.scenes)
     header = (
         "dtype",
-        "ms, 1 expression",
-        "ms each, 7",
-        "10^9/s at most",
-        "reached",
+        "ms, 1",
+        "each of 7",
+        "10^9/s",
+        "most",
         "share",
         "Acc@.5, %",
-        "gain",
-        "rho of sums",
+        "less float32's",
+        "rho",
     )
     print(table(header, precision.rows(speed, loss)), end="\n\n")
     return {

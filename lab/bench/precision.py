@@ -126,7 +126,7 @@ def rows(speed: dict[str, Speed], loss: dict[str, Loss]) -> list[tuple[str, ...]
     for dtype, one in speed.items():
         lost = loss[dtype]
         took = [f"{1000 * seconds:.0f}" for seconds in one.seconds.values()]
-        rate, share = [f"{value / 1e9:.0f}" for value in (one.ceiling, one.operations)], one.operations / one.ceiling
+        rate, share = [f"{value / 1e9:.0f}" for value in (one.operations, one.ceiling)], one.operations / one.ceiling
         accuracy = "{:.1f} ({:.1f} to {:.1f})".format(*100 * lost.accuracy)
         gain = "{:+.1f} ({:+.1f} to {:+.1f})".format(*100 * lost.gain)
         lines.append((dtype, *took, *rate, f"{100 * share:.0f} %", accuracy, gain, f"{lost.rank_correlation:.4f}"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -265,9 +265,25 @@ def test_a_batch_on_a_gpu_grows_while_twice_its_peak_fits_beside_what_others_hol
     assert sizes == [8, 16, 16, 16]  # 10 + 2 * 32 fits, 10 + 2 * 64 does not
 
 
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [2, 1, 1]), ("cuda", [4])])
+def test_pictures_of_unlike_size_share_a_forward_on_a_gpu_alone(monkeypatch, device, expected):
+    sizes = []
+    monkeypatch.setattr(lab.batch.batcher, "ask", lambda loaded, questions, config: sizes.append(len(questions)))
+    loaded = Namespace(device=torch.device(device))
+    monkeypatch.setattr(AdaptiveBatcher, "_allocated", lambda self: 0)
+    asking = AdaptiveBatcher(loaded, configuration().model, size=8, grows=False, apart=False)
+    rows = [_Asked(_of_tokens(tokens)) for tokens in (576, 576, 300, 576)]
+    assert [row for row, *_ in asking.answers(rows)] == rows
+    assert sizes == expected
+
+
+def _of_tokens(number: int) -> Namespace:
+    return Namespace(picture=Namespace(tokens=number))
+
+
 @dataclass
 class _Asked:
-    question: object = ()
+    question: object = field(default_factory=lambda: _of_tokens(576))
     samples: tuple = ()
     failed: tuple = ()
 
