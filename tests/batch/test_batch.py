@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np

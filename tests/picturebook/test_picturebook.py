@@ -337,7 +337,7 @@ def test_what_an_absent_expression_names_is_not_in_the_scene_and_its_twin_says_t
 def test_a_kind_of_absence_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(UserError, match="absent=shape: choose from all, kind, neither, same_colour, colour, apart"):
         make(tmp_path, 1, 1, absent="shape")
-    with pytest.raises(UserError, match="leave out expressions=2"):
+    with pytest.raises(UserError, match="leave out expressions and wordings"):
         make(tmp_path, 1, 1, expressions=2, absent="all")
 
 

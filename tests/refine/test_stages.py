@@ -158,7 +158,7 @@ def test_a_sample_without_a_prompt_has_no_sharp_mask_and_is_listed(scenes, tiny,
 def test_a_damaged_file_of_a_box_does_not_end_the_list(tmp_path):
     for name, text in (("a", '{"refine": {"why": "no box"}}'), ("b", '{"refine"'), ("c", "[]"), ("d", "{}")):
         (tmp_path / f"{name}_bbox.json").write_text(text)
-    list_unrefined(tmp_path, [tmp_path / f"{name}.pkl" for name in "abcde"])
+    list_unrefined(tmp_path / "unrefined.jsonl", [tmp_path / f"{name}.pkl" for name in "abcde"])
     assert (tmp_path / "unrefined.jsonl").read_text() == '{"id": "a", "why": "no box"}\n'
 
 
