@@ -121,13 +121,14 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
 
 def bench_folders(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The stages over many samples, and one sample of a large model, printed and returned."""
-    found, large = dict(folders.stages(folder, options.samples)), folders.large(folder)
+    found = dict(folders.stages(folder, options.samples))
     header = ("what", "seconds", "of processors", "main, MB", "all, MB")
     rows = [
         (name, f"{one.wall:.1f}", f"{one.cpu:.1f}", f"{one.own / 1e6:.0f}", f"{one.tree / 1e6:.0f}")
         for name, one in found.items()
     ]
-    print(table(header, rows), end="\n\n")
+    print(table(header, rows), end="\n\n", flush=True)
+    large = folders.large(folder)
     print(table(("what", "of one processor"), [(name, _seconds(s)) for name, s in large.items()]), end="\n\n")
     return {name: asdict(one) for name, one in found.items()} | large
 

@@ -69,7 +69,8 @@ def _seconds(job: Job, preset: str) -> float:
     config = configuration(["model=llava15_7b", f"logic={preset}", f"logic.heads={[list(head) for head in HEADS]}"])
     shape = (ranking.LAYERS, ranking.HEADS)
     on = Setting(shape, config.logic, head_choice(config.logic, config.model).fixed(shape), config.evaluate.draws)
-    rows = chosen(on) | {name: heads for control in KNOWN.values() for name, heads in control(on).items()}
+    controls = [KNOWN[name] for name in config.evaluate.controls if name in KNOWN]
+    rows = chosen(on) | {name: heads for control in controls for name, heads in control(on).items()}
     late: Rows = {f"late {i}": HEADS for i in range(4)}
     rules = Rules(config.logic, inclusive=False, oracle=True)
     see(job, rows, rules)

@@ -18,7 +18,7 @@ from lab.attention.capture import use_attention
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.base.paths import PROJECT
-from lab.bench import ceiling, collecting, lanes, ranking, reference_rules, refining
+from lab.bench import ceiling, collecting, folders, lanes, ranking, reference_rules, refining
 from lab.bench.__main__ import PARTS, bench
 from lab.bench.machine import matmul_rate, peak_memory
 from lab.picturebook.sam.model import make_sam, save
@@ -170,3 +170,10 @@ def test_operations_of_fused_attention_count_and_of_causal_attention_half(causal
     assert found == (once / 2 if causal else once)
     weight = torch.zeros(8, 5)
     assert ceiling.operations(lambda: query @ weight) == 2 * (2 * 30) * 8 * 5
+
+
+def test_a_sample_of_a_large_model_is_measured_by_every_preset(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "TIMES", 1)
+    found = folders.large(tmp_path)
+    assert len(found) == len(folders.PRESETS)
+    assert all(seconds > 0 for seconds in found.values())
