@@ -440,7 +440,7 @@ def test_grids_cover_what_the_model_saw(grid, extent):
     ("record", "message"),
     [
         (Record(np.full((1, 1, 1, 4), np.nan, np.float32)), "a.pkl: attention holds NaN"),
-        (Record(weights().numpy(), {"image_file": Path("bird.png")}), r"a.pkl: refused, it asks for pathlib.*PosixPath"),
+        (Record(weights().numpy(), {"image_file": Path("bird.png")}), "a.pkl: refused, it asks for pathlib"),
     ],
 )
 def test_a_record_that_could_not_be_read_back_is_not_written(tmp_path, record, message):
