@@ -161,6 +161,7 @@ class Trial:
         return {name: (box_iou(found, np.array(thing.box_xyxy)) >= HIT).astype(float) for name, thing in of}
 
     def _todos(self, about: About, answer: Answer | None) -> Iterator[Todo]:
+        target = None if about.target is None else about.where(about.target)
         for number, one in enumerate(self.interventions):
             to = one.to(about)
             if to is None:
@@ -168,7 +169,6 @@ class Trial:
             text = one.answer(about) if one.answer else None
             differs = text is not None and answer is not None and first_word(text) != answer.first
             there = one.there(about) if one.there else None
-            target = None if about.target is None else about.where(about.target)
             places = {name: place for name, place in zip(LOOKS, (there, target), strict=True) if place is not None}
             yield Todo(number, to, tokenized(text, self.loaded.tokenizer) if text and differs else None, places)
 

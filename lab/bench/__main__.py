@@ -1,6 +1,6 @@
 """Prints how fast this machine collects and ranks, as a table and as JSON.
 
-python -m lab.bench                                            # everything, in small
+python -m lab.bench                                            # all but shards, processes and killed, in small
 python -m lab.bench --size 7b --batch 1 8 auto --limit         # a GPU: LLaVA-1.5-7B's shapes, random weights
 python -m lab.bench --size 1/8 --images 8 --json bench.json
 """

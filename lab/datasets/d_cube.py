@@ -11,6 +11,7 @@ sentences (`raw_sent`, `is_negative`: whether it speaks of an absence), and of g
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def read_d_cube(folder: Path, images: Path, *, split: str, skip: Skip = stop) ->
                     sample = _sample(picture, targets, images, "abs" if about["is_negative"] else "pres")
                     check_picture(sample, sizes)
                     for _, text in expressions([("raw_sent", about["raw_sent"])], here, skip):
-                        yield Sample(**{**vars(sample), "id": check_id(f"{number}_{sentence}"), "query": text})
+                        yield replace(sample, id=check_id(f"{number}_{sentence}"), query=text)
             except Stop:
                 raise
             except KeyError as error:

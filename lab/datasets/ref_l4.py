@@ -6,16 +6,17 @@ JierunChen/Ref-L4. A row is an expression: `id`, `caption`, `bbox` [x, y, w, h] 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab.base.console import progress
 from lab.base.errors import UserError
 from lab.base.files import check_id
 from lab.base.numbers import whole
 from lab.datasets.boxes import read_box
 from lab.datasets.sample import Sample, decode_truth
 from lab.datasets.skipped import Skip, Stop, check_picture, expressions, stop
+from lab.datasets.sources import parquet_rows
 
 COLUMNS = ("id", "caption", "bbox", "width", "height", "file_name")
 ABOUT = ("ori_category_id", "is_rewrite", "image_id")  # kept beside, where the file has them
@@ -27,15 +28,14 @@ def read_ref_l4(folder: Path, images: Path, *, split: str, skip: Skip = stop) ->
     Raises UserError if pyarrow or the file is missing.
     """
     path = folder / f"ref-l4-{split}.parquet"
-    rows = _rows(path)
     sizes: dict[Path, tuple[int, int]] = {}
-    for number, row in enumerate(progress(rows, f"Ref-L4 {split}")):
+    for number, row in enumerate(_rows(path)):
         where = f"{path}: row {number}"
         try:
             sample = _truth(row, images, split)
             check_picture(sample, sizes)
             for _, text in expressions([("caption", row["caption"])], where, skip):
-                yield Sample(**{**vars(sample), "id": check_id(str(row["id"])), "query": text})
+                yield replace(sample, id=check_id(str(row["id"])), query=text)
         except Stop:
             raise
         except (UserError, TypeError, ValueError) as error:
@@ -50,19 +50,10 @@ def _truth(row: Mapping[str, Any], images: Path, split: str) -> Sample:
     return sample
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise UserError("reading Parquet files needs pyarrow: pip install pyarrow -c constraints.txt") from None
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected Ref-L4's Parquet files, with --split val or test")
-    try:
-        rows: list[dict[str, Any]] = read_table(path).to_pylist()
-    except Exception as error:  # pyarrow's
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({reason}); download it again") from None
-    missing = [name for name in COLUMNS if rows and name not in rows[0]]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-    return rows
+    for row in parquet_rows(path):
+        if missing := [name for name in COLUMNS if name not in row]:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        yield row
