@@ -5,10 +5,10 @@
 Wrong files end in a UserError that names them. Reading does not import torch; writing does.
 """
 
-import gzip
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from lab.base.torch_files import read_torch, tensor_names
 HOLDS = "a record holds only tensors, arrays and plain containers"
 MOST_RATIO = 64  # of unpacked to packed bytes; attention shrinks to a half at best, rankings to a twentieth
 FREE_BYTES = 2**24  # that any file may unpack to
+MOST_MEMBERS = 4096  # of a gzip file
+PIECE = 2**16  # bytes of a gzip file that are unpacked at a time, so that too much shows where it begins
+GZIP = 16 + zlib.MAX_WBITS  # tells zlib to expect the header and the checksum of gzip
 _MAGIC_PICKLE = pickle.dumps(MAGIC, 2)  # how files begin that torch.save wrote before it used zip
 
 
@@ -104,12 +107,23 @@ def _read_bytes(path: Path) -> bytes:
 
 def _unpacked(data: bytes) -> bytes:
     """What a gzip file holds, in one or several members. Raises ValueError before it exceeds all measure."""
-    most = min(MOST_BYTES, FREE_BYTES + MOST_RATIO * len(data))
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-        found = stream.read(most + 1)
-    if len(found) > most:
-        raise ValueError(f"{len(data):,} bytes that unpack to more than {most:,}")
-    return found
+    found = io.BytesIO()
+    members, unpacker = 1, zlib.decompressobj(wbits=GZIP)
+    for end in range(PIECE, len(data) + PIECE, PIECE):
+        packed = data[end - PIECE : end]
+        most = min(MOST_BYTES, FREE_BYTES + MOST_RATIO * min(end, len(data)))
+        while packed:
+            if unpacker.eof:
+                members, unpacker = members + 1, zlib.decompressobj(wbits=GZIP)
+            if members > MOST_MEMBERS:
+                raise ValueError(f"more than {MOST_MEMBERS:,} gzip members")
+            found.write(unpacker.decompress(packed, most + 1 - found.tell()))
+            if found.tell() > most:
+                raise ValueError(f"{min(end, len(data)):,} bytes that unpack to more than {most:,}")
+            packed = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else unpacker.unconsumed_tail
+    if not unpacker.eof:
+        raise EOFError("a gzip member that ends early")
+    return found.getvalue()
 
 
 def damaged(where: str, error: Exception) -> UserError:

@@ -116,6 +116,19 @@ def test_gzip_is_used_where_the_name_says_so_and_recognised_whatever_the_name_sa
     assert torch.equal(load_record(tmp_path / "a.pkl").tensor(), weights())
 
 
+def test_gzip_may_come_in_members_and_with_zeros_behind_but_not_cut_short_or_with_more_behind(tmp_path):
+    save_record(tmp_path / "a.pkl", Record.from_tensor(weights()))
+    plain = (tmp_path / "a.pkl").read_bytes()
+    members = gzip.compress(plain[:300]) + gzip.compress(b"") + gzip.compress(plain[300:])
+    for padding in (b"", bytes(512)):
+        (tmp_path / "b.pkl").write_bytes(members + padding)
+        assert torch.equal(load_record(tmp_path / "b.pkl").tensor(), weights())
+    for wrong in (members[:-1], members[:400], members + b"more", members + bytes(512) + b"\x1f\x8b"):
+        (tmp_path / "b.pkl").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"b\.pkl: truncated or not a record"):
+            load_record(tmp_path / "b.pkl")
+
+
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("as_array", [False, True], ids=["tensor", "array"])
 @pytest.mark.parametrize("bare", [False, True], ids=["dict", "bare"])
