@@ -9,6 +9,7 @@ padding is undone and what a crop cut off stays outside. Pixel boxes hold whole 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,7 +147,7 @@ def heat_box(
 
 
 def _cells(heat: Float[np.ndarray, "rows cols"], logic: LogicConfig) -> Bool[np.ndarray, "rows*cuts cols*cuts"]:
-    fine = cut_cells(heat[None], logic.mask.cuts)[0]
+    fine = sharpen(cut_cells(heat[None], logic.mask.cuts), logic.mask)[0]
     return region(binarise(fine, logic.mask), logic.box, fine)
 
 
@@ -155,7 +156,7 @@ def _cells_on_image(
 ) -> Bool[np.ndarray, "height width"]:
     mask = binarise_on_image(heat, grid, image_size, logic.mask)
     heaviest = logic.box.region == Region.heaviest  # else the values, as many as the picture has pixels, are not needed
-    return region(mask, logic.box, _on_image(heat, grid, image_size) if heaviest else None)
+    return region(mask, logic.box, sharpen(_on_image(heat, grid, image_size), logic.mask) if heaviest else None)
 
 
 # Maps to heat map
@@ -248,13 +249,25 @@ def cut_cells(
     """Each cell in `cuts` by `cuts`, between which the map is interpolated by cubic splines; flat maps stay flat."""
     if cuts == 1:
         return heats
-    cut = [
-        ndimage.zoom(heat, cuts, order=3, mode="nearest", grid_mode=True)
-        if heat.min() < heat.max()
-        else heat.repeat(cuts, 0).repeat(cuts, 1)
-        for heat in heats
-    ]
-    return np.stack(cut) if cut else np.empty((0, heats.shape[1] * cuts, heats.shape[2] * cuts), heats.dtype)
+    down, across = (_spline(number, cuts) for number in heats.shape[1:])
+    cut = (down @ heats.astype(np.float64) @ across.T).astype(np.float32)
+    flat = heats.min((1, 2)) == heats.max((1, 2))
+    cut[flat] = heats[flat, :1, :1]
+    return cut
+
+
+@lru_cache(maxsize=64)
+def _spline(number: int, cuts: int) -> Float[np.ndarray, "number*cuts number"]:
+    """How much each of `number` cells in a row counts in each of the finer ones: the spline is linear in the values."""
+    return ndimage.zoom(np.eye(number), (cuts, 1), order=3, mode="nearest", grid_mode=True)
+
+
+def sharpen(heats: Float[np.ndarray, "*shape"], config: MaskConfig) -> Float[np.ndarray, "*shape"]:
+    """Each value to the power `config.power`: above 1, a threshold between what is high and low leaves out more.
+
+    Negative values, which splines bring in, count as none.
+    """
+    return heats if config.power == 1 else np.maximum(heats, 0) ** config.power
 
 
 def _mean(heats: np.ndarray, _config: MaskConfig) -> np.ndarray:
@@ -276,12 +289,15 @@ def _otsu(heats: np.ndarray, _config: MaskConfig) -> np.ndarray:
 
 def _otsu_of(values: np.ndarray) -> np.ndarray:
     number, every = values.shape[1], np.arange(len(values))
-    ascending = np.sort(values, axis=1).astype(np.float64)
+    ascending = np.sort(values, axis=1)
     below = np.arange(1, number)  # so many values lie on the lower side, whose last one must be less than the next
-    sums = np.cumsum(ascending, axis=1)
+    sums = np.cumsum(ascending, axis=1, dtype=np.float64)
     lower, total = sums[:, :-1], sums[:, -1:]
-    gap = (total - lower) / (number - below) - lower / below  # mean above minus mean below
-    spread = np.where(ascending[:, :-1] < ascending[:, 1:], below * (number - below) * gap**2, -1.0)
+    spread = lower * number  # in place from here: the sums may be those of a million cells
+    spread -= total * below
+    spread *= spread
+    spread /= below * (number - below)  # number^2 x the variance between the two sides
+    spread[ascending[:, :-1] == ascending[:, 1:]] = -1.0
     return ascending[every, spread.argmax(1)] if number > 1 else ascending[:, 0]
 
 
@@ -373,18 +389,21 @@ def _largest(
     labels: Int[np.ndarray, "maps rows cols"], count: int, _heats: Float[np.ndarray, "maps rows cols"]
 ) -> Int[np.ndarray, " maps"]:
     """The region of each map with the most cells, the first of equal ones; -1 where there is none."""
-    area, map_of, _ = _measured(labels, count)
-    return _first_of_most(area, map_of, len(labels))
+    return _first_of_most(np.bincount(labels.ravel(), minlength=count + 1)[1:], _map_of(labels, count), len(labels))
 
 
 def _heaviest(
     labels: Int[np.ndarray, "maps rows cols"], count: int, heats: Float[np.ndarray, "maps rows cols"]
 ) -> Int[np.ndarray, " maps"]:
     """The region of each map with the largest sum of the map, the first of equal ones; -1 where there is none."""
-    _, map_of, _ = _measured(labels, count)
-    inside = labels > 0
-    mass = np.bincount(labels[inside] - 1, weights=heats[inside], minlength=count)
-    return _first_of_most(mass, map_of, len(labels))
+    mass = np.bincount(labels.ravel(), weights=heats.ravel(), minlength=count + 1)[1:]
+    return _first_of_most(mass, _map_of(labels, count), len(labels))
+
+
+def _map_of(labels: Int[np.ndarray, "maps rows cols"], count: int) -> Int[np.ndarray, " regions"]:
+    """The map that each region is in: they are numbered map by map."""
+    last = np.maximum.accumulate(labels.reshape(len(labels), -1).max(1))
+    return np.searchsorted(last, np.arange(1, count + 1))
 
 
 def _first_of_most(
@@ -403,13 +422,12 @@ def _measured(
     """Of each region the number of cells, the map that it is in, and the cells of the box around it."""
     map_of, row, col = np.nonzero(labels)
     label = labels[map_of, row, col] - 1
-    area, where = np.bincount(label, minlength=count), np.zeros(count, np.intp)
-    where[label] = map_of
+    area = np.bincount(label, minlength=count)
     low, high = np.full((2, count), max(labels.shape)), np.full((2, count), -1)
     for axis, place in enumerate((row, col)):
         np.minimum.at(low[axis], label, place)
         np.maximum.at(high[axis], label, place)
-    return area, where, (high - low + 1).prod(0)
+    return area, _map_of(labels, count), (high - low + 1).prod(0)
 
 
 def _largest_hull(
@@ -499,7 +517,7 @@ def binarise_on_image(
     mask = np.zeros(covered.shape, bool)
     if covered.any() and heat.min() < heat.max():  # interpolation leaves rounding noise on a flat map
         part = np.ix_(covered.any(1), covered.any(0))  # a rectangle
-        mask[part] = binarise(enlarged[part], config)
+        mask[part] = binarise(sharpen(enlarged[part], config), config)
     return mask
 
 

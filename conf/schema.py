@@ -357,6 +357,12 @@ class MaskConfig(Group, path="logic.mask"):
     cuts: int = key(
         1, "cut each cell into so many by so many, between which the map is interpolated, first", least=1, most=32
     )
+    power: float = key(
+        1.0,
+        "the map to this power before the threshold: above 1, otsu leaves out more of what is pale; 1: as it is",
+        least=0.1,
+        most=10,
+    )
     resolution: Resolution = key(
         Resolution.grid, "grid: threshold the cells; image: threshold the map after upsampling"
     )

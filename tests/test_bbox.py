@@ -1,5 +1,7 @@
 """Heat maps, masks and boxes: against the literal rules, and on pictures where the thing's place is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,14 @@ from bbox import (
     localize,
     mask_on_image,
     region,
+    sharpen,
     smooth,
     xywh,
 )
 from conf.schema import BoxConfig, LogicConfig, MaskConfig, SmoothingConfig
 from lab.base.errors import UserError
 from lab.bench import reference_rules
+from lab.measure.sets import Sight
 from lab.records.record import Record
 from llava.grid import Grid
 
@@ -226,6 +230,34 @@ def test_evened_out_the_paler_half_of_a_thing_belongs_to_its_mask():
     evened = SmoothingConfig(sigma=0, power=0.4)
     assert binarise(smooth(thing[None], SHARP)[0], MaskConfig(method="otsu")).sum() == 24
     assert binarise(smooth(thing[None], evened)[0], MaskConfig(method="otsu")).sum() == 48
+
+
+def test_sharpened_a_pale_bridge_is_left_out_and_of_two_regions_the_one_that_is_looked_at_more_counts():
+    heat = np.zeros((12, 12), np.float32)
+    heat[3:6, 1:4], heat[3:6, 8:11], heat[4, 4:8] = 1, 0.8, 0.45  # two things and what lies between them
+    plain, sharper = MaskConfig(method="otsu"), MaskConfig(method="otsu", power=2)
+    assert sharpen(heat, plain) is heat
+    assert binarise(heat, plain).sum() == 22
+    assert binarise(sharpen(heat, sharper), sharper).sum() == 18
+    found = {}
+    for power in (1, 2):
+        logic = LogicConfig(smoothing=SHARP, mask=MaskConfig(method="otsu", power=power), box=BoxConfig("heaviest"))
+        record = Record(heat.reshape(1, 1, 1, 144)).with_image_size((12, 12))
+        found[power] = localize(record, [(0, 0)], logic).box_xyxy
+        assert Sight(record).head_ious((1, 3, 4, 6), logic)[0, 0] == pytest.approx((0.3, 1)[power - 1])
+        on_image = replace(logic, mask=replace(logic.mask, resolution="image"))
+        assert localize(record, [(0, 0)], on_image).box_xyxy == found[power]
+    assert found == {1: (1, 3, 10, 5), 2: (1, 3, 3, 5)}
+
+
+def test_sharpened_what_a_spline_takes_below_zero_counts_as_none():
+    assert_array_equal(sharpen(np.array([-0.1, 0, 2], np.float32), MaskConfig(power=2)), [0, 0, 4])
+
+
+@pytest.mark.parametrize("power", [0, -1, 11])
+def test_a_power_out_of_range_is_refused(power):
+    with pytest.raises(UserError, match=r"mask.power=.*: must be (0.1 or more|at most 10)"):
+        MaskConfig(power=power)
 
 
 @pytest.mark.parametrize("power", [0, -1, 1.5])

@@ -47,6 +47,7 @@ class Rule:
 RULES: dict[str, Rule] = {
     "logic.top_k": Rule("Heads (top k)", 1, 16),
     "logic.weights": Rule("Weights of the heads"),
+    "logic.smoothing.power": Rule("Evening (power of the attention)", 0.1, 1, 0.1),
     "logic.smoothing.sigma": Rule("Smoothing (sigma, cells)", 0, 4, 0.1),
     "logic.threshold.method": Rule("Threshold of the attention sum"),
     "logic.threshold.value": Rule("Its value", 0, 1, 0.01, only=("logic.threshold.method", "value")),
@@ -56,6 +57,7 @@ RULES: dict[str, Rule] = {
         for name, text in (("quantile", "quantile"), ("peak", "share of the peak"), ("mass", "share of the mass"))
     },
     "logic.mask.cuts": Rule("Finer cells", 1, 16),
+    "logic.mask.power": Rule("Sharpening (power of the heat map)", 1, 4, 0.25),
     "logic.mask.resolution": Rule("Cut on"),
     "logic.box.region": Rule("Region"),
 }

@@ -27,6 +27,7 @@ from bbox import (
     localize,
     presence,
     regions,
+    sharpen,
     smooth,
 )
 from conf.schema import LogicConfig, Resolution
@@ -40,6 +41,7 @@ from lab.records.pixels import Pixels
 from lab.records.record import Record
 
 HeadSet = tuple[Head, ...]
+AT_ONCE = 2**18  # cells of which regions are found together
 Heats = Float32[np.ndarray, "sets rows cols"]
 
 
@@ -120,8 +122,13 @@ class Sight:
 
     @staticmethod
     def _regions(heats: Heats, logic: LogicConfig) -> Bool[np.ndarray, "sets rows*cuts cols*cuts"]:
-        fine = cut_cells(heats, logic.mask.cuts)
-        return regions(binarise_each(fine, logic.mask), logic.box, fine)
+        """A few sets at a time: what they need then fits into the processor's cache."""
+        cuts = logic.mask.cuts
+        found = np.empty((len(heats), heats.shape[1] * cuts, heats.shape[2] * cuts), bool)
+        for piece in np.array_split(np.arange(len(heats)), 1 + found.size // AT_ONCE):
+            fine = sharpen(cut_cells(heats[piece], cuts), logic.mask)
+            found[piece] = regions(binarise_each(fine, logic.mask), logic.box, fine)
+        return found
 
     def _heats(self, sets: Sequence[HeadSet], logic: LogicConfig) -> Heats:
         """The weighted sums of the smoothed maps of each set, in the order of its heads: float32 sums depend on it."""

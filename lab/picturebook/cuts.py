@@ -42,21 +42,24 @@ SETS: dict[str, SceneConfig] = {
     "blurred": SceneConfig(blur=0.4),
 }
 RULES: dict[str, list[str]] = {  # the first is what the others are compared with
+    "cells": ["logic=cells"],
+    "mean": ["logic=cells", "logic.mask.method=mean_relu"],
+    "quantile 0.9": ["logic=cells", "logic.mask.method=quantile"],
+    "half of the peak": ["logic=cells", "logic.mask.method=peak"],
+    "0.6 of the mass": ["logic=cells", "logic.mask.method=mass"],
+    "most stable level": ["logic=cells", "logic.mask.method=stable"],
+    "heaviest region": ["logic=cells", "logic.box.region=heaviest"],
+    "cut finer": ["logic=cells", "logic.mask.cuts=4"],
+    "evened": ["logic=cells", "logic.smoothing.power=0.4"],
     "best": ["logic=best"],
-    "mean": ["logic=best", "logic.mask.method=mean_relu"],
-    "quantile 0.9": ["logic=best", "logic.mask.method=quantile"],
-    "half of the peak": ["logic=best", "logic.mask.method=peak"],
-    "0.6 of the mass": ["logic=best", "logic.mask.method=mass"],
-    "most stable level": ["logic=best", "logic.mask.method=stable"],
-    "heaviest region": ["logic=best", "logic.box.region=heaviest"],
-    "cut finer": ["logic=best", "logic.mask.cuts=8"],
-    "evened": ["logic=best", "logic.smoothing.power=0.6"],
-    "fine": ["logic=fine"],
-    "fine, not evened": ["logic=fine", "logic.smoothing.power=1"],
-    "fine, smoothed less": ["logic=fine", "logic.smoothing.sigma=0.6"],
-    "fine, half of the peak": ["logic=fine", "logic.mask.method=peak"],
+    "best, not evened": ["logic=best", "logic.smoothing.power=1"],
+    "best, not sharpened": ["logic=best", "logic.mask.power=1"],
+    "best, largest region": ["logic=best", "logic.box.region=largest"],
+    "best, cut finer": ["logic=best", "logic.mask.cuts=8"],
+    "best, smoothed less": ["logic=best", "logic.smoothing.sigma=0.6"],
+    "best, half of the peak": ["logic=best", "logic.mask.method=peak"],
 }
-BY_TRUTH = ("best", "fine")  # whose heat maps are also cut by the truth
+BY_TRUTH = ("cells", "best")  # whose heat maps are also cut by the truth
 LEVELS = 64  # that are tried then
 THRESHOLDS = (0.5, 0.75)
 METRICS = ("Acc@0.5", "Acc@0.75", "mIoU", "pointing")

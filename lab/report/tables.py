@@ -98,12 +98,13 @@ def rules_in_words(logic: LogicConfig) -> str:
     evened = f"power {logic.smoothing.power:g}, " if logic.smoothing.power != 1 else ""
     grid = f" on a grid of {logic.smoothing.per_cells}" if logic.smoothing.per_cells else ""
     smoothing = f"{evened}sigma {logic.smoothing.sigma:g}{grid}"
+    sharpened = f" of power {logic.mask.power:g}" if logic.mask.power != 1 else ""
     cuts = f", cells cut into {logic.mask.cuts} x {logic.mask.cuts}" if logic.mask.cuts > 1 else ""
     entropy = f"entropy by {logic.entropy.weight} above {logic.entropy.center:g} x mean"
     heads = f"threshold {logic.threshold.method}; {entropy}; layers from {logic.filter.first_layer}"
     contrast = f"; {logic.contrast} to the generic prompt" if logic.contrast != Contrast.none else ""
     weights = f"; heads weighted by {logic.weights}" if logic.weights != Weights.none else ""
-    return f"{heads}{contrast}{weights}; {smoothing}; mask {logic.mask.method}{cuts}; box {logic.box.region}"
+    return f"{heads}{contrast}{weights}; {smoothing}; mask {logic.mask.method}{sharpened}{cuts}; box {logic.box.region}"
 
 
 def _counts(findings: Sequence[Finding]) -> str:

@@ -30,7 +30,7 @@ from lab.study.settings import Settings
 
 MASKS, REGIONS, CONTRASTS = tuple(MaskMethod), tuple(Region), tuple(Contrast)
 CUTS = (1, 2, 4, 8)  # of a cell, in each direction
-POWERS = (1.0, 0.8, 0.6, 0.4)
+EVENED, SHARPENED = (1.0, 0.6, 0.4), (1.0, 1.75)  # powers of a head's map and of the heat map
 
 
 @dataclass(frozen=True)
@@ -269,12 +269,18 @@ def _cuts_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
 
 
 def _power_table(heads: tuple[Head, ...], logic: LogicConfig) -> Table:
-    def case(power: float) -> Case:
-        return Case(replace(logic, smoothing=replace(logic.smoothing, power=power)), heads)
+    def case(evened: float, sharpened: float) -> Case:
+        smoothing, mask = replace(logic.smoothing, power=evened), replace(logic.mask, power=sharpened)
+        return Case(replace(logic, smoothing=smoothing, mask=mask), heads)
 
-    rows = [Row((f"{power:g}",), (case(power),)) for power in POWERS]
-    note = "Each cell's attention to this power before it is smoothed: below 1 evens out what a head looks at."
-    return Table("power", "Evened maps", ("power",), rows, note)
+    evened = sorted({*EVENED, logic.smoothing.power}, reverse=True)
+    sharpened = sorted({*SHARPENED, logic.mask.power})
+    rows = [Row((f"{one:g}", f"{other:g}"), (case(one, other),)) for one in evened for other in sharpened]
+    note = (
+        "Each cell's attention to the first power before it is smoothed: below 1 evens out what a head looks at. The "
+        "heat map to the second before it is thresholded: above 1 leaves out more of what is pale."
+    )
+    return Table("power", "Evened and sharpened maps", ("evened", "sharpened"), rows, note)
 
 
 def _discovery_table(found: Found, logic: LogicConfig, settings: Settings) -> Table:

@@ -62,7 +62,11 @@ def test_the_shipped_model_changes_only_what_its_card_says():
         "filter.min_layer",
         "filter.sinks",
         "smoothing.per_cells",
+        "smoothing.power",
+        "smoothing.sigma",
+        "mask.cuts",
         "mask.method",
+        "mask.power",
         "box.region",
     }
     assert (shipped["ties"], published["ties"]) == ("sum", "order")

@@ -438,6 +438,6 @@ def test_a_picture_whose_path_the_system_refuses_is_told_on_the_page(name):
 
 
 def test_rules_in_words_tell_evened_maps_and_finer_cells_only_where_there_are_some():
-    plain, fine = (rules_in_words(configuration(f"logic={name}").logic) for name in ("best", "fine"))
+    plain, fine = (rules_in_words(configuration(f"logic={name}").logic) for name in ("cells", "best"))
     assert "; sigma 1 on a grid of 24; mask otsu; box largest" in plain
-    assert "; power 0.6, sigma 0.8 on a grid of 24; mask otsu, cells cut into 8 x 8; box largest" in fine
+    assert "; power 0.4, sigma 0.8 on a grid of 24; mask otsu of power 1.75, cells cut into 4 x 4; box heaviest" in fine

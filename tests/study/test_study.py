@@ -143,7 +143,7 @@ def test_a_setting_of_a_table_is_the_configuration_with_that_setting(scenes):
         ("sigma", ("1.8",), ["logic.smoothing.sigma=1.8"]),
         ("kernel", ("3",), ["logic.smoothing.kernel=3"]),
         ("contrast", ("ratio",), ["logic.contrast=ratio"]),
-        ("power", ("0.6",), ["logic.smoothing.power=0.6"]),
+        ("power", ("0.6", "1.75"), ["logic.smoothing.power=0.6", "logic.mask.power=1.75"]),
         ("mask", ("quantile", "largest_hull"), ["logic.mask.method=quantile", "logic.box.region=largest_hull"]),
     ):
         expected = evaluate(scenes, f"logic.heads={fixed}", "evaluate.controls=[]", *overrides)["chosen"]
