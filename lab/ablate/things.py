@@ -57,6 +57,20 @@ def things_beside(sample: Sample, row: Sequence[Sample]) -> list[Thing]:
     ]
 
 
+def of_another(one: Sample, sample: Sample) -> bool:
+    """Whether a sample of the same picture asks for something else, as far as the data tell.
+
+    Other words may be about the same thing: where the data name it (`thing`) or both have a box, that decides.
+    """
+    if one.query == sample.query:
+        return False
+    if one.thing is not None and sample.thing is not None:
+        return one.thing != sample.thing
+    if one.box_xyxy is None or sample.box_xyxy is None:
+        return True
+    return bool(box_iou(np.array(one.box_xyxy), np.array(sample.box_xyxy)) < SAME)
+
+
 def _named(sample: Sample) -> list[Thing]:
     given: Any = sample.extra["others"]
     if not isinstance(given, list) or not all(isinstance(one, dict) and "bbox" in one for one in given):

@@ -19,7 +19,7 @@ from lab.ablate.asking import Part, ReadPicture
 from lab.ablate.interventions import INTERVENTIONS, About, Layers
 from lab.ablate.sets import HeadSet
 from lab.ablate.speaking import first_box, speak
-from lab.ablate.things import answer_of, first_word, meant, things_beside
+from lab.ablate.things import answer_of, first_word, meant, of_another, things_beside
 from lab.base.errors import UserError
 from lab.datasets import Sample
 from lab.measure.metrics import box_iou
@@ -95,7 +95,7 @@ class Trial:
     ) -> About:
         sample, own = samples[number], first_word(answer_of(samples[number]))
         things = things_beside(sample, samples)
-        beside = [i for i, one in enumerate(samples) if one.query != sample.query]
+        beside = [i for i, one in enumerate(samples) if of_another(one, sample)]
         other = self._one_of([first_word(thing.answer) for thing in things], own)
         partner = self._one_of([first_word(answer_of(samples[i])) for i in beside], own)
         swapped = None if partner is None else samples[beside[partner]]

@@ -10,7 +10,7 @@ from lab.ablate.answers import Answer, against_answer, divergence, read_answer, 
 from lab.ablate.estimates import estimates
 from lab.ablate.interventions import check_interventions
 from lab.ablate.sets import HeadSet, check_kinds, head_sets
-from lab.ablate.things import Thing, distribution, mask_in_cells, share_of_cells, things_beside
+from lab.ablate.things import Thing, distribution, mask_in_cells, of_another, share_of_cells, things_beside
 from lab.ablate.trial import gains
 from lab.base.errors import UserError
 from lab.datasets import Sample
@@ -98,6 +98,16 @@ def test_other_things_are_the_lines_own_or_those_of_other_lines():
     for wrong in ("x", [3], [{"answer": "red"}], [{"bbox": [1]}]):
         with pytest.raises(UserError, match="sample a: others"):
             things_beside(sample("a", others=wrong), ())
+
+
+def test_expressions_are_of_another_thing_unless_words_name_or_box_say_the_same():
+    own, far = sample("a", thing="cat"), (50, 50, 60, 60)
+    assert not of_another(own, own)
+    assert not of_another(sample("the cat", far, thing="cat"), own), "the name decides before the box"
+    assert of_another(sample("the mat", thing="mat"), own)
+    assert not of_another(sample("the cat", (1, 0, 10, 10)), own), "without a name, the box does"
+    assert of_another(sample("the mat", far), own)
+    assert of_another(sample("the sky", None), own), "of what has no box, nothing is known"
 
 
 def test_cells_count_by_how_much_of_them_lies_in_a_box():
