@@ -30,6 +30,7 @@ from lab.records.record import Record
 
 VARIANTS = {
     "preset of the model": [],
+    "preset, but of whole cells": ["logic=cells"],
     "preset, but every region": ["logic.box.region=all"],
     "preset, but cut at the mean": ["logic.mask.method=mean_relu"],
     "selection_v1, unchanged": ["logic=selection_v1"],
