@@ -51,7 +51,7 @@ class Localization:
     """Where the chosen heads look. The boxes are None if nothing inside the image stands out."""
 
     heads: tuple[Head, ...]
-    heat: Float[np.ndarray, "rows cols"]  # summed smoothed maps, weighted by `logic.weights`, float32
+    heat: Float[np.ndarray, "rows cols"]  # what the heads together give each cell: see `in_attention`, float32
     mask_grid: Bool[np.ndarray, "rows*cuts cols*cuts"]  # above the threshold, and of that the region that was kept
     mask: Bool[np.ndarray, "height width"]  # on the original image
     box_xyxy: Box | None  # pixels, both edges inclusive
@@ -79,17 +79,17 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
         raise UserError(f"{unknown}; give the image as data.image_file")
     grid, size, there = record.grid, record.image_size, presence(record, heads, logic)
     heat = heat_map(head_maps(record, heads, logic.contrast), heads, logic)
-    mask_grid = _cells(heat, logic)
+    mask_grid, shown = _cells(heat, logic), in_attention(heat, len(heads), logic)
     if absent(there, logic):
         nothing = np.zeros(size[::-1], bool)
-        return Localization(tuple(heads), heat, np.zeros_like(mask_grid), nothing, None, None, there, absent=True)
+        return Localization(tuple(heads), shown, np.zeros_like(mask_grid), nothing, None, None, there, absent=True)
     if logic.mask.resolution == Resolution.image:
         mask = _cells_on_image(heat, grid, size, logic)
         box = box_on_image(mask, Grid.stretched(size[1], size[0], size), size)
     else:
         fine = grid.cut(logic.mask.cuts)
         mask, box = mask_on_image(mask_grid, fine, size), box_on_image(mask_grid, fine, size)
-    return Localization(tuple(heads), heat, mask_grid, mask, box, xywh(box), there)
+    return Localization(tuple(heads), shown, mask_grid, mask, box, xywh(box), there)
 
 
 def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig, choice: HeadChoice) -> Localization:
@@ -215,7 +215,7 @@ def smooth(maps: Float[np.ndarray, "maps rows cols"], config: SmoothingConfig) -
 def heat_map(
     maps: Float[np.ndarray, "heads rows cols"], heads: Sequence[Head], logic: LogicConfig
 ) -> Float[np.ndarray, "rows cols"]:
-    """The sum of the smoothed maps of the chosen heads, weighted as `logic.weights` says, float32."""
+    """What is cut: the sum of the smoothed maps of the chosen heads, weighted as `logic.weights` says, float32."""
     heat, smoothed = np.zeros(maps.shape[1:], np.float32), smooth(maps, logic.smoothing)
     weights = head_weights(smoothed[None], [heads], logic) if len(heads) else None
     if weights is not None:
@@ -223,6 +223,17 @@ def heat_map(
     for one in smoothed:  # in order: float32 sums depend on it
         heat += one
     return heat
+
+
+def in_attention(
+    heat: Float[np.ndarray, "rows cols"], number: int, logic: LogicConfig
+) -> Float[np.ndarray, "rows cols"]:
+    """The heat map of `number` heads as attention: so many times their power mean, which is their sum if nothing was
+    evened out (`logic.smoothing.power`). What is higher stays higher.
+    """
+    if number == 0 or logic.smoothing.power == 1:
+        return heat
+    return (number * (heat / number) ** (1 / logic.smoothing.power)).astype(np.float32)
 
 
 # Heat map to mask

@@ -63,10 +63,11 @@ def top_heads_figure(
     left_out: Sequence[Extent] = (),
     refined: Bool[np.ndarray, "height width"] | None = None,
 ) -> Figure:
-    """The picture with mask outline and box, each chosen head's map over it, and the mean of their smoothed maps.
+    """The picture with mask outline and box, each chosen head's map over it, and what they give each cell together.
 
     All maps share one colour scale: attention per cell, the share of the last token's attention that a cell gets. Of
-    more than MAX_HEADS_SHOWN heads the first are shown; the mean is of all.
+    more than MAX_HEADS_SHOWN heads the first are shown; the last map is of all: the mean of the smoothed maps or, where
+    they are evened out first, their power mean (`bbox.in_attention`).
 
     Args:
         maps: the chosen heads' attention, in the order of `scores`.
@@ -83,7 +84,7 @@ def top_heads_figure(
     figure, (large, *panels, bar) = sheet(query, shown + 1, picture.shape)
     picture.draw(large)
     draw_result(large, result, refined)
-    together = "together\nsmoothed, mean" if shown == len(scores) else f"all {len(scores)} together\nsmoothed, mean"
+    together = "together\nsmoothed" if shown == len(scores) else f"all {len(scores)} together\nsmoothed"
     titles = [*map(score_title, scores[:shown]), together]
     for axis, attention, title in zip(panels, [*maps[:shown], combined], titles, strict=True):
         overlay(axis, picture, attention, grid, norm)

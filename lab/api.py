@@ -75,7 +75,7 @@ class Found:
 
     @property
     def heat(self) -> Float[np.ndarray, "rows cols"]:
-        """The sum of their smoothed maps on the record's canvas, float32."""
+        """What they together give each cell of the record's canvas, float32: see `bbox.in_attention`."""
         return self.localization.heat
 
     @property

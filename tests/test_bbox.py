@@ -232,6 +232,26 @@ def test_evened_out_the_paler_half_of_a_thing_belongs_to_its_mask():
     assert binarise(smooth(thing[None], evened)[0], MaskConfig(method="otsu")).sum() == 48
 
 
+def test_the_heat_map_of_evened_maps_is_told_as_attention():
+    maps = np.random.default_rng(0).random((3, 6, 6), np.float32) / 36
+    record = Record(maps.reshape(1, 3, 1, 36)).with_image_size((60, 60))
+    heads = [(0, 0), (0, 1), (0, 2)]
+    plain = LogicConfig(smoothing=SHARP)
+    assert_allclose(localize(record, heads, plain).heat, maps.sum(0), rtol=1e-6)
+    evened = replace(plain, smoothing=SmoothingConfig(sigma=0, power=0.5))
+    cut = heat_map(maps, heads, evened)
+    assert_allclose(cut, np.sqrt(maps).sum(0), rtol=1e-6)
+    told = localize(record, heads, evened).heat
+    assert_allclose(told, 3 * np.sqrt(maps).mean(0) ** 2, rtol=1e-5)
+    assert told.dtype == np.float32
+    assert np.all(told <= maps.sum(0) * (1 + 1e-6)), "a power mean is no more than the mean"
+    assert_array_equal(told.ravel().argsort(), cut.ravel().argsort())
+    assert_allclose(
+        localize(record, heads[:1], evened).heat, maps[0], rtol=1e-5
+    )  # of one head, unsmoothed: its own map
+    assert not localize(record, [], evened).heat.any()
+
+
 def test_sharpened_a_pale_bridge_is_left_out_and_of_two_regions_the_one_that_is_looked_at_more_counts():
     heat = np.zeros((12, 12), np.float32)
     heat[3:6, 1:4], heat[3:6, 8:11], heat[4, 4:8] = 1, 0.8, 0.45  # two things and what lies between them

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from bbox import head_maps, heat_map
+from bbox import head_maps, heat_map, in_attention
 from collector import prepare
 from conf.schema import MEAN
 from lab.api import Found, Model
@@ -162,7 +162,8 @@ class Desk:
         tokens = [str(token["text"]) for token in record.meta["tokens"]]
         each = places_of_words(found.expression, tokens)
         of_words = [replace(record, attn=record.attn[:, :, places]).under(logic) for _, places in each]
-        maps = [heat_map(head_maps(one, found.heads), found.heads, logic) for one in of_words]
+        cut = [heat_map(head_maps(one, found.heads), found.heads, logic) for one in of_words]
+        maps = [in_attention(heat, len(found.heads), logic) for heat in cut]
         return [(word, heat) for (word, _), heat in zip(each, maps, strict=True)]
 
     def knock_out(self, state: State, side: int, way: str) -> list[Said]:

@@ -42,7 +42,7 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What the chosen heads look at, then the mean of their smoothed maps."""
+    """What the chosen heads look at, then the mean (or power mean: bbox.in_attention) of their smoothed maps."""
 
     levels: np.ndarray  # uint8 [heads + 1, rows, cols], see lab.report.pictures.levels
     highest: float  # attention of a cell at level 255

@@ -70,7 +70,7 @@ function headList(sample, run, maps, large) {
   const found = sample.runs[run];
   const names = found.heads.map(([layer, head]) => nameOfHead(layer, head));
   const rows = [...names, "together"].map((name, slot) => {
-    const told = slot < names.length ? scoresOf(found.heads[slot]) : ["mean of the smoothed maps"];
+    const told = slot < names.length ? scoresOf(found.heads[slot]) : ["smoothed"];
     return headRow(sample, run, slot, name, told, maps, large);
   });
   layOver(sample, run, maps, large);
