@@ -114,6 +114,12 @@ def presence(record: Record, heads: Sequence[Head], logic: LogicConfig) -> float
     found = Calibration.from_dict(logic.presence.file, KEY)
     if set(found.heads) != set(heads):
         return None
+    made_by = record.meta.get("model_name")
+    if found.model is not None and made_by and not same_model(str(made_by), found.model):
+        if logic.presence.threshold is None:
+            return None
+        other = f"the record is of {made_by}, the calibration of {found.model}"
+        raise UserError(f"{other}: leave out logic.presence.threshold")
     if record.read != found.tokens:
         if logic.presence.threshold is None:
             return None
@@ -274,9 +280,9 @@ def _spline(number: int, cuts: int) -> Float[np.ndarray, "number*cuts number"]:
 
 
 def sharpen(heats: Float[np.ndarray, "*shape"], config: MaskConfig) -> Float[np.ndarray, "*shape"]:
-    """Each value to the power `config.power`: above 1, a threshold between what is high and low leaves out more.
+    """Each value to the power `config.power`: above 1, Otsu's threshold keeps less of what is pale.
 
-    Negative values, which splines bring in, count as none.
+    With another power than 1, negative values, which splines bring in, count as none.
     """
     return heats if config.power == 1 else np.maximum(heats, 0) ** config.power
 

@@ -364,7 +364,7 @@ class MaskConfig(Group, path="logic.mask"):
         most=10,
     )
     resolution: Resolution = key(
-        Resolution.grid, "grid: threshold the cells; image: threshold the map after upsampling"
+        Resolution.grid, "grid: threshold the cells; image: the map enlarged to the picture, whatever `cuts` is"
     )
 
     def check(self) -> None:
@@ -380,7 +380,7 @@ class BoxConfig(Group, path="logic.box"):
     region: Region = key(
         Region.all,
         "all: every positive cell; largest: the largest region; largest_hull: largest convex hull; heaviest: the "
-        "region with the largest sum of the heat map",
+        "region with the largest sum of the map that is cut",
         common="all, largest, largest_hull, heaviest: what is boxed",
     )
 

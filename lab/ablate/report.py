@@ -85,9 +85,9 @@ def screen(found: Ablation) -> str:
         rows = found.of(name, metric)
         cells = [next((shown(rows[of].value, metric) for of in sets if of in rows), "") for sets in COLUMNS.values()]
         lines.append((name, metric, *cells))
-    chosen, random, _ = _notes(found)
+    *notes, _ = _notes(found)
     header, *lines = _without_empty([("heads changed", "metric", *COLUMNS), *lines])
-    return table(header, lines) + f"\n\n{chosen}\n{random}"
+    return table(header, lines) + "\n\n" + "\n".join(notes)
 
 
 def _without_empty(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -152,7 +152,7 @@ def _notes(found: Ablation) -> list[str]:
     heads = ", ".join(head_name(head) for head in found.heads)
     return [
         f"Chosen: {heads}, from {found.source}; {found.samples} samples of {found.pictures} pictures.",
-        f"Random: {found.random}.",
+        *([f"Random: {found.random}."] if found.random else []),
         "Behind the figures the differences to the untouched model on the same samples, with 95 % bootstrap intervals: "
         "pictures are drawn anew and, of controls of several sets, one set.",
     ]

@@ -12,6 +12,7 @@
 | `all` | all heads; where all but a set are changed, `none` instead: no head is spared |
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from jaxtyping import Bool, Float
 from analyze import Head
 from lab.base.errors import UserError
 from lab.measure.controls import sets_of_same_layers
+
+log = logging.getLogger(__name__)
 
 UNTOUCHED, CHOSEN = "untouched", "chosen"
 KINDS = ("alone", "best", "random", "any", "matched", "others", "all")  # beside the chosen
@@ -62,6 +65,8 @@ def head_sets(
     `ranked` holds all heads, the one selected most often first; `sums` their attention sums.
     """
     every = list(np.ndindex(*sums.shape))
+    if "best" in kinds and (more := [k for k in best if k > len(ranked)]):
+        log.warning("left out: the best %s heads (ablate.best), for there are %d", more, len(ranked))
     random = sets_of_same_layers(chosen, sums.shape[1], draws, rng, most=draws)
     drawn: dict[str, Callable[[], tuple[Head, ...]]] = {
         "any": lambda: _any(every, chosen, rng),
@@ -77,7 +82,8 @@ def head_sets(
         "all": [HeadSet("all", tuple(every)), HeadSet("none", ())],
     }
     sets = [one for kind in KINDS if kind in kinds for one in made[kind] if one.heads or one.name == "none"]
-    return [HeadSet(UNTOUCHED, ()), HeadSet(CHOSEN, tuple(chosen)), *sets], random.note
+    note = random.note if "random" in kinds else ""
+    return [HeadSet(UNTOUCHED, ()), HeadSet(CHOSEN, tuple(chosen)), *sets], note
 
 
 def head_name(head: Head) -> str:

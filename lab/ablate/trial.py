@@ -20,7 +20,7 @@ from lab.ablate.interventions import INTERVENTIONS, About, Layers
 from lab.ablate.sets import HeadSet
 from lab.ablate.speaking import first_box, speak
 from lab.ablate.things import answer_of, first_word, meant, of_another, things_beside
-from lab.base.errors import UserError
+from lab.base.errors import UserError, reason
 from lab.datasets import Sample
 from lab.measure.metrics import box_iou
 from llava.family import LoadedModel
@@ -72,23 +72,30 @@ class Trial:
     @property
     def scores(self) -> dict[str, Float[np.ndarray, "interventions sets samples"]]:
         """Every metric that was measured at all."""
+        if not self._scores:
+            return {}
         found = {name: np.stack([one[name] for one in self._scores], axis=2) for name in METRICS}
         return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
-    def take(self, samples: Sequence[Sample], question: Question) -> None:
-        """Measures the samples of one picture. Raises UserError naming one whose answer or things are malformed."""
+    def take(self, samples: Sequence[Sample], question: Question) -> dict[str, str]:
+        """Measures the samples of one picture, but for those whose answer, things or masks are malformed: of these the
+        ids, and why.
+        """
+        failed: dict[str, str] = {}
         picture = ReadPicture(self.loaded, question)
         looked = picture.look()[0][:, 0].float()  # layers heads queries vis
         for number, sample in enumerate(samples):
-            about = self._about(number, samples, question, looked)
-            text = answer_of(sample)
-            answer = None if text is None else tokenized(text, self.loaded.tokenizer)
             try:
+                about = self._about(number, samples, question, looked)
+                text = answer_of(sample)
+                answer = None if text is None else tokenized(text, self.loaded.tokenizer)
                 self._scores.append(self._measure(picture, number, about, answer))
             except UserError as error:
-                raise UserError(f"sample {sample.id}: {error}") from None
+                failed[sample.id] = reason(error)
+                continue
             self.samples.append(sample)
             self.words.append(answer.number if answer else 0)
+        return failed
 
     def _about(
         self, number: int, samples: Sequence[Sample], question: Question, looked: Float[torch.Tensor, "L H queries vis"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, ValidationError
 from yaml import YAMLError
 
 from lab.base.errors import UserError, shown
@@ -68,6 +68,8 @@ def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
             options = OmegaConf.merge(options, OmegaConf.from_dotlist([argument]))
         except (YAMLError, RecursionError):
             raise UserError(f"{shown(argument)}: expected a number, a word or a list, [A,B]") from None
+        except ValidationError as error:
+            raise UserError(f"{shown(argument)}: {str(error).splitlines()[0]}") from None
     return OmegaConf.to_object(options)  # type: ignore[return-value]
 
 

@@ -137,6 +137,8 @@ def one_line(error: Exception) -> str:
     lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
     text = shown(" ".join(kept), MOST)
+    if "is not a ListConfig" in text:
+        return f"{text.partition(' Invalid value')[0]}: expected a list, [A,B]"
     unknown = "not in '" in text or "not in struct" in text
     return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
 

@@ -7,7 +7,7 @@ from typing import Any
 from lab.base.errors import UserError
 from lab.base.files import check_pointer, read_json
 from lab.base.numbers import whole
-from lab.base.paths import PROJECT, exists, find
+from lab.base.paths import PROJECT, exists, find, is_file, same_model
 
 NAME = "localization_heads.json"
 KNOWN = PROJECT / "conf" / "heads"
@@ -15,9 +15,19 @@ EXPECTED = f"expected a {NAME} as stage=select writes it"
 
 
 def heads_file(named: str) -> Path:
-    """The file that `logic.heads` names: a path or, where nothing is there, the name of one in conf/heads."""
+    """The file that `logic.heads` names: a path or, where no file is there, one in conf/heads, by its name or by the
+    model whose heads it holds.
+    """
     path, known = find(named), KNOWN / f"{named}.json"
-    return known if not exists(path) and exists(known) else path
+    if is_file(path):
+        return path
+    if exists(known):
+        return known
+    return next((file for file in sorted(KNOWN.glob("*.json")) if same_model(_model_in(file), named)), path)
+
+
+def _model_in(file: Path) -> str:
+    return str(read_heads(file)["model"])
 
 
 def read_heads(path: Path) -> dict[str, Any]:
@@ -32,7 +42,7 @@ def read_heads(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in KNOWN.glob("*.json")))
-        expected = f"expected null, preset, [[layer, head], ...], a {NAME} or one of {known}"
+        expected = f"expected null, preset, [[layer, head], ...], a {NAME}, one of {known}, or a model of theirs"
         raise UserError(f"logic.heads={path}: no such file; {expected}") from None
     except OSError as error:
         raise UserError(f"logic.heads={path}: cannot be read ({error.strerror or error}); {EXPECTED}") from None

@@ -153,10 +153,11 @@ def _mean_of(draws: Iterable[Estimate]) -> Estimate:
 
 @dataclass(frozen=True)
 class RandomSets:
-    """Sets of heads that share their layers with given heads, and none of the heads."""
+    """Sets of heads that share their layers with given heads and, if these leave enough, none of the heads."""
 
     sets: tuple[tuple[Head, ...], ...]
     total: int  # there are so many in all
+    apart: bool = True  # whether none of the given heads is among them
 
     @property
     def all(self) -> bool:
@@ -166,9 +167,12 @@ class RandomSets:
     @property
     def note(self) -> str:
         """What they are, in words."""
+        of = "other heads of the same layers"
+        if not self.apart:
+            of = "heads of the same layers, among them chosen ones, since a layer has too few others"
         if self.all:
-            return f"all {self.total} sets of other heads of the same layers"
-        return f"{len(self.sets)} of the {self.total:,} sets of other heads of the same layers, drawn at random"
+            return f"all {self.total} sets of {of}"
+        return f"{len(self.sets)} of the {self.total:,} sets of {of}, drawn at random"
 
 
 def sets_of_same_layers(
@@ -183,12 +187,13 @@ def sets_of_same_layers(
     for layer, number in wanted.items():
         others = [(layer, head) for head in range(num_heads) if (layer, head) not in heads]
         free[layer] = others if len(others) >= number else [(layer, head) for head in range(num_heads)]
+    apart = not any(head in heads for others in free.values() for head in others)
     total = math.prod(math.comb(len(free[layer]), number) for layer, number in wanted.items())
     if total <= most:
         parts = product(*(combinations(free[layer], number) for layer, number in wanted.items()))
-        return RandomSets(tuple(tuple(chain.from_iterable(part)) for part in parts), total)
+        return RandomSets(tuple(tuple(chain.from_iterable(part)) for part in parts), total, apart)
     drawn: dict[tuple[Head, ...], None] = {}  # a set that is drawn twice counts once
     while len(drawn) < min(draws, total):
         picks = [sorted(rng.choice(len(free[layer]), number, replace=False)) for layer, number in wanted.items()]
         drawn[tuple(free[layer][i] for layer, pick in zip(wanted, picks, strict=True) for i in pick)] = None
-    return RandomSets(tuple(drawn), total)
+    return RandomSets(tuple(drawn), total, apart)

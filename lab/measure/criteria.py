@@ -21,12 +21,14 @@ Values = Float[np.ndarray, " heads"]
 
 
 def peak(maps: Maps) -> Values:
-    """The weight of the cell that is looked at most."""
+    """The weight of the cell that is looked at most: the simplest there is, for comparison."""
     return maps.max((1, 2)).astype(float)
 
 
 def focus(maps: Maps) -> Values:
-    """Minus Shannon's entropy of the map, in nats: 0 for one cell; unlike spatial entropy it has no threshold."""
+    """Minus Shannon's entropy of the map, in nats (C. E. Shannon, 1948): 0 for one cell; unlike the paper's spatial
+    entropy it has no threshold and takes no account of where cells lie.
+    """
     return -shannon_entropy(maps)
 
 

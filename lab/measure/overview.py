@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from lab.base.errors import UserError
 from lab.datasets import Sample
+from lab.heads.choice import HeadChoice, warn_of_another_model
 from lab.heads.reading import tell_unreadable
 from lab.measure.glance import Glance, heads_of
 from lab.records.files import load_or_why
@@ -19,11 +20,14 @@ from lab.records.folder import list_samples
 log = logging.getLogger(__name__)
 
 
-def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
-    """The record of each sample that has one. Raises UserError if none has; says how many do not match, both ways."""
+def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sample] = ()) -> dict[str, Path]:
+    """The record of each sample that has one. Raises UserError if none has; says how many do not match, both ways.
+
+    `beside`: samples of the same data file whose records are not wanted.
+    """
     found = list_samples(folder)["records"]
     files = {sample.id: found[sample.id] for sample in samples if sample.id in found}
-    other = len(found) - len(files)
+    other = len(found) - len(files) - sum(sample.id in found for sample in beside)
     if not files:
         there = f"no sample of {len(samples)} has a record in {folder} ({other} others are there)"
         raise UserError(f"{there}: collect them with data.process_all=true")
@@ -33,12 +37,16 @@ def record_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
     return files
 
 
-def shape_of(files: Iterable[Path]) -> tuple[int, int]:
-    """(layers, heads) of the first record that can be read. Raises UserError if none can."""
+def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:
+    """(layers, heads) of the first record that can be read, with a warning if the heads were found in another model
+    than its own. Raises UserError if none can be read.
+    """
     unreadable: dict[Path, str] = {}
     for path in files:
         record = load_or_why(path)
         if not isinstance(record, str):
+            if made_by := record.meta.get("model_name"):
+                warn_of_another_model(choice, str(made_by))
             return record.num_layers, record.num_heads
         unreadable[path] = record
     tell_unreadable(unreadable, len(unreadable))

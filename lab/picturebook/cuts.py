@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from bbox import boxes_on_image, cut_cells, head_maps, heat_map, regions
+from bbox import boxes_on_image, cut_cells, head_maps, heat_map, regions, sharpen
 from conf.schema import LogicConfig, configuration
 from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
+from lab.base.errors import UserError
 from lab.datasets import Truth
 from lab.heads.choice import head_choice
 from lab.measure.intervals import bootstrap, paired_bootstrap, ratios
@@ -73,6 +74,10 @@ class CutsConfig:
     n: int = 600  # scenes of the training's kind
     beyond: int = 100  # scenes of each other kind
 
+    def __post_init__(self) -> None:
+        if min(self.n, self.beyond) < 0 or not (self.n or self.beyond):
+            raise UserError(f"n={self.n} beyond={self.beyond}: no scenes; expected 0 or more of each, and some of one")
+
 
 Scores = Float[np.ndarray, "4 rules scenes"]  # as lab.measure.intervals.columns has them
 
@@ -118,7 +123,7 @@ def by_truth(record: Record, heads: HeadSet, logic: LogicConfig, truth: Truth) -
     assert truth.mask is not None
     heat = cut_cells(heat_map(head_maps(record, heads, logic.contrast), heads, logic)[None], logic.mask.cuts)
     levels = np.unique(np.quantile(heat, 1 - np.geomspace(1 / heat.size, 1, LEVELS)))
-    masks = regions(heat > levels[:, None, None], logic.box, np.repeat(heat, len(levels), 0))
+    masks = regions(heat > levels[:, None, None], logic.box, np.repeat(sharpen(heat, logic.mask), len(levels), 0))
     fine = record.grid.cut(logic.mask.cuts)
     boxes, found = boxes_on_image(masks, fine, record.image_size)
     overlap = box_iou(boxes + np.array([0, 0, 1, 1]), np.array(truth.box_xyxy)) * found

@@ -11,9 +11,9 @@ Every combination, on scenes that are used for nothing else.
         records=runs/choose/examples-models-picturebook
 
 The heads are found without labels, by the shipped model's rules; labels choose between the rules that make the box.
-Prints the best combinations and, for each setting, the best that can be had with it. What wins is conf/logic/cells.yaml
-and, of those that cut between the cells (`choices=edges`), conf/logic/best.yaml; how good it is, other scenes tell
-(seed 31, in the model card).
+Prints the best combinations and, for each setting, the best that can be had with it. What wins is, but for the number
+of heads, conf/logic/cells.yaml and, of those that cut between the cells (`choices=edges`), conf/logic/best.yaml; how
+good it is, other scenes tell (seed 31, in the model card).
 """
 
 import logging
@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from analyze import Head
 from bbox import binarise, box_on_image, cut_cells, head_maps, region, sharpen, smooth
-from conf.schema import BoxConfig, MaskConfig, SmoothingConfig, configuration
+from conf.schema import BoxConfig, LogicConfig, MaskConfig, configuration
 from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
 from lab.base.errors import UserError
@@ -79,6 +79,10 @@ class SearchConfig:
     best: int = 12  # combinations that are printed
     choices: str = "cells"  # or edges
 
+    def __post_init__(self) -> None:
+        if self.best < 1:
+            raise UserError(f"best={self.best}: expected 1 or more combinations to print")
+
 
 def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarray, "levels combinations 3"]]:
     """Every combination of the choices, and its Acc at each of LEVELS with the 95 % interval."""
@@ -92,7 +96,7 @@ def search(config: SearchConfig) -> tuple[list[tuple[Any, ...]], Float[np.ndarra
     heads = find_heads(parts, settings).fixed("both", max(choices["heads"]), logic)
     seen = [(sample, parts.files[sample.id]) for sample in parts.scored if sample.id in parts.files]
     pictures = numbered([str(sample.image_file) for sample, _ in seen])
-    scored = in_workers(partial(ious, heads=heads, smoothing=logic.smoothing, choices=choices), seen)
+    scored = in_workers(partial(ious, heads=heads, logic=logic, choices=choices), seen)
     overlaps = np.array([row for _, row in progress(scored, "search", total=len(seen))]).T  # [combinations, samples]
     right = [(overlaps >= level).astype(float) for level in LEVELS]
     estimates = [np.stack(bootstrap(hits, np.ones_like(hits), pictures), axis=1) for hits in right]
@@ -107,14 +111,14 @@ def choices_of(name: str) -> Choices:
 
 
 def ious(
-    item: tuple[Sample, Path], heads: Sequence[Head], smoothing: SmoothingConfig, choices: Choices
+    item: tuple[Sample, Path], heads: Sequence[Head], logic: LogicConfig, choices: Choices
 ) -> Float[np.ndarray, " combinations"]:
     """IoU of one scene's true box with the box of every combination of `choices`, in their order."""
-    record = load_record(item[1])
+    record = load_record(item[1], logic)
     size = record.image_size or (1, 1)
     found: dict[tuple[Any, ...], tuple[float, ...]] = {}
     for contrast, sigma, evened in product(choices["contrast"], choices["sigma"], choices["evened"]):
-        maps = smooth(head_maps(record, heads, contrast), replace(smoothing, sigma=sigma, power=evened))
+        maps = smooth(head_maps(record, heads, contrast), replace(logic.smoothing, sigma=sigma, power=evened))
         for k, cuts in product(choices["heads"], choices["cuts"]):
             fine, grid = cut_cells(maps[:k].sum(0)[None], cuts)[0], record.grid.cut(cuts)
             for threshold, power in product(choices["threshold"], choices["sharpened"]):

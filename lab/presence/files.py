@@ -47,7 +47,7 @@ class Calibration:
         `model.read=last`, the default, says nothing of saved records: each is asked by itself (`bbox.presence`).
         """
         if heads is None:
-            return "is of fixed heads, but heads are ranked for each sample"
+            return "is of fixed heads, but heads are ranked for each sample (logic.heads=null)"
         if set(heads) != set(self.heads):
             return f"is of heads {_names(self.heads)}, not of {_names(heads)}"
         if self.model is not None and not same_model(self.model, model.name):
@@ -78,9 +78,11 @@ class Calibration:
             rule = plain["rule"]
             weights = {str(name): float(weight) for name, weight in rule["weights"].items()}
             intercept, heads = float(rule["intercept"]), tuple((whole(a), whole(b)) for a, b in plain["heads"])
-            smoothing, read = SmoothingConfig(**plain["smoothing"]), dict(plain["read"])
+            smoothing, read = _smoothing(plain["smoothing"]), dict(plain["read"])
             model = None if plain["model"] is None else str(plain["model"])
             tokens = str(plain.get("model.read", "last"))
+        except UserError as error:  # a number that no smoothing has
+            raise UserError(f"{source}: {error}; {_expected()}") from None
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{source}: malformed ({type(error).__name__}: {error}); {_expected()}") from None
         unknown = [name for name in weights if name not in NUMBERS]
@@ -110,16 +112,13 @@ def calibration_of(config: Config, heads: Sequence[Head] | None, file_of_heads: 
     Raises UserError if the one that is named does not fit, or if there is none and `logic.presence.threshold` needs it.
     """
     named, logic, model = config.logic.presence.file, config.logic, config.model
+    found: Calibration | None
     if isinstance(named, Mapping):  # as a saved configuration tells it
         found, source = Calibration.from_dict(named, KEY), KEY
     elif named is not None:
         found, source = read_calibration(find(named)), f"{KEY}={named}"
-    elif file_of_heads is None and config.model.presence is not None:
-        found, source = read_calibration(find(config.model.presence)), config.model.presence
-    elif file_of_heads is not None and exists(beside := find(file_of_heads).parent / NAME):
-        found, source = read_calibration(beside), str(beside)
     else:
-        found, source = None, ""
+        found, source = _of_heads(config, heads, file_of_heads)
     why = found.misfit(heads, logic, model) if found else "there is none"
     if why is None:
         return found
@@ -128,8 +127,22 @@ def calibration_of(config: Config, heads: Sequence[Head] | None, file_of_heads: 
         raise UserError(f"{why}; make one of these heads: {HOW}")
     if logic.presence.threshold is not None:
         needs = f"logic.presence.threshold={logic.presence.threshold:g} needs a calibration of the chosen heads"
-        raise UserError(f"{needs}, but {why}: make one with {HOW}")
+        how = "fix them with logic.heads" if heads is None else f"make one with {HOW}"
+        raise UserError(f"{needs}, but {why}: {how}")
     return None
+
+
+def _of_heads(
+    config: Config, heads: Sequence[Head] | None, file_of_heads: str | None
+) -> tuple[Calibration | None, str]:
+    """That beside the file of heads or of the model's preset, whichever is of these heads; else the first of them."""
+    beside = None if file_of_heads is None else find(file_of_heads).parent / NAME
+    files = [(beside, str(beside))] if beside is not None and exists(beside) else []
+    if config.model.presence is not None:
+        files.append((find(config.model.presence), config.model.presence))
+    known = [(read_calibration(path), source) for path, source in files]
+    fitting = (one for one in known if one[0].misfit(heads, config.logic, config.model) is None)
+    return next(fitting, known[0] if known else (None, ""))
 
 
 def calibrated(config: Config, heads: Sequence[Head] | None, file_of_heads: str | None) -> LogicConfig:
@@ -141,6 +154,15 @@ def calibrated(config: Config, heads: Sequence[Head] | None, file_of_heads: str 
 
 def _read(logic: LogicConfig) -> dict[str, Any]:
     return {"token": logic.token, "grids": str(logic.grids), "filter.sinks": logic.filter.sinks}
+
+
+def _smoothing(plain: Mapping[str, Any]) -> SmoothingConfig:
+    """Raises TypeError or ValueError if a value is no number, UserError if it is none that a smoothing has."""
+    numbers: dict[str, Any] = {name: float(plain[name]) for name in ("sigma", "power") if name in plain}
+    cells: dict[str, Any] = {name: plain[name] and whole(plain[name]) for name in ("kernel", "per_cells")}
+    if unknown := plain.keys() - numbers.keys() - cells.keys():
+        raise ValueError(f"smoothing.{min(unknown)}")
+    return SmoothingConfig(**numbers, **cells)
 
 
 def _names(heads: Sequence[Head]) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conf.schema import Config, as_dict
+from conf.schema import AblateConfig, Config, as_dict
 from lab.base.console import progress
-from lab.base.errors import UserError, reason
+from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
@@ -97,7 +97,9 @@ def ablate(loaded: "LoadedModel", samples: Sequence[Sample], config: Config, cho
     trial = Trial(loaded, sets, first.means, wanted, config.seed, config.model.max_new_tokens)
     for _ in progress(_taken(trial, read(), failed), "ablate 2/2", total=len(samples)):
         pass
-    _tell_unmeasured(trial, wanted.interventions)
+    if not trial.samples:
+        raise UserError(f"no sample could be asked, the first because: {next(iter(failed.values()))}")
+    _tell_unmeasured(trial, wanted)
     words, pictures = np.array(trial.words), numbered([str(one.image_file) for one in trial.samples])
     figures = estimates(
         trial.scores, words, pictures, wanted.interventions, sets, resamples=wanted.resamples, seed=config.seed
@@ -122,23 +124,25 @@ def _taken(trial: "Trial", rows: Iterator["ReadyRow"], failed: dict[str, str]) -
             failed[sample.id] = why
             yield sample
         if row.question is not None:
-            try:
-                trial.take(row.samples, row.question)
-            except UserError as error:
-                log.error("%s", error)
-                failed |= {sample.id: reason(error) for sample in row.samples}
+            for name, why in trial.take(row.samples, row.question).items():
+                log.error("%s: %s", name, why)
+                failed[name] = why
             yield from row.samples
 
 
-def _tell_unmeasured(trial: "Trial", names: Sequence[str]) -> None:
-    """Warns of interventions that no sample allows, with what it takes. Raises UserError if none could be made."""
+def _tell_unmeasured(trial: "Trial", wanted: AblateConfig) -> None:
+    """Warns of what no sample allows, with what it takes. Raises UserError if no intervention could be made."""
     from lab.ablate.interventions import INTERVENTIONS
+    from lab.ablate.trial import BOXES
 
+    names = wanted.interventions
     divergence = trial.scores.get("divergence")
     idle = [name for i, name in enumerate(names) if divergence is None or not np.isfinite(divergence[i]).any()]
     lacking = [f"{name} needs {INTERVENTIONS[name].needs}" for name in idle if INTERVENTIONS[name].needs]
     if len(idle) == len(names):
         raise UserError(f"no sample allows any of ablate.interventions: {'; '.join(lacking) or 'none can be asked'}")
+    if wanted.written and not trial.scores.keys() & set(BOXES):
+        lacking.append("ablate.written needs redirect or swap, a box of the line, and a model that writes one")
     for text in lacking:
         log.warning("not measured: %s", text)
 

@@ -24,6 +24,7 @@ from lab.base.files import check_writable, write_atomic
 from lab.base.paths import find
 from lab.datasets import Sample
 from lab.heads.choice import HeadChoice
+from lab.heads.files import KNOWN
 from lab.measure.intervals import numbered
 from lab.measure.presence import COLUMNS, Separation, by_category, cells, separation
 from lab.presence.files import NAME, Calibration
@@ -70,6 +71,8 @@ def run(config: Config, choice: HeadChoice) -> int:
         raise UserError("no data file: set data.data_file=samples.jsonl")
     wanted = asks(list(chosen_samples(config.data)), config.calibrate.swaps, np.random.default_rng(config.seed))
     beside = None if choice.file is None else find(choice.file).parent
+    if beside == KNOWN:  # they are of the project, and serve others too
+        beside = None
     if all(one.own for one in wanted):
         raise UserError("all pictures have the same expressions, so that there are none to swap")
     if beside is None:
@@ -94,7 +97,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     print(table(COLUMNS, cells(rows)))
     print(f"\nweights: {in_words(rule)}")
     print_written(written)
-    if choice.file is None:
+    if beside is None:
         print(f"\nuse it: logic.presence.file={written[0]}")
     return 1 if failed else 0
 

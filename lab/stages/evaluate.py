@@ -51,7 +51,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     failed = collect_first(config, choice)
     files = record_files(records_folder(config), samples)
     check_results(config, *FILES, figures=["head_iou"])
-    shape = shape_of(files.values())
+    shape = shape_of(files.values(), choice)
     rng = np.random.default_rng(config.seed)
     setting = Setting(shape, config.logic, choice.fixed(shape), config.evaluate.draws, rng)
     rules = Rules(config.logic, config.metrics.box == BoxConvention.inclusive, "oracle" in config.evaluate.controls)

@@ -10,7 +10,7 @@ from lab.base.console import table
 from lab.base.files import write_atomic
 from lab.base.numbers import finite
 from lab.datasets import Sample
-from lab.heads.choice import HeadChoice
+from lab.heads.choice import HeadChoice, warn_of_another_model
 from lab.stages.batch import collect_first
 from lab.stages.common import check_results, make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
@@ -33,13 +33,14 @@ FIGURES = ("study_settings", "study_heads")
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Measures, writes, and prints the claims. Returns 1 if a sample cannot be collected, or a record not be read."""
-    samples = [sample for sample in samples_with_truth(config.data) if sample.present]
+    every = samples_with_truth(config.data)
+    samples, absent = ([one for one in every if one.present is there] for there in (True, False))
     check_asking(samples, config)
     refiner = refiner_of(config)
     failed = collect_first(config, choice)
     folder = records_folder(config)
     check_results(config, "study.md", "study.json", *(f"{name}.png" for name in FIGURES if config.save_fig))
-    study = make_study(samples, folder, settings_of(config, choice))
+    study = make_study(samples, folder, settings_of(config, choice), absent)
     sharp = SharpTable.of(refiner, config, choice, study.split.scored, study.split.files)
     best = Best.of(study)
     if config.study.ask:
@@ -68,10 +69,12 @@ def settings_of(config: Config, choice: HeadChoice) -> Settings:
     )
 
 
-def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> Study:
-    """Everything that is measured, from the records in a folder."""
-    parts = split(samples, folder, settings)
+def make_study(samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()) -> Study:
+    """Everything that is measured, from the records in a folder, which may hold those of `absent` things too."""
+    parts = split(samples, folder, settings, absent)
     found = find_heads(parts, settings)
+    if found.model is not None:
+        warn_of_another_model(settings.choice, found.model)
     chance = Chance.of(found, found.scored_picture_of, settings.resamples, settings.seed)
     plan = make_plan(found, settings, chance)
     measured = measure_plan(plan, parts, found, settings)
@@ -79,7 +82,7 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings) -> S
     agreement = agreements(counts, settings.logic.top_k, settings)
     rhos = rank_correlations(found, settings, chance)
     verdicts = claims(plan, measured, chance, rhos, agreement, settings)
-    tokens = which_token(samples, folder, settings)
+    tokens = which_token(samples, folder, settings, absent)
     return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings, tokens)
 
 

@@ -106,18 +106,22 @@ def knock_outs(
 
     each = [HeadSet(name, heads) for name, several in sets.items() for heads in several]
     named = [HeadSet(UNTOUCHED, ()), HeadSet(CHOSEN, each[0].heads), *each]
-    first = next((row for row in prepared(loaded, samples, config) if row.question is not None), None)
+    failed: list[str] = []
+    first = None
+    for row in prepared(loaded, samples, config):
+        failed += [why for _, why in row.failed]
+        if row.question is not None:
+            first = row
+            break
     if first is None:
-        raise UserError("no sample can be asked, so no head can be changed")
+        raise UserError(f"no sample could be asked for study.ask, the first because: {failed[0]}")
     means = survey(loaded, [first], config.model, config.logic).means  # their shapes: neither knock-out takes a mean
     wanted = replace(config.ablate, interventions=list(KNOCK_OUTS), tokens=AblateTokens.onward)
     trial = Trial(loaded, named, means, wanted, config.seed)
     for row in progress(prepared(loaded, samples, config), "study, knock-outs"):
         if row.question is not None:
-            try:
-                trial.take(row.samples, row.question)
-            except UserError as error:  # an answer or a thing that is malformed
-                log.warning("left out of the knock-outs: %s", error)
+            for name, why in trial.take(row.samples, row.question).items():  # an answer or a thing that is malformed
+                log.warning("left out of the knock-outs: %s: %s", name, why)
     words, pictures = np.array(trial.words), numbered([str(one.image_file) for one in trial.samples])
     rows = estimates(
         trial.scores, words, pictures, KNOCK_OUTS, named, resamples=config.evaluate.resamples, seed=config.seed

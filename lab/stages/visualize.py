@@ -10,7 +10,7 @@ from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
-from lab.heads.choice import HeadChoice
+from lab.heads.choice import HeadChoice, warn_of_another_model
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
@@ -47,6 +47,8 @@ def run(config: Config, choice: HeadChoice) -> int:
     path = record_path(config)
     check_results(config)
     record, result = locate(path, config.logic, choice, figures)
+    if made_by := record.meta.get("model_name"):
+        warn_of_another_model(choice, str(made_by))
     refined = sharp_mask(refiner, record, result, config.data.image_file)
     target = make_results_folder(config) / path.name
     written = write_localization(target, record, result, config.logic, figures, refined)

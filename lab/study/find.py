@@ -152,9 +152,12 @@ class Found:
         return tuple(divmod(index, self.shape[1]) for index in order)
 
 
-def split(samples: Sequence[Sample], folder: Path, settings: Settings) -> Split:
-    """As `study.find` says, without the records that cannot be read. Raises UserError if a side would be empty."""
-    files, where = record_files(folder, samples), settings.study.find
+def split(samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()) -> Split:
+    """As `study.find` says, without the records that cannot be read. Raises UserError if a side would be empty.
+
+    `absent`: samples of things that are not there, which the study leaves out with their records.
+    """
+    files, where = record_files(folder, samples, absent), settings.study.find
     broken = _unreadable(list(files.values()), settings)
     files = {name: path for name, path in files.items() if path not in broken}
     beside = beside_of(samples, files, settings.study.mirrored)

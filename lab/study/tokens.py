@@ -44,7 +44,9 @@ class Token:
         return {"read": self.read, "token": self.token, "heads": heads, "metrics": named, f"{GAIN} gain": gain}
 
 
-def which_token(samples: Sequence[Sample], folder: Path, settings: Settings) -> list[Token]:
+def which_token(
+    samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()
+) -> list[Token]:
     """Every choice that the records allow, `folder`'s first; nothing if they allow only one.
 
     Raises UserError if a folder of `study.reads` is of another model or lacks samples.
@@ -56,7 +58,7 @@ def which_token(samples: Sequence[Sample], folder: Path, settings: Settings) -> 
             "all, half"
         )
     alone = replace(settings, study=replace(settings.study, mirrored=None))  # its criterion is of no use here
-    parts = [split(samples, one, alone) for one in folders]
+    parts = [split(samples, one, alone, absent) for one in folders]
     for one, own in zip(folders, parts, strict=True):
         if lacking := set(parts[0].files) ^ set(own.files):
             raise UserError(

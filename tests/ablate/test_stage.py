@@ -123,6 +123,31 @@ def test_at_the_last_prompt_token_alone_the_answer_goes_on_untouched(ablated, sc
     assert value(last, "zero", "logprob", "all") > value(onward, "zero", "logprob", "all")
 
 
+def test_a_sample_that_is_malformed_fails_alone(ablated, scenes, tmp_path, caplog):
+    lines = [json.loads(line) for line in scenes.read_text().splitlines()][:4]
+    for line in lines:
+        line["image_path"] = str(scenes.parent / line["image_path"])
+        line["mask_path"] = str(scenes.parent / line["mask_path"])
+    lines[0]["mask_path"] = "gone.png"
+    data = tmp_path / "one.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    quick = ("ablate.sets=[]", "ablate.interventions=[redirect]", "ablate.best=[1,99]", "save_fig=false")
+    asked = configuration("stage=ablate", f"data.data_file={data}", f"data.output_dir={tmp_path}/out", *quick)
+    assert run(asked) == 1
+    content = json.loads((tmp_path / "out/examples-models-picturebook/ablate.json").read_text())
+    assert list(content["failed"]) == [lines[0]["id"]]
+    assert content["samples"] == 3
+    assert content["random_sets"] == ""
+    data.write_text("\n".join(json.dumps(line | {"mask_path": "gone.png"}) for line in lines))
+    with pytest.raises(UserError, match=r"no sample could be asked, the first because: .*gone\.png"):
+        run(asked)
+
+
+def test_what_is_not_measured_is_told(ablated, scenes, caplog):
+    ablated(scenes, "ablate.sets=[best]", "ablate.best=[1,99]", "ablate.interventions=[zero]", "data.end_index=4")
+    assert "left out: the best [99] heads (ablate.best), for there are 64" in caplog.text
+
+
 @pytest.mark.parametrize("attention", ["eager", "fused"])
 def test_a_second_family_runs(tmp_path, scenes, attention):
     model = f"model.name={write_llava_next(tmp_path / 'tiny')}"

@@ -193,6 +193,11 @@ def test_what_is_no_key_of_a_small_command_is_told_with_its_own(argument):
         typed_options(SmallCommand, [argument])
 
 
+def test_a_wrong_type_is_told_with_its_key_by_a_small_command():
+    with pytest.raises(UserError, match=r"^n=x: Value 'x' of type 'str' could not be converted to Integer$"):
+        typed_options(SmallCommand, ["n=x"])
+
+
 @pytest.mark.parametrize("argument", ["n=[", "n=" + "9" * 5000, "kinds=" + "[" * 5000, "n={", "n=\udcff"])
 def test_what_cannot_be_read_is_told_by_a_small_command_too(argument):
     with pytest.raises(UserError, match=r"expected|UTF-8"):

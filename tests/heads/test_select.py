@@ -19,6 +19,7 @@ from conf.schema import LogicConfig, ModelConfig
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.heads.choice import head_choice, warn_of_another_model
+from lab.heads.files import heads_file as known_file
 from lab.heads.files import read_heads
 from lab.heads.reading import picks_of_analyses, picks_of_records
 from lab.records.files import load_record, save_record
@@ -565,6 +566,26 @@ def test_known_heads_travel_by_their_name_and_say_where_they_come_from(tmp_path,
     heads_file(tmp_path / "picturebook", layers=8, num_heads=8)  # a file of that name is meant before
     logic, model = LogicConfig(heads="picturebook", top_k=1), ModelConfig(name="one/model")
     assert head_choice(logic, model).heads == ((4, 1),)
+
+
+def test_known_heads_are_found_by_the_name_of_their_model_too(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    assert known_file("liuhaotian/llava-v1.5-7b").name == "llava-1.5-7b.json"
+    assert known_file("./examples/models/picturebook").name == "picturebook.json"
+    assert known_file("no/model") == Path("no/model")
+
+
+def test_heads_of_another_model_are_told_over_its_records_too(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
+    collected = ("data.save_attention=all", f"data.output_dir={tmp_path}/out", "save_fig=false")
+    run(configuration("stage=collect", *collected))
+    record = next((tmp_path / "out").rglob("bird.pkl"))
+    for stage in ("visualize", "analyze"):
+        caplog.clear()
+        run(configuration(f"stage={stage}", f"logic.heads={path}", f"data.attention_file={record}", *collected))
+        told = f"the heads of {path} were found in one/model, and this is examples/models/picturebook"
+        assert (told in caplog.text) is (stage == "visualize"), "the ranking needs no heads"
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "conf" / "heads").glob("*.json")), ids=lambda path: path.stem)

@@ -1,8 +1,10 @@
 """Rules of where to cut, compared on scenes like the training's and unlike them."""
 
 import numpy as np
+import pytest
 
 from conf.schema import configuration
+from lab.base.errors import UserError
 from lab.datasets import Truth
 from lab.picturebook import cuts
 from lab.records.record import Record
@@ -20,6 +22,12 @@ def test_every_rule_is_measured_on_every_kind_of_scene(monkeypatch):
             assert np.all(masks[by_truth] >= masks[rule] - 0.05), "levels between those that are tried may be better"
             assert np.all(iou[by_truth] >= iou[rule] - 0.1)
             assert np.array_equal(pointed[by_truth], pointed[rule])
+
+
+@pytest.mark.parametrize("numbers", [{"n": -1}, {"beyond": -1}, {"n": 0, "beyond": 0}])
+def test_no_scenes_are_refused(numbers):
+    with pytest.raises(UserError, match="no scenes; expected 0 or more of each, and some of one"):
+        cuts.CutsConfig(**numbers)
 
 
 def test_the_level_by_truth_is_the_one_that_cuts_out_the_thing():

@@ -7,9 +7,12 @@ import pytest
 
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
+from lab.heads.files import KNOWN
 from lab.picturebook.make import make
+from llava.model.builder import load_model
 from pipeline import run
 from tests.conftest import configuration
+from tests.llava.tiny_families import write_llava_next
 
 HEADS = ((1, 5), (2, 4))
 
@@ -67,6 +70,28 @@ def test_a_calibration_lies_beside_its_heads_and_is_used_with_them(scenes, absen
     metrics = json.loads((folder / "metrics.json").read_text())
     figures = {one["metric"]: one["value"] for one in metrics["without_target"]["figures"]}
     assert (figures["N-acc"], figures["T-acc"]) == (0, 1), "without a threshold there is always a box"
+
+
+def test_a_second_family_is_calibrated_and_known_heads_get_no_file_among_them(scenes, tmp_path, monkeypatch):
+    name = write_llava_next(tmp_path / "tiny")
+    loaded = load_model(str(name), device="cpu")
+    monkeypatch.setattr("lab.stages.common.load_model", lambda config: loaded)
+    model = ("model=auto", f"model.name={name}", "logic.heads=[[0,0],[1,1]]", f"data.output_dir={tmp_path}/out")
+    assert run(configuration("stage=calibrate", *model, f"data.data_file={scenes}", "calibrate.swaps=1")) == 0
+    written = next((tmp_path / "out").rglob("presence.json"))
+    assert json.loads(written.read_text())["model"] == str(name)
+    assert run(configuration("stage=pipeline", *model, f"logic.presence.file={written}", "save_fig=false")) == 0
+    found = json.loads((written.parent / "bird_bbox.json").read_text())
+    assert 0 <= found["presence"] <= 1
+
+
+def test_heads_of_the_project_get_no_calibration_beside_them(scenes, tmp_path, capsys):
+    before = sorted(KNOWN.iterdir())
+    named = ("logic.heads=picturebook", f"data.output_dir={tmp_path}/out")
+    assert run(configuration("stage=calibrate", *named, f"data.data_file={scenes}", "calibrate.swaps=1")) == 0
+    assert sorted(KNOWN.iterdir()) == before
+    written = next((tmp_path / "out").rglob("presence.json"))
+    assert f"use it: logic.presence.file={written}" in capsys.readouterr().out
 
 
 def test_what_cannot_be_calibrated_is_told_in_one_line(absent, scenes, tmp_path, caplog):

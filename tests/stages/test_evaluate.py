@@ -133,6 +133,9 @@ def test_random_heads_are_of_the_same_layers_and_not_the_heads_themselves():
     assert "20 of the 13,485 sets" in many.note
     crowded = sets_of_same_layers([(0, 0), (0, 1), (0, 2)], 4, 20, np.random.default_rng(0))
     assert len(crowded.sets) == 4  # one other head is too few: any three of the layer
+    assert crowded.note == (
+        "all 4 sets of heads of the same layers, among them chosen ones, since a layer has too few others"
+    )
 
 
 def test_draws_become_one_row_with_their_mean():

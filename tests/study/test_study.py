@@ -11,7 +11,9 @@ import pytest
 
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
+from lab.datasets import read_jsonl
 from lab.heads.reading import picks_of_records
+from lab.measure.overview import record_files
 from lab.records.files import load_record, save_record
 from lab.records.folder import list_samples
 from lab.stages.study import make_study
@@ -406,6 +408,17 @@ def test_what_does_not_belong_together_ends_in_one_line(stage, scenes, tmp_path,
     fewer.write_text("\n".join([*lines[:6], lines[0].replace('"5_000000"', '"new"')]))
     stage((fewer, out), "logic.select.top_n=20")
     assert "1 of 7 samples have no record; 6 records belong to no sample" in caplog.text
+
+
+def test_records_of_absent_things_are_no_strangers(scenes, caplog):
+    data, out = scenes
+    samples = read_jsonl(data)
+    folder = next(path.parent for path in out.rglob("*.pkl"))
+    files = record_files(folder, samples[:6], samples[6:])
+    assert len(files) == 6
+    assert not caplog.records
+    record_files(folder, samples[:6])
+    assert "0 of 6 samples have no record; 6 records belong to no sample" in caplog.text
 
 
 def test_wrong_settings_and_records_end_in_one_line(scenes, tmp_path):
