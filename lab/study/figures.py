@@ -12,14 +12,14 @@ from matplotlib.patheffects import withStroke
 
 import viz
 from analyze import Head
-from lab.base.colours import ORANGE, PURPLE
+from lab.base.colours import GREEN, ORANGE, PURPLE
 from lab.figures.colours import BOX_COLOUR, INK
 from lab.figures.selection import head_quality_figure
 from lab.figures.style import LABEL, PAGE, SMALL, TITLE, canvas, place
 from lab.study.plan import REGIONS, Row, Table
 from lab.study.report import Study
 
-GREY = "#b5b5b5"  # with orange beside blue, apart for colour-blind readers and in grey print
+GROUPS = (BOX_COLOUR, ORANGE, "#b5b5b5", GREEN)  # the first three are apart in grey print, too
 # Where several settings lie, unlike an interval.
 RANGE: dict[str, Any] = {
     "color": PURPLE,
@@ -120,7 +120,7 @@ def _values(study: Study, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def _bars(axis: Axes, study: Study, groups: dict[str, list[Row]], names: Sequence[str]) -> None:
     """One group of bars for each name, the groups' colours told in a legend."""
     width = 0.8 / len(groups)
-    for i, ((label, rows), colour) in enumerate(zip(groups.items(), (BOX_COLOUR, ORANGE, GREY), strict=False)):
+    for i, ((label, rows), colour) in enumerate(zip(groups.items(), GROUPS[: len(groups)], strict=True)):
         places = np.arange(len(rows)) + (i - (len(groups) - 1) / 2) * width
         axis.bar(places, _values(study, rows)[0], width * 0.92, color=colour, label=label)
         _draw_uncertainty(axis, study, rows, places)

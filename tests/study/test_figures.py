@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from lab.stages.evaluate import samples_with_truth
 from lab.stages.study import make_study
 from lab.study.figures import METRIC, RANGE, settings_figure
+from lab.study.plan import REGIONS
 from tests.conftest import configuration, study_settings
 
 
@@ -37,6 +38,13 @@ def test_a_range_of_several_settings_looks_unlike_an_interval(study):
         "95 % bootstrap interval",
         "range of 95 % of several draws",
     ]
+
+
+def test_every_region_has_its_bars(study):
+    axis = next(axis for axis in settings_figure(study).axes if axis.get_title(loc="left") == "Mask and box")
+    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert names == [region.replace("_", " ") for region in REGIONS]
+    assert sum(len(bars) for bars in axis.containers if hasattr(bars, "patches")) == len(study.plan.tables["mask"].rows)
 
 
 def test_all_of_it_is_on_a_page_in_letters_that_can_be_read(study):
