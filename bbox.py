@@ -406,14 +406,16 @@ def _largest(
     labels: Int[np.ndarray, "maps rows cols"], count: int, _heats: Float[np.ndarray, "maps rows cols"]
 ) -> Int[np.ndarray, " maps"]:
     """The region of each map with the most cells, the first of equal ones; -1 where there is none."""
-    return _first_of_most(np.bincount(labels.ravel(), minlength=count + 1)[1:], _map_of(labels, count), len(labels))
+    area = np.bincount(labels[labels > 0], minlength=count + 1)[1:]
+    return _first_of_most(area, _map_of(labels, count), len(labels))
 
 
 def _heaviest(
     labels: Int[np.ndarray, "maps rows cols"], count: int, heats: Float[np.ndarray, "maps rows cols"]
 ) -> Int[np.ndarray, " maps"]:
     """The region of each map with the largest sum of the map, the first of equal ones; -1 where there is none."""
-    mass = np.bincount(labels.ravel(), weights=heats.ravel(), minlength=count + 1)[1:]
+    inside = np.flatnonzero(labels)  # a small part of all, as a rule
+    mass = np.bincount(labels.ravel()[inside], weights=heats.ravel()[inside], minlength=count + 1)[1:]
     return _first_of_most(mass, _map_of(labels, count), len(labels))
 
 

@@ -106,7 +106,7 @@ class Pixels:
         corners = self._corners(masks)  # [n, pieces down, pieces across]
         totals = np.zeros((len(planes), len(masks)), np.int64)
         across = np.arange(len(self.across.start))
-        for i in range(len(self.down.start)):
+        for i in np.flatnonzero(corners.any((0, 2))).tolist():
             there = np.zeros((len(across), FULL + 1), bool)
             there[across, corners[:, i]] = True
             j, kind = np.nonzero(there & _is_mixed(np.arange(FULL + 1)))

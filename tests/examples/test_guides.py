@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from lab.base.paths import PROJECT
 from pipeline import run
@@ -23,12 +24,15 @@ def here(tmp_path, monkeypatch, picturebook):
     return tmp_path
 
 
-def test_records_are_opened_by_torch(here):
-    run(configuration("stage=collect"))
-    names: dict = {}
-    exec(shown("README.md", "torch.load"), names)
-    assert names["record"]["attn"].shape == (8, 8, 1, 256)
-    assert names["record"]["meta"]["query"] == "birds."
+def test_records_and_rankings_are_opened_by_torch_as_the_readme_says(here):
+    assert "`torch.load(path, weights_only=True)`" in (PROJECT / "README.md").read_text("utf-8")
+    run(configuration("stage=pipeline", "save_fig=false"))
+    record, ranking = (
+        torch.load(next(here.rglob(name)), weights_only=True) for name in ("bird.pkl", "bird_analysis.pkl")
+    )
+    assert record["attn"].shape == (8, 8, 1, 256)
+    assert record["meta"]["query"] == "birds."
+    assert ranking
 
 
 def test_records_are_opened_as_safetensors(here):
