@@ -126,9 +126,12 @@ def _unpacked(data: bytes) -> bytes:
     return found.getvalue()
 
 
+AGAIN = "; expected a whole file: collect it again"
+
+
 def damaged(where: str, error: Exception) -> UserError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"{where}: truncated or not a record ({reason}); expected a whole file: collect it again")
+    return UserError(f"{where}: truncated or not a record ({reason}){AGAIN}")
 
 
 def rebuild(data: bytes, where: str) -> Any:

@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from conf.schema import MOST_READ, LogicConfig
+from lab.base import pickles
 from lab.base.arrays import StoredTensor
 from lab.base.chunks import cast
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
 from lab.base.numbers import whole
 from lab.base.pickles import damaged, dump_tensors, read_packed, rebuild
+from lab.records import shards
 from lab.records.canvas import Canvas
 from lab.records.exchange import dump_exchange, is_exchange, load_exchange
 from lab.records.record import Record
@@ -130,10 +132,25 @@ def load_record(path: str | Path, logic: LogicConfig | None = None) -> Record:
     Of `logic`, `grids` says which of its picture's make the maps, and `token` which of its read tokens.
 
     Nothing in the file is executed: only tensors, arrays and plain containers are rebuilt.
-    Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one.
+    Raises UserError if the file is missing, damaged, holds anything else, or its attention cannot be one. That of a
+    record in a shard names the shard, which must go before the record can be made again.
     """
     path = Path(path)
-    content = _content(read_member(path) if in_shard(path) else read_packed(path), str(path))
+    if in_shard(path):
+        data = read_member(path)
+        try:
+            record = _record(data, path)
+        except UserError as error:
+            why = str(error).removesuffix(pickles.AGAIN)
+            raise UserError(f"{why}; it lies in {path.parent}: {shards.AGAIN}") from error
+    else:
+        record = _record(read_packed(path), path)
+    return record if logic is None else record.under(logic)
+
+
+def _record(data: bytes, path: Path) -> Record:
+    """The record in the bytes of a file. Raises UserError if it is none."""
+    content = _content(data, str(path))
     parts = content if isinstance(content, Mapping) else {"attn": content}
     if "attn" not in parts:
         if path.parent.name == FOLDER and (names := [name for name in parts if str(name).endswith(ENDING)]):
@@ -155,7 +172,7 @@ def load_record(path: str | Path, logic: LogicConfig | None = None) -> Record:
     except Exception as error:  # a hostile file can spoil a tensor's attributes
         raise damaged(str(path), error) from error
     check_record(record, str(path))
-    return record if logic is None else record.under(logic)
+    return record
 
 
 def _content(data: bytes, where: str) -> Any:

@@ -35,6 +35,7 @@ MOST_HEADER = 2**24  # bytes; that of 256 records has 40,000
 MOST_RULES = 64  # letters of what tells by which rules a record was made
 ALIGNED = 8  # bytes, as the library wants it
 TOLD = "told"  # the one text of the header's metadata
+AGAIN = "delete it, and run stage=batch again"
 
 
 def in_shard(path: Path) -> bool:
@@ -92,7 +93,7 @@ def _header(path: Path, size: int, _written: int) -> Header:
         raise
     except Exception as error:  # a hostile or damaged file can fail in any way
         why = " ".join(reason(error).split())[:200]
-        raise UserError(f"{path}: truncated or not a file of records ({why}); delete it, and collect again") from error
+        raise UserError(f"{path}: truncated or not a file of records ({why}); {AGAIN}") from error
 
 
 def _checked(header: Any, begin: int, size: int) -> Header:

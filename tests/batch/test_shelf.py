@@ -9,7 +9,7 @@ import pytest
 
 from lab.base.errors import DiskFull, UserError
 from lab.batch import shelf
-from lab.records.files import load_record
+from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
 from lab.records.shards import FOLDER
 from pipeline import run
@@ -166,3 +166,19 @@ def test_what_needs_files_of_single_samples_is_refused_in_one_line(tmp_path):
         configuration("stage=batch", f"data.data_file={data}", SHARDS, "data.visualize_batch=true")
     with pytest.raises(UserError, match=r"data\.record_format to single files"):
         batch(tmp_path, SHARDS, "logic.refine=sam")
+
+
+def test_a_shard_with_a_damaged_record_is_named_and_made_again_once_it_is_deleted(tmp_path):
+    assert batch(tmp_path, SHARDS) == 0
+    [shard] = shards(tmp_path)
+    data = bytearray(shard.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(byte ^ 255 for byte in data[middle : middle + 3000])
+    shard.write_bytes(data)
+    folder = tmp_path / "out" / PICTUREBOOK
+    told = [why for path in list_samples(folder)["records"].values() if isinstance(why := load_or_why(path), str)]
+    assert told
+    assert all(why.endswith(f"; it lies in {shard}: delete it, and run stage=batch again") for why in told)
+    shard.unlink()
+    assert batch(tmp_path, SHARDS) == 0
+    assert not any(isinstance(load_or_why(path), str) for path in list_samples(folder)["records"].values())
