@@ -55,7 +55,7 @@ class Finish:
         """As a configuration says."""
         if config.data.record_format == SHARDS:
             return NothingBeside()
-        data, figures = config.data, FigureOptions.of(config)
+        data, figures = config.data, replace(FigureOptions.of(config), image_file=None)  # every sample names its own
         if not data.visualize_batch:
             figures = replace(figures, save=False, show=False)
         masks = data.save_masks and data.save_attention != SaveAttention.none

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,14 +22,13 @@ from lab.base.files import read_json, read_regular, write_atomic
 from lab.base.images import open_image
 from lab.base.paths import exists, find
 from lab.base.pickles import dump_plain
+from lab.base.remote import is_url, kept_at
 from lab.base.tars import there
 from lab.records.folder import REFINED, sibling
 from lab.records.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class FigureOptions:
     show: bool
     format: FigureFormat
     viz: VizConfig
-    image_file: str | None  # of records that name no picture, or one that has moved
+    image_file: str | None  # instead of the picture that the record names
 
     @classmethod
     def of(cls, config: Config) -> "FigureOptions":
@@ -194,15 +192,17 @@ def _draw(
 
 
 def picture_of(record: Record, image_file: str | None) -> Path:
-    """The picture that a record was made from, or `image_file` for records that name none or that have moved."""
+    """The picture that `image_file` names; without a name, the one that the record was made from.
+
+    Raises UserError if that is not there.
+    """
+    if image_file is not None:
+        return kept_at(image_file) if is_url(image_file) else find(image_file)
     named = record.meta.get("image_file")
     if named and (exists(find(str(named))) or there(find(str(named)))):
         return find(str(named))
-    named = named or "(none named)"
-    log.warning("the record's picture %s is not there: using data.image_file=%s", named, image_file)
-    if image_file is None:
-        raise UserError("no picture: set data.image_file=path/to/picture")
-    return find(image_file)
+    why = f"the record's picture {named} is not there" if named else "the record names no picture"
+    raise UserError(f"{why}: set data.image_file=path/to/picture")
 
 
 # tables on screen

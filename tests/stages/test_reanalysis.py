@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
@@ -143,6 +144,23 @@ def test_a_picture_without_an_expression_is_refused_and_nothing_at_all_is_the_sh
     assert ask("collect") == 0
     assert 'no data.image_file: the shipped examples/images/bird.png, asked for "birds."' in caplog.messages
     assert load_record(tmp_path / MODEL / "bird.pkl").meta["query"] == "birds."
+
+
+def test_a_picture_that_is_named_is_the_one_that_a_record_is_drawn_on(ask, tmp_path):
+    assert ask("collect") == 0
+    drawn = (f"data.attention_file={tmp_path / MODEL / 'bird.pkl'}", "save_fig=true")
+    with pytest.raises(UserError, match=r"nope\.png"):
+        ask("visualize", *drawn, f"data.image_file={tmp_path / 'nope.png'}")
+    with Image.open("examples/images/bird.png") as bird:
+        bird.crop((0, 0, 60, 60)).save(tmp_path / "part.png")
+        Image.new("RGB", bird.size, "red").save(tmp_path / "red.png")
+    with pytest.raises(UserError, match=r"the picture is 60 x 60 pixels, the record's"):
+        ask("visualize", *drawn, f"data.image_file={tmp_path / 'part.png'}")
+    figure = tmp_path / MODEL / "bird_top3.png"
+    assert ask("visualize", *drawn) == 0
+    own = figure.read_bytes()
+    assert ask("visualize", *drawn, f"data.image_file={tmp_path / 'red.png'}") == 0
+    assert figure.read_bytes() != own
 
 
 @pytest.mark.parametrize("stage", ["collect", "pipeline"])
