@@ -223,7 +223,8 @@ class Page:
             except Exception:
                 log.exception("the page could not answer")
                 changed = {"message": views.message("Something went wrong here; the server's log says what", "wrong")}
-            return {self.parts[name]: gr.update(**update) for name, update in _updates(changed).items()}
+            updates = {self.parts[name]: gr.update(**update) for name, update in _updates(changed).items()}
+            return updates or {self.parts["message"]: gr.skip()}  # gradio takes no empty answer
 
         return handled
 

@@ -80,6 +80,16 @@ class State:
     sides: tuple[Side, ...]  # one, or two to compare
     rules: Mapping[str, Any] = field(default_factory=dict)  # those that differ from the model's
 
+    @property
+    def unasked(self) -> "State":
+        """The same picture, heads and rules, before anything was asked."""
+        return replace(self, sides=tuple(replace(side, expression="") for side in self.sides))
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is something that the page can show."""
+        return all(side.expression for side in self.sides)
+
 
 # Rules
 
@@ -131,11 +141,14 @@ def _typed(key: str, value: Any) -> Any:
     """A value of the page or of a link as the key has it. Raises UserError if it is none."""
     if words(key) is not None:
         return str(value)
+    whole = FIELDS[key].type is int
     try:
         number = float(value)
-        return int(number) if FIELDS[key].type is int and number.is_integer() else number
+        if whole and not number.is_integer():
+            raise ValueError
     except (TypeError, ValueError):
-        raise UserError(f"{key}={shown(value)}: expected a number") from None
+        raise UserError(f"{key}={shown(value)}: expected a {'whole ' if whole else ''}number") from None
+    return int(number) if whole else number
 
 
 # Links
@@ -154,6 +167,8 @@ def of_query(query: Mapping[str, str]) -> State | None:
     """The state that a link asks for; None if it names no picture. Raises UserError for what no page ever linked to."""
     if not query.get("picture"):
         return None
+    if unknown := [key for key in query if key.startswith("logic.") and key not in RULES]:
+        raise UserError(f"{shown(unknown[0])}: the page has no such rule; choose from {', '.join(RULES)}")
     rules = {key: _typed(key, value) for key, value in query.items() if key in RULES}
     sides = []
     for number in range(SIDES):
@@ -161,6 +176,12 @@ def of_query(query: Mapping[str, str]) -> State | None:
         if expression or not number:
             sides.append(Side(checked(expression), heads_of(query.get(_numbered("heads", number), OWN))))
     return State(query["picture"], tuple(sides), rules)
+
+
+def kept_of_query(query: Mapping[str, str], default: str) -> State:
+    """Of a link that cannot be followed: its picture, or else the `default`, and what it asks for, as it stands."""
+    first, second = (query.get(_numbered("expression", number), "") for number in range(SIDES))
+    return State(query.get("picture") or default, (Side(first), Side(second)) if second else (Side(first),))
 
 
 def checked(expression: str) -> str:

@@ -27,10 +27,12 @@ from lab.app.state import (
     command,
     differing,
     heads_of,
+    kept_of_query,
     matters,
     of_query,
     value_of,
 )
+from lab.base.console import one_line
 from lab.base.errors import UserError
 from lab.base.paths import resolved
 
@@ -52,7 +54,7 @@ class Visit:
     @property
     def asked(self) -> State:
         """Raises UserError if nothing was asked yet."""
-        if self.state is None:
+        if self.state is None or not self.state.is_asked:
             raise UserError("Ask the model first")
         return self.state
 
@@ -76,11 +78,12 @@ class Handlers:
         if not self.desk.ready:
             visit.progress(0.05, "loading the model")
         masthead = {"masthead": self._masthead()}
+        kept = kept_of_query(visit.query, name)
         try:
             state = of_query(visit.query) or State(name, (Side(expression),))
             return self._answered(state, visit, 0) | self._question(state) | masthead
         except UserError as error:  # a link that leads nowhere
-            return masthead | {"message": views.message(str(error), "wrong")}
+            return self._unanswered(kept, error) | self._question(kept) | masthead
 
     def asked(self, visit: Visit) -> Changed:
         """What was typed is asked, of the same picture and with the same heads."""
@@ -104,9 +107,12 @@ class Handlers:
             key = self.desk.take(path, name)
         finally:
             path.unlink(missing_ok=True)
-        before = visit.state or State(key, (Side(""),))
-        state = replace(before, picture=key, sides=_sides(before, visit.values))
-        return self._answered(state, visit, visit.values["which"])
+        state = replace(visit.state, picture=key) if visit.state else State(key, (Side(""),))
+        try:
+            asked = replace(state, sides=_sides(state, visit.values))
+            return self._answered(asked, visit, visit.values["which"])
+        except UserError as error:  # the next question is about this picture all the same
+            return self._unanswered(state, error)
 
     def refused(self, visit: Visit) -> Changed:
         """A file that the browser did not send."""
@@ -114,9 +120,9 @@ class Handlers:
 
     def read(self, visit: Visit) -> Changed:
         """The maps of the words, once the rest is there."""
-        if visit.state is None:  # nothing could be asked, as was told
-            return {}
         state = visit.state
+        if state is None or not state.is_asked:  # nothing could be asked, as was told
+            return {}
         each = [(self.desk.find(state, side), side) for side in range(len(state.sides))]
         return {"results": views.cards([(found, self.desk.words(state, side, found)) for found, side in each])}
 
@@ -171,6 +177,15 @@ class Handlers:
         side = min(int(side or 0), len(state.sides) - 1)
         photo = {"photo": views.photo(self.desk.picture(state.picture).preview)}
         return photo | self._followed(state, side, grid=True)
+
+    def _unanswered(self, state: State, error: UserError) -> Changed:
+        """Why nothing is found in a picture that is there from now on; what was found in another one goes."""
+        gone: Changed = dict.fromkeys(("results", "grid", "marks", "answers", "take"), "")
+        told = {"state": state.unasked, "message": views.message(one_line(error), "wrong"), SHOWN: {"files": False}}
+        try:
+            return gone | told | {"photo": views.photo(self.desk.picture(state.picture).preview)}
+        except UserError:  # it is not kept any more, which is what the error says
+            return gone | told
 
     def _followed(self, state: State, side: int, *, grid: bool = False) -> Changed:
         """What follows from the state without asking the model; with the `grid` of all heads, if it is another one."""

@@ -17,7 +17,7 @@ from lab.app.desk import FOLDER, MOST_BYTES, Desk, places_of_words
 from lab.app.files import write_files
 from lab.app.kept import Kept
 from lab.app.knock_out import CHOSEN, OTHERS, WAYS, head_sets
-from lab.app.state import RANKED, Side, State, command
+from lab.app.state import RANKED, RULES, Side, State, command
 from lab.app.visit import Handlers, Visit
 from lab.base.arguments import hydra_arguments
 from lab.base.errors import UserError
@@ -76,6 +76,23 @@ def test_an_upload_leaves_no_file_behind(handlers, desk, tmp_path):
     changed = handlers.dropped(Visit(BIRD, VALUES, {"path": str(path), "name": "../my cat.png"}))
     assert desk.file_of(changed["state"].picture) == "my cat.png"
     assert not path.exists()
+
+
+def test_a_picture_stays_when_it_comes_before_the_text(handlers, desk, tmp_path):
+    path = tmp_path / "upload.png"
+    Image.open(FOLDER / "cat.png").resize((320, 240)).save(path)
+    silent = VALUES | {"expression": " "}
+    changed = handlers.dropped(Visit(BIRD, silent, {"path": str(path), "name": "mine.png"}))
+    assert "Type what to look for" in changed["message"]
+    assert (changed["results"], changed["grid"], changed["take"]) == ("", "", "")  # those of the bird go
+    assert "data-photo" in changed["photo"]
+    state = changed["state"]
+    assert desk.file_of(state.picture) == "mine.png"
+    assert handlers.read(Visit(state, silent)) == {}
+    with pytest.raises(UserError, match="Ask the model first"):
+        handlers.chose(Visit(state, silent, {"heads": ["L1H6"]}))
+    asked = handlers.asked(Visit(state, VALUES | {"expression": "a cat"}))
+    assert "data.image_file=mine.png" in asked["take"]
 
 
 def test_a_picture_that_is_not_kept_any_more_is_asked_for_again(desk):
@@ -207,6 +224,30 @@ def test_a_visit_from_asking_to_comparing(handlers, desk):
     linked = handlers.opened(Visit(None, VALUES, query={"picture": "bird.png", "expression": "a", "heads": "L0H0"}))
     told = unescape(linked["marks"]).partition('data-marks="')[2].partition('"></i>')[0]
     assert json.loads(told)["chosen"] == ["L0H0"]
+
+
+@pytest.mark.parametrize("key", RULES)
+@pytest.mark.parametrize("value", ["", "x", "nan", "inf", "-1", "2.5", "1e300", "1e999", "[1]", "null", "0"])
+def test_a_link_with_any_value_is_followed_or_refused_in_one_line(handlers, key, value):
+    query = {"picture": "cat.png", "expression": "a cat", key: value}
+    opened = handlers.opened(Visit(None, VALUES, query=query))
+    assert opened["state"].picture == "cat.png"
+    assert opened["expression"] == "a cat"
+    assert opened["state"].is_asked == ("message" not in opened)
+    if not opened["state"].is_asked:
+        assert key in opened["message"]
+
+
+def test_a_wrong_link_leaves_its_picture_to_be_asked_about(handlers):
+    query = {"picture": "cat.png", "expression": "a cat", "logic.top_k": "2.5"}
+    opened = handlers.opened(Visit(None, VALUES, query=query))
+    assert "logic.top_k=2.5: expected a whole number" in opened["message"]
+    asked = handlers.asked(Visit(opened["state"], VALUES | {"expression": opened["expression"]}))
+    assert asked["state"] == State("cat.png", (Side("a cat"),))
+    gone = handlers.opened(Visit(None, VALUES, query={"picture": "0" * 32, "expression": "a cat"}))
+    assert gone["expression"] == "a cat"
+    with pytest.raises(UserError, match="not kept here any more: choose it again"):  # and no answer about another one
+        handlers.asked(Visit(gone["state"], VALUES | {"expression": "a cat"}))
 
 
 def test_nothing_can_be_done_before_something_was_asked(handlers):

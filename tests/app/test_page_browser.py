@@ -41,7 +41,7 @@ def address(desk, uploads):
 
 
 @pytest.fixture
-def visit(browser, address):
+def visit(browser, address, capfd):
     """Opens the page for another visitor; in the end nothing may have been complained of, or asked of a network."""
     contexts, trouble = [], []
 
@@ -67,6 +67,7 @@ def visit(browser, address):
     for context in contexts:
         context.close()
     assert trouble == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def box(page, card: int = 0) -> str:
@@ -86,7 +87,7 @@ def upload(page, path: Path) -> None:
 
 def test_from_a_picture_to_files(visit, desk, tmp_path):
     page = visit()
-    assert box(page) == "x 120 to 279, y 160 to 319, 160 x 160 pixels"
+    assert box(page) == "x 120 to 279, y 170 to 329, 160 x 160 pixels"
     shows(page, ".lh-masthead", "8 layers")
 
     page.click("[data-example='cat.png']")
@@ -157,6 +158,7 @@ def test_a_wrong_link_and_a_wrong_file_are_one_clear_line(visit, tmp_path, uploa
     page = visit("?picture=nowhere.png&expression=a", words=False)
     shows(page, ".lh-wrong", "This picture is not kept here any more: choose it again")
     shows(page, ".lh-masthead", "8 layers")
+    playwright.expect(page.get_by_label("What to look for", exact=True)).to_have_value("a")
     page.click("[data-example='bird.png']")
     page.wait_for_selector(WORDS)
     assert page.locator(".lh-wrong").count() == 0
@@ -175,6 +177,19 @@ def test_a_wrong_link_and_a_wrong_file_are_one_clear_line(visit, tmp_path, uploa
     page.keyboard.press("Enter")
     shows(page, ".lh-wrong", "Type what to look for")
     assert [path for path in uploads.rglob("*") if path.name in ("Makefile", "heavy.png")] == []
+
+
+def test_a_picture_that_comes_before_the_text_is_the_one_that_is_asked_about(visit, tmp_path):
+    page, mine = visit(), tmp_path / "mine.png"
+    Image.open(FOLDER / "cat.png").convert("RGB").resize((1280, 960)).save(mine)
+    page.get_by_label("What to look for", exact=True).fill("")
+    upload(page, mine)
+    shows(page, ".lh-wrong", "Type what to look for")
+    assert page.locator(".lh-card").count() == 0
+    page.get_by_label("What to look for", exact=True).fill("a cat on the floor")
+    page.keyboard.press("Enter")
+    shows(page, ".lh-command code", "data.image_file=mine.png")
+    assert "picture=bird.png" not in page.url
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])

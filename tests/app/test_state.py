@@ -18,6 +18,7 @@ from lab.app.state import (
     command,
     differing,
     heads_of,
+    kept_of_query,
     logic_of,
     matters,
     of_query,
@@ -51,12 +52,22 @@ def test_a_link_without_a_picture_asks_for_nothing():
         ({"expression": "x" * (LONGEST + 1)}, f"has {LONGEST + 1} letters; write at most {LONGEST}"),
         ({"expression": "a", "heads": "L1H5,L1H5"}, "heads=L1H5,L1H5: expected own, ranked, or 1 to 64 heads"),
         ({"expression": "a", "heads": "all"}, "heads=all: expected own, ranked"),
-        ({"expression": "a", "logic.top_k": "many"}, "logic.top_k=many: expected a number"),
+        ({"expression": "a", "logic.top_k": "many"}, "logic.top_k=many: expected a whole number"),
+        ({"expression": "a", "logic.top_k": "2.5"}, "logic.top_k=2.5: expected a whole number"),
+        ({"expression": "a", "logic.top_k": "inf"}, "logic.top_k=inf: expected a whole number"),
+        ({"expression": "a", "logic.smoothing.sigma": ""}, "logic.smoothing.sigma=: expected a number"),
+        ({"expression": "a", "logic.topk": "2"}, "logic.topk: the page has no such rule; choose from logic.top_k, "),
     ],
 )
 def test_a_link_that_no_page_made_is_refused_in_one_line(query, message):
     with pytest.raises(UserError, match=message):
         of_query({"picture": "bird.png"} | query)
+
+
+def test_of_a_link_that_cannot_be_followed_picture_and_texts_are_kept():
+    query = {"picture": "cat.png", "expression": "a cat", "expression2": "it", "logic.top_k": "2.5"}
+    assert kept_of_query(query, "bird.png") == State("cat.png", (Side("a cat"), Side("it")))
+    assert kept_of_query({}, "bird.png") == State("bird.png", (Side(""),))
 
 
 def test_rules_of_a_state_are_checked_as_those_of_the_command_line():
