@@ -10,6 +10,7 @@ highest cell's centre lies in the true box; Acc@0.5 is the share of boxes with a
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from analyze import Head, most_selected, rank_heads, selection_frequency
-from bbox import Localization, localize
+from analyze import most_selected, rank_heads, selection_frequency
 from conf.schema import LogicConfig, configuration
 from lab.base.arguments import typed_options
 from lab.base.console import exit_in_one_line, markdown, progress
+from lab.datasets import Truth
 from lab.measure.controls import sets_of_same_layers
 from lab.measure.metrics import box_iou, exclusive
 from lab.measure.predictions import highest_point
+from lab.measure.sets import HeadSet, Sight
 from lab.picturebook.make import Drawn, samples
 from lab.records.record import Record
 
@@ -72,23 +74,27 @@ class Scored:
             return 0.0
         return float(box_iou(np.array(self.box_xyxy), np.array(exclusive(found_xyxy))))
 
+    @property
+    def truth(self) -> Truth:
+        """The box alone: pointing is by the box here."""
+        x0, y0, x1, y1 = map(float, self.box_xyxy)
+        return Truth("", (x0, y0, x1, y1), None, None, (x1 - x0) * (y1 - y0), None)
 
-def score_together(scored: list[Scored], heads: list[Head], rules: LogicConfig) -> dict[str, float]:
-    """Pointing accuracy and Acc@0.5 of fixed heads, their maps together."""
-    return _shares_right([(s, localize(s.record, heads, rules)) for s in scored])
+
+def score_sets(scored: list[Scored], sets: Sequence[HeadSet], rules: LogicConfig) -> list[dict[str, float]]:
+    """Pointing accuracy and Acc@0.5 of each set of fixed heads, their maps together."""
+    found = np.stack([Sight(s.record).scores(sets, rules, s.truth, masks=False) for s in scored])  # [scenes, 4, sets]
+    pointing, right = found[:, 3].mean(0), (found[:, 0] >= 0.5).mean(0)
+    return [{"pointing": float(one), "acc_50": float(other)} for one, other in zip(pointing, right, strict=True)]
 
 
 def score_greedy(scored: list[Scored], rules: LogicConfig, top_k: int) -> dict[str, float]:
     """The same for the heads that each scene's own ranking puts first."""
-    ranked = [(s, [(score.layer, score.head) for score in rank_heads(s.record, rules)[:top_k]]) for s in scored]
-    return _shares_right([(s, localize(s.record, heads, rules)) for s, heads in ranked])
-
-
-def _shares_right(results: list[tuple[Scored, Localization]]) -> dict[str, float]:
-    return {
-        "pointing": float(np.mean([s.points_inside(found.heat) for s, found in results])),
-        "acc_50": float(np.mean([s.box_iou(found.box_xyxy) >= 0.5 for s, found in results])),
-    }
+    each = []
+    for s in scored:
+        heads = tuple((score.layer, score.head) for score in rank_heads(s.record, rules)[:top_k])
+        each.append(score_sets([s], [heads], rules)[0])
+    return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -136,12 +142,13 @@ def evaluate_variant(
     heads = most_selected(counts, config.top_k)
     rng = np.random.default_rng(0)
     sets = sets_of_same_layers(heads, shape[1], config.draws, rng).sets
-    draws = [score_together(scored, list(drawn), rules) for drawn in sets]
+    together, *others = score_sets(scored, [tuple(heads), *((head,) for head in heads), *sets], rules)
+    alone, draws = others[: len(heads)], others[len(heads) :]
     return {
         "heads": [list(head) for head in heads],
         "selected": [int(counts[head]) for head in heads],
-        "alone": [score_together(scored, [head], rules) for head in heads],
-        "together": score_together(scored, heads, rules),
+        "alone": alone,
+        "together": together,
         "per sample": score_greedy(scored, rules, config.top_k),
         "random": {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]},
         "selection_counts": counts.tolist(),
