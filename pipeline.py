@@ -85,12 +85,12 @@ def main(cfg: DictConfig) -> int:
         refuse_many("-m")
         codes.append(job_in_one_line(partial(run, cfg)))
         return codes[-1]
-    with exit_in_one_line():  # inside, because Hydra adds lines of its own to errors that leave the job
+    with exit_in_one_line(continues=True):  # inside, because Hydra adds lines of its own to errors that leave the job
         leave(run(cfg))
 
 
 if __name__ == "__main__":
-    with exit_in_one_line():  # around, for what cannot even be composed
+    with exit_in_one_line(continues=True):  # around, for what cannot even be composed
         if {"--help", "-h"} & set(sys.argv[1:]):
             from conf.help import help_text
 

@@ -10,8 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, table
 from lab.base.errors import UserError
 from lab.base.numbers import size
@@ -22,11 +22,6 @@ RESULTS = (
     "head_iou.*", "samples.csv", "predictions.coco.json", "truth.coco.json", "study.json", "study.md", "study_*.*",
     "ablate.*", "report.html", "summary.json", "summary-*of*.json", "config.yaml", "config.*.yaml",
 )  # fmt: skip
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help lists what there is)")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m lab.publish", description="Puts the results of a folder on the hub.")
+    parser = Parser(prog="python -m lab.publish", description="Puts the results of a folder on the hub.")
     parser.add_argument("folder", type=Path, help="where stages wrote their results: <output_dir>/<model>")
     parser.add_argument("--to", required=True, metavar="USER/NAME", help="data set on the hub; made if it is not there")
     parser.add_argument("--push", action="store_true", help="send them; without, only say what would be sent")

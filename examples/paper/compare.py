@@ -5,13 +5,13 @@
 METRICS is the metrics.json of stage=evaluate, HEADS the localization_heads.json of stage=select.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, table
 from lab.base.errors import UserError
 
@@ -91,9 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.paper.compare", description="The paper's figures beside a run's."
-    )
+    parser = Parser(prog="python -m examples.paper.compare", description="The paper's figures beside a run's.")
     parser.add_argument("metrics", type=Path, help="metrics.json of stage=evaluate")
     parser.add_argument("heads", type=Path, help="localization_heads.json of stage=select")
     parser.add_argument("--dataset", default="refcoco", help="refcoco, refcoco+ or refcocog (refcoco)")

@@ -4,11 +4,12 @@ hydra_arguments(["data.query=the man's hat"], {"data.query": "text"})     # ["da
 hydra_arguments(["-m", "data.query=a cat,a dog"], {"data.query": "text"})  # two jobs
 """
 
+import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from omegaconf import OmegaConf, ValidationError
 from yaml import YAMLError
@@ -46,6 +47,13 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
             _check_launcher(sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options whose errors are one line: UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help lists what there is)")
 
 
 def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:

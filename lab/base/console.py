@@ -46,11 +46,12 @@ TERMINAL = 80  # columns
 
 
 @contextmanager
-def exit_in_one_line(*, serves: bool = False) -> Iterator[None]:
+def exit_in_one_line(*, serves: bool = False, continues: bool = False) -> Iterator[None]:
     """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2.
 
-    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143; Ctrl-C is the right end of what `serves`. What
-    the console cannot show is replaced, and libraries keep their warnings to themselves.
+    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. It says so where the same command `continues` the
+    work; Ctrl-C is the right end of what `serves`. What the console cannot show is replaced, and libraries keep their
+    warnings to themselves.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
     _quiet_libraries()
@@ -67,7 +68,7 @@ def exit_in_one_line(*, serves: bool = False) -> Iterator[None]:
             if serves and came[0] == signal.SIGINT:
                 print(file=sys.stderr)
                 raise SystemExit(0) from None
-            again = "" if serves else "; the same command continues where it stopped"
+            again = "; the same command continues where it stopped" if continues else ""
             print(f"{signals.WORDS[came[0]]}{again}", file=sys.stderr)
             raise SystemExit(128 + came[0]) from None
 

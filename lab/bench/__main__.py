@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, table
 from lab.bench import ceiling, collecting, families, folders, lanes, precision, processes, ranking, refining, shards
 from lab.bench.machine import describe
+from lab.bench.options import count, count_or_auto, new_file
 from lab.smoke import SIZES, write_checkpoint
+from llava.checkpoint.weights import pick_device
 
 RANKING, PICTUREBOOK, FOLDERS, REFINE = "ranking", "picturebook", "folders", "refine"
 FAMILIES, PRECISION = "families", "precision"
@@ -31,6 +34,7 @@ MILLION = 1_000_000
 
 def main() -> None:
     options = _options()
+    pick_device(options.device)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     report: dict[str, Any] = {}
@@ -54,15 +58,13 @@ def main() -> None:
             measure = own.get(size) or partial(bench, size)
             report[size] = measure(Path(folder), options)
     if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     print(describe(torch.device("cpu")))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.bench", description="How fast this machine collects and ranks."
-    )
+    parser = Parser(prog="python -m lab.bench", description="How fast this machine collects and ranks.")
     choices = (RANKING, FOLDERS, SHARDS, PROCESSES, KILLED, FAMILIES, PRECISION, REFINE, PICTUREBOOK, *SIZES)
     parser.add_argument(
         "--size",
@@ -71,24 +73,18 @@ def _options() -> argparse.Namespace:
         default=["1/8", PICTUREBOOK, RANKING, REFINE, FOLDERS, FAMILIES, PRECISION],
         help="what is measured",
     )
-    parser.add_argument("--images", type=int, help="images in each run (default: 4; on a GPU 128)")
-    parser.add_argument("--samples", type=int, default=200, help="samples of the folders (default: 200)")
-    parser.add_argument("--scenes", type=int, default=200, help="scenes for what half precision loses (default: 200)")
+    parser.add_argument("--images", type=count, help="images in each run (default: 4; on a GPU 128)")
+    parser.add_argument("--samples", type=count, default=200, help="samples of the folders (default: 200)")
+    parser.add_argument("--scenes", type=count, default=200, help="scenes for what half precision loses (default: 200)")
     batches = "images in one forward, or auto (default: 1 auto)"
-    parser.add_argument("--batch", nargs="+", type=_batch, default=[1, None], metavar="N", help=batches)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: 3)")
+    parser.add_argument("--batch", nargs="+", type=count_or_auto, default=[1, None], metavar="N", help=batches)
+    parser.add_argument("--repeats", type=count, default=3, help="runs of which the median counts (default: 3)")
     parser.add_argument(
         "--limit", action="store_true", help="also measure the rate of matrix products, and the share that is reached"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="file for the numbers")
     return parser.parse_args()
-
-
-def _batch(text: str) -> int | None:
-    if text != "auto" and not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of images, or auto")
-    return None if text == "auto" else int(text)
 
 
 def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

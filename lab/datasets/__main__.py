@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, progress, table
 from lab.base.errors import UserError
 from lab.base.images import header_size
@@ -43,12 +44,9 @@ EXAMPLES = """examples:
 python -m lab.datasets convert refcoco --help lists the options of one format."""
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help lists what there is)")
 
 
 def make_parser() -> argparse.ArgumentParser:

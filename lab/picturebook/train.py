@@ -152,5 +152,5 @@ def train_language(model, config: TrainConfig, work: Path, device: torch.device)
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with exit_in_one_line():
+    with exit_in_one_line(continues=True):
         train(typed_options(TrainConfig, sys.argv[1:]))

@@ -55,7 +55,7 @@ def place(
     Raises:
         UserError: unknown names, a device that is not there, bitsandbytes missing or both widths asked for.
     """
-    target = _pick_device(device)
+    target = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise UserError(f"Unknown dtype {dtype!r} (model.dtype); choose auto, {', '.join(DTYPES)}")
     if dtype != "auto":
@@ -68,7 +68,8 @@ def place(
     return Placement(device_map, precision, _quantization(load_in_4bit, load_in_8bit, precision))
 
 
-def _pick_device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
+    """The first device that auto, cpu, cuda or cuda:N means here. Raises UserError if there is none."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UserError(f"Unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from conf.schema import ModelConfig
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line
 from lab.base.errors import UserError
 from lab.base.files import write_atomic
@@ -114,9 +115,7 @@ def load_from_config(config: ModelConfig, *, name: str | None = None, device: st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Loads the checkpoint that the command line names, and prints what was found and how it sees a picture."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.model.builder", description="Loads a checkpoint and prints what was found."
-    )
+    parser = Parser(prog="python -m llava.model.builder", description="Loads a checkpoint and prints what was found.")
     parser.add_argument("name", help="folder or hub name")
     parser.add_argument("--base", help="base of a projector-only or LoRA checkpoint")
     parser.add_argument("--cache-dir", help="where downloads go")

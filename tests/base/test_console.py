@@ -24,7 +24,7 @@ def never(self, target):
     time.sleep(60)
 
 Path.replace = never
-with exit_in_one_line():
+with exit_in_one_line(continues=len(sys.argv) > 2):
     write_atomic(sys.argv[1], b"x")
 """
 
@@ -48,14 +48,16 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_is_one_line_and_leaves_nothing_behind(number, code, word, tmp_path):
-    process = python(WAITS, str(tmp_path / "x.pkl"))
+@pytest.mark.parametrize("continues", [True, False])
+def test_a_signal_is_one_line_and_leaves_nothing_behind(number, code, word, continues, tmp_path):
+    process = python(WAITS, str(tmp_path / "x.pkl"), *(["continues"] if continues else []))
     assert process.stdout.readline() == b"written\n"
     assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == code
-    assert error.decode().splitlines() == [f"{word}; the same command continues where it stopped"]
+    told = f"{word}; the same command continues where it stopped" if continues else word
+    assert error.decode().splitlines() == [told]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """The measuring commands measure what they say."""
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -177,3 +178,26 @@ def test_a_sample_of_a_large_model_is_measured_by_every_preset(tmp_path, monkeyp
     found = folders.large(tmp_path)
     assert len(found) == len(folders.PRESETS)
     assert all(seconds > 0 for seconds in found.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["lab.bench", "--size", "picturebook", "--repeats", "0"], "--repeats: '0': expected a whole number, at least"),
+        (["lab.bench", "--images", "-1"], "--images: '-1': expected a whole number, at least 1"),
+        (["lab.bench", "--samples", "many"], "--samples: 'many': expected a whole number"),
+        (["lab.bench", "--batch", "0"], "--batch: '0': expected a whole number"),
+        (["lab.bench", "--size", "nothing"], "--size: invalid choice: 'nothing'"),
+        (["lab.bench", "--json", "/nonexistent/x"], "--json: '/nonexistent/x': expected a file in a folder that is"),
+        (["lab.bench", "--json", ""], "--json: '': expected a file"),
+        (["lab.bench", "--size", "7b", "--device", "foo"], "Unknown device 'foo'; choose auto, cpu, cuda or cuda:N"),
+        (["lab.bench.gpu", "--json", "lab"], "--json: 'lab': expected a file"),
+        (["lab.bench.gpu", "--seconds", "nan"], "--seconds: 'nan': expected a number of seconds, zero or more"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_before_the_work(given, told, monkeypatch):
+    command = importlib.import_module(f"{given[0]}.__main__")
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(UserError) as caught:
+        command.main()
+    assert told in str(caught.value)

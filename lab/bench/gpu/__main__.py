@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from conf.schema import configuration
+from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, table
 from lab.base.errors import UserError
 from lab.bench import collecting
 from lab.bench.gpu.shapes import SHAPES, build
 from lab.bench.gpu.ways import Budget, Forward, ceiling, forwards, to_files
 from lab.bench.machine import describe
+from lab.bench.options import new_file, seconds
 
 FOR_FILES = 0.3  # of the budget
 PICTURES = {"cuda": 128, "cpu": 2}
@@ -33,20 +35,20 @@ def main() -> None:
     report = {}
     for shape in options.shape:
         with tempfile.TemporaryDirectory() as folder:
-            seconds = options.seconds / len(options.shape)
-            report[shape] = bench(shape, torch.device(options.device), seconds, Path(folder))
+            each = options.seconds / len(options.shape)
+            report[shape] = bench(shape, torch.device(options.device), each, Path(folder))
             print()
     if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lab.bench.gpu", description="How fast one GPU asks a model.")
+    parser = Parser(prog="python -m lab.bench.gpu", description="How fast one GPU asks a model.")
     large = ["llava15-7b", "qwen2.5-vl-7b"]
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=large, help="of the models; weights are random")
-    parser.add_argument("--seconds", type=float, default=420, help="after which nothing new is begun (default: 420)")
+    parser.add_argument("--seconds", type=seconds, default=420, help="after which nothing new is begun (default: 420)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--json", metavar="FILE", help="file for the numbers")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="file for the numbers")
     return parser.parse_args()
 
 

@@ -164,5 +164,5 @@ def answer(model: DenseSam, embeddings: Tensor, asked: Asked, *, multimask: bool
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with exit_in_one_line():
+    with exit_in_one_line(continues=True):
         train(typed_options(SamTrainConfig, sys.argv[1:]))
