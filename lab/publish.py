@@ -11,10 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
 from lab.base.arguments import Parser
 from lab.base.console import exit_in_one_line, table
 from lab.base.errors import UserError
-from lab.base.numbers import size
+from lab.base.numbers import many, size
 from lab.base.places import readable_folder
 
 RESULTS = (
@@ -31,18 +34,42 @@ def main(arguments: Sequence[str]) -> None:
     print(table(("file", "size"), [(path.name, size(path.stat().st_size)) for path in files]))
     print("\nthe configuration and the tables may name folders of this machine: look at them first")
     if not options.push:
-        print(f"nothing was sent; --push sends these {len(files)} files to {options.to}")
+        print(f"nothing was sent; --push sends {many(len(files), 'file')} to {options.to}")
         return
     print(f"sent to {push(files, options.to, private=options.private)}")
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m lab.publish", description="Puts the results of a folder on the hub.")
-    parser.add_argument("folder", type=Path, help="where stages wrote their results: <output_dir>/<model>")
-    parser.add_argument("--to", required=True, metavar="USER/NAME", help="data set on the hub; made if it is not there")
+    parser.add_argument("folder", type=_folder, help="where stages wrote their results: <output_dir>/<model>")
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=_repository,
+        metavar="USER/NAME",
+        help="data set on the hub; made if it is not there",
+    )
     parser.add_argument("--push", action="store_true", help="send them; without, only say what would be sent")
     parser.add_argument("--private", action="store_true", help="make the data set private if it is made")
     return parser.parse_args(arguments)
+
+
+def _folder(text: str) -> Path:
+    """Raises ArgumentTypeError for an empty text, which Path takes for the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; expected a folder with results, <output_dir>/<model>")
+    return Path(text)
+
+
+def _repository(text: str) -> str:
+    """The name of a data set on the hub. Raises ArgumentTypeError if none can have it."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        text = ""
+    if text.count("/") != 1:
+        raise argparse.ArgumentTypeError("expected USER/NAME: letters, digits, -, _ and . between them")
+    return text
 
 
 def results(folder: Path) -> list[Path]:
@@ -66,8 +93,16 @@ def push(files: Sequence[Path], repository: str, *, private: bool = False) -> st
         api.create_commit(made.repo_id, operations, commit_message="Results of localization heads", repo_type="dataset")
     except Exception as error:  # it fails in as many ways as there are libraries between here and the hub
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{repository}: {reason}; is HF_TOKEN set, and may it write there?") from None
+        raise UserError(f"{repository}: {reason}; {_hint(error)}") from None
     return str(made)
+
+
+def _hint(error: Exception) -> str:
+    """What may be wrong, by the hub's answer, if there was one."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403, 404) or isinstance(error, LocalTokenNotFoundError):
+        return "is HF_TOKEN set, and may it write there?"
+    return "can the hub be reached from here?" if status is None else "try again later"
 
 
 if __name__ == "__main__":

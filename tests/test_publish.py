@@ -47,7 +47,7 @@ def test_without_push_it_says_what_it_would_send_and_sends_nothing(folder, sent,
     told = capsys.readouterr().out
     assert all(name in told for name in FILES)
     assert not any(name in told for name in OTHERS)
-    assert "nothing was sent; --push sends these 7 files to user/heads" in told
+    assert "nothing was sent; --push sends 7 files to user/heads" in told
     assert sent == []
 
 
@@ -67,8 +67,41 @@ def test_what_cannot_be_sent_is_told_in_one_line(folder, tmp_path, sent):
         main([str(folder)])
 
 
-def test_without_a_network_or_a_token_the_hub_is_refused_in_one_line(folder):
-    for name in ("user/heads", "not a name"):
-        with pytest.raises(UserError, match="is HF_TOKEN set") as caught:
-            main([str(folder), "--to", name, "--push"])
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("name", ["", "not a name", "heads", "a/b/c", "../x"])
+def test_what_is_no_name_on_the_hub_is_refused_before_anything_is_listed(name, folder, capsys):
+    with pytest.raises(UserError, match=r"argument --to: expected USER/NAME"):
+        main([str(folder), "--to", name])
+    assert capsys.readouterr().out == ""
+
+
+def test_an_empty_folder_argument_is_not_the_working_directory(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=r"argument folder: it is empty"):
+        main(["", "--to", "user/heads"])
+
+
+def test_one_file_is_told_as_one(tmp_path, capsys):
+    (tmp_path / "metrics.md").write_text("")
+    main([str(tmp_path), "--to", "user/heads"])
+    assert "--push sends 1 file to user/heads" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (None, "Connection refused; can the hub be reached from here?"),
+        (401, "Connection refused; is HF_TOKEN set, and may it write there?"),
+        (503, "Connection refused; try again later"),
+    ],
+)
+def test_what_the_hub_says_is_told_in_one_line_with_what_may_be_wrong(status, told, folder, monkeypatch):
+    class Refused(OSError):
+        response = SimpleNamespace(status_code=status)
+
+    def refuse(*_, **__):
+        raise Refused("Connection refused\nand more")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(UserError) as caught:
+        main([str(folder), "--to", "user/heads", "--push"])
+    assert str(caught.value) == f"user/heads: {told}"

@@ -29,6 +29,11 @@ def size(number: float) -> str:
     return f"{number:.0f} {unit}" if number >= 99.5 or unit == "bytes" else f"{number:.2g} {unit}"
 
 
+def many(number: int, noun: str) -> str:
+    """A number of things in words: 1 file, 1,200 files."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def finite(value: Any) -> Any:
     """The same for JSON, which has no NaN and no infinity: null instead, however deep."""
     if isinstance(value, dict):

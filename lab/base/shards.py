@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lab.base.errors import UserError, shown
 from lab.base.files import read_regular
+from lab.base.numbers import many
 
 MOST = 10_000  # shards of one data set
 WRITTEN = re.compile(r"-([0-9]{1,5})of([0-9]{1,5})")  # in the name of a shard's file
@@ -88,7 +89,7 @@ def missing_shards(folder: Path) -> str | None:
         told.append(f"{len(left)} of {of} shards are not finished: run data.shard={','.join(left)}")
     names = [name for _, path in files_of_shards(folder, ERRORS) for name in _failed(path)]
     if names:
-        told.append(f"{len(names)} samples failed ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
+        told.append(f"{many(len(names), 'sample')} failed ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
     return f"{folder}: {'; '.join(told)}" if told else None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from analyze import Head, HeadScore
 from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.errors import UserError
+from lab.base.numbers import many
 from lab.base.paths import same_model
 from lab.heads.files import heads_file, read_heads
 from lab.heads.weights import FREQUENCY, check_weights
@@ -69,7 +70,7 @@ class HeadChoice:
         if self.whole:
             return list(self.heads)
         if len(self.heads) < self.top_k and not self.is_preset:  # what a preset knows is few, and all of it good
-            named = f"{self.source} names {len(self.heads)} heads"
+            named = f"{self.source} names {many(len(self.heads), 'head')}"
             raise UserError(f"logic.top_k is {self.top_k}, but {named}; expected at most that many")
         return list(self.heads[: self.top_k])
 

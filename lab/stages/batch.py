@@ -27,6 +27,7 @@ from lab.attention.tokens import most_tokens
 from lab.base.console import table
 from lab.base.errors import NotWritten, UserError
 from lab.base.files import check_writable, write_atomic
+from lab.base.numbers import many
 from lab.base.paths import find
 from lab.base.processes import Processes, only_run, processes
 from lab.base.shards import ERRORS, FINISHED, LOCK, SUMMARY, Shard, remove_otherwise_divided
@@ -114,7 +115,9 @@ def chosen_samples(data: DataConfig) -> Sequence[Sample]:
     start = data.start_index
     stop = start + 1 if data.end_index is None else len(samples) if data.end_index == END else data.end_index
     if start >= len(samples):
-        raise UserError(f"data.start_index={start}: {data.data_file} has {len(samples)} samples, counted from 0")
+        raise UserError(
+            f"data.start_index={start}: {data.data_file} has {many(len(samples), 'sample')}, counted from 0"
+        )
     return samples[start:stop]
 
 

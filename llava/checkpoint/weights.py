@@ -77,11 +77,9 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        there = (
-            f"there are {count} GPUs, cuda:0 to cuda:{count - 1}"
-            if count
-            else "there is no GPU that torch can use; choose cpu"
-        )
+        there = "there is no GPU that torch can use; choose cpu"
+        if count:
+            there = "there is one GPU, cuda:0" if count == 1 else f"there are {count} GPUs, cuda:0 to cuda:{count - 1}"
         raise UserError(f"No device {device}: {there}")
     return torch.device("cuda", index)
 
