@@ -42,13 +42,8 @@ def main(arguments: Sequence[str]) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m lab.publish", description="Puts the results of a folder on the hub.")
     parser.add_argument("folder", type=_folder, help="where stages wrote their results: <output_dir>/<model>")
-    parser.add_argument(
-        "--to",
-        required=True,
-        type=_repository,
-        metavar="USER/NAME",
-        help="data set on the hub; made if it is not there",
-    )
+    made = "data set on the hub; made if it is not there"
+    parser.add_argument("--to", required=True, type=_repository, metavar="USER/NAME", help=made)
     parser.add_argument("--push", action="store_true", help="send them; without, only say what would be sent")
     parser.add_argument("--private", action="store_true", help="make the data set private if it is made")
     return parser.parse_args(arguments)
