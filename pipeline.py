@@ -59,7 +59,7 @@ def run(cfg: Config | DictConfig) -> int:
     if not stage.many:
         if config.data.shard is not None:
             later = "run this stage without it, over what all of them have written"
-            raise UserError(f"data.shard={config.data.shard}: only stage=batch is done in shards; {later}")
+            raise UserError(f"data.shard={config.data.shard}: only stage=batch is done in parts; {later}")
         refuse_many(f"stage={config.stage}")
     # after the checks: it takes longer to import than they take
     from lab.heads.choice import HeadChoice, head_choice, names_file, tell_source, warn_of_foreign_heads

@@ -86,7 +86,8 @@ def missing_shards(folder: Path) -> str | None:
         return None
     told = []
     if left := [str(Shard(number, of)) for number in range(1, of + 1) if Shard(number, of) not in there]:
-        told.append(f"{len(left)} of {of} shards are not finished: run data.shard={','.join(left)}")
+        missing = f"{len(left)} of {of} parts {'is' if len(left) == 1 else 'are'} not finished"
+        told.append(f"{missing}: run data.shard={','.join(left)}")
     names = [name for _, path in files_of_shards(folder, ERRORS) for name in _failed(path)]
     if names:
         told.append(f"{many(len(names), 'sample')} failed ({', '.join(names[:3])}{', ...' if names[3:] else ''})")

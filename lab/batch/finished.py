@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def read_finished(folder: Path) -> dict[str, Entry]:
-    """What the folder's files tell, by sample, those of all shards; nothing of files that are damaged."""
+    """What the folder's files tell, by sample, those of all parts; nothing of files that are damaged."""
     found: dict[str, Entry] = {}
     for _, path in files_of_shards(folder, FINISHED):
         found |= _read(path)

@@ -20,11 +20,15 @@ from lab.base.errors import UserError
 from lab.base.files import MOST_BYTES
 from lab.base.places import named
 from lab.base.tars import members, read_member
+from lab.datasets.hub import COLUMNS
 from lab.datasets.texts import decode, parse
 
 ROWS = 1024  # of a Parquet file, at a time
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MASK = "mask.png"
+# What becomes of pictures that lie in a Parquet file.
+CONVERTED = "python -m lab.datasets convert hub writes its pictures into files"
+WRITTEN_OUT = "save the pictures as files and name these, or put each into a .tar with its .json or .txt"
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -42,7 +46,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             schema = file.schema_arrow
             for name in ("image_path", "image"):
                 if name in schema.names and not _is_text(arrow, schema.field(name).type):
-                    hint = "expected paths; python -m lab.datasets convert hub writes pictures that lie in such files"
+                    hint = f"expected paths: {CONVERTED if set(COLUMNS) <= set(schema.names) else WRITTEN_OUT}"
                     raise UserError(f"{named(path)}: column {name} holds {schema.field(name).type}: {hint}")
             columns = [field.name for field in schema if not _holds_bytes(arrow, field.type)]
             for batch in file.iter_batches(ROWS, columns=columns):
@@ -77,7 +81,7 @@ def tar_rows(path: Path) -> Iterator[dict[str, Any]]:
         where = f"{named(path)}: sample {key}"
         if picture is None or not there.keys() & {"json", "txt"}:
             lacking = "picture" if picture is None else "expression, .json or .txt"
-            raise UserError(f"{where} has no {lacking} behind each other with the rest; found {', '.join(there)}")
+            raise UserError(f"{where} has no {lacking}; its files must follow each other; found {', '.join(there)}")
         beside = {"image_path": str(path.absolute() / picture)}
         mask = {"mask_path": str(path.absolute() / there[MASK][0])} if MASK in there else {}
         try:
@@ -114,3 +118,8 @@ def _kind(name: str) -> str:
 
 ROWS_OF: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {".parquet": parquet_rows, ".tar": tar_rows}
 EACH = {".parquet": "row", ".tar": "sample"}  # what a row is called in a message
+EXPECTED = {  # of a file without samples
+    "line": "one JSON object per line is expected",
+    "row": "a row for each sample is expected",
+    "sample": "a picture and .json or .txt for each sample are expected",
+}

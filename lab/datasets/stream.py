@@ -14,8 +14,11 @@ import os
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -27,12 +30,13 @@ from lab.base.files import MOST_OF_DATA, POINTER, is_pointer, open_regular, read
 from lab.base.places import named
 from lab.datasets.jsonl import read_line
 from lab.datasets.sample import Sample
-from lab.datasets.sources import EACH, ROWS_OF
+from lab.datasets.sources import EACH, EXPECTED, ROWS_OF
 from lab.datasets.texts import decode
 
 MOST_LINE = 2**26  # bytes of a line
 UTF8 = ("utf-8", "utf-8-sig")
 PATTERN = "*"
+KINDS = "a JSONL, Parquet or tar file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +126,17 @@ class SampleFile(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class Source:
-    """A data file, by the name that messages give it."""
+    """A data file, or those of a pattern, by the names that messages give them."""
 
     path: Path
     each: str = "line"
+    files: tuple[tuple[int, Path], ...] = ()  # those that a pattern names, and how many lines stand before each
 
     def where(self, number: int) -> str:
-        return f"{named(self.path)} {self.each} {number}"
+        before, path = 0, self.path
+        if self.files:
+            before, path = self.files[bisect_left(self.files, number, key=itemgetter(0)) - 1]
+        return f"{named(path)} {self.each} {number - before}"
 
     def sample(self, line: bytes, number: int, final_period: bool) -> Sample:
         """The sample in a line. Raises UserError, which names the place."""
@@ -173,8 +181,10 @@ def _check_ids(digests: UInt64[np.ndarray, " samples"], samples: SampleFile) -> 
 
 
 def _used_twice(source: Source, first: Sample, second: Sample) -> UserError:
-    where = source.where(second.line or 0)
-    return UserError(f"{where}: id {first.id!r} was used in {source.each} {first.line}; ids must be unique")
+    where, before = source.where(second.line or 0), source.where(first.line or 0)
+    if not source.files:
+        before = before.removeprefix(f"{named(source.path)} ")
+    return UserError(f"{where}: id {first.id!r} was used in {before}; ids must be unique")
 
 
 def read_jsonl(path: Path, *, final_period: bool = False) -> list[Sample]:
@@ -194,7 +204,7 @@ def read_samples(path: Path, *, final_period: bool = False) -> SampleFile:
         if PATTERN not in path.name:
             path.stat()
     except FileNotFoundError:
-        raise UserError(f"no data file {named(path)}: set data.data_file to a JSONL file") from None
+        raise UserError(f"no data file {named(path)}: set data.data_file to {KINDS}") from None
     except (OSError, ValueError):
         pass  # reading it says what is wrong
     return open_samples(path, final_period=final_period)
@@ -211,7 +221,7 @@ def _samples(lines: Path, source: Source, final_period: bool) -> Iterator[tuple[
                 yield start, number, source.sample(line, number, final_period)
             start += len(line)
     if not some:
-        raise UserError(f"{source.path} holds no samples: one JSON object per line is expected")
+        raise UserError(f"{source.path} holds no samples: {EXPECTED[source.each]}")
 
 
 def _says_something(line: bytes, number: int, start: int, source: Source) -> bool:
@@ -238,40 +248,68 @@ def _as_lines(path: Path) -> tuple[Path, Source, object]:
         raise UserError(f"no data file {named(path)}: nothing has such a name")
     kind = paths[0].suffix.lower()
     try:
-        if kind in ROWS_OF:
-            return _spooled(path, EACH[kind], (row for one in paths for row in _dumped(ROWS_OF[kind], one)))
+        if PATTERN in path.name or kind in ROWS_OF:
+            return _spooled(path, EACH.get(kind, "line"), paths, partial(_rows, kind=kind))
         with open_regular(path, MOST_OF_DATA) as stream:
             head = stream.read(64)
         if is_pointer(head):
             raise UserError(f"{named(path)} is {POINTER}")
         if json.detect_encoding(head[:4]) in UTF8:
             return path, Source(path), None
-        text = decode(read_regular(path, MOST_OF_DATA))
-        return _spooled(path, "line", (line.encode() for line in text.split("\n")))
+        return _spooled(path, "line", [path], _decoded)
     except FileNotFoundError:
-        raise UserError(f"no data file {named(path)}: a JSONL file is expected") from None
+        raise UserError(f"no data file {named(path)}: {KINDS} is expected") from None
     except UserError as error:
-        raise error if str(error).startswith(named(path)[:20]) else UserError(f"{named(path)} {error}") from None
+        raise (
+            error
+            if str(error).startswith(tuple(named(one)[:20] for one in paths))
+            else UserError(f"{named(path)} {error}")
+        ) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {named(path)} ({why}); expected a JSONL file") from None
+        raise UserError(f"cannot read {named(path)} ({why}); expected {KINDS}") from None
 
 
-def _dumped(rows: Callable[[Path], Iterator[dict[str, Any]]], path: Path) -> Iterator[bytes]:
-    for row in rows(path):
+def _rows(path: Path, kind: str) -> Iterator[bytes]:
+    """The lines of JSON that a file of a kind is or becomes. Raises UserError if it is of another kind."""
+    if path.suffix.lower() != kind:
+        raise UserError(f"{named(path)}: expected files of one kind, {kind or 'JSONL'}, as the first of the pattern")
+    return _dumped(ROWS_OF[kind](path), path) if kind in ROWS_OF else _decoded(path)
+
+
+def _decoded(path: Path) -> Iterator[bytes]:
+    """The lines of a file of text in UTF-8, whatever encoding it is in."""
+    data = read_regular(path, MOST_OF_DATA)
+    if is_pointer(data):
+        raise UserError(f"{named(path)} is {POINTER}")
+    try:
+        text = decode(data)
+    except UserError as error:
+        raise UserError(f"{named(path)} {error}") from None
+    return (line.encode() for line in text.removesuffix("\n").split("\n"))
+
+
+def _dumped(rows: Iterable[dict[str, Any]], path: Path) -> Iterator[bytes]:
+    for row in rows:
         try:
             yield json.dumps(row).encode()
         except (TypeError, ValueError) as error:
             raise UserError(f"{named(path)}: a row holds what JSON does not ({reason(error)})") from None
 
 
-def _spooled(path: Path, each: str, lines: Iterable[bytes]) -> tuple[Path, Source, object]:
+def _spooled(
+    path: Path, each: str, paths: Sequence[Path], rows: Callable[[Path], Iterable[bytes]]
+) -> tuple[Path, Source, object]:
+    """A temporary file of the lines of several, one after the other."""
     handle, name = tempfile.mkstemp(".jsonl", "samples-")
-    guard = _Temporary(Path(name))
+    guard, number, files = _Temporary(Path(name)), 0, []
     with os.fdopen(handle, "wb") as stream:
-        for line in lines:
-            stream.write(line + b"\n")
-    return guard.path, Source(path, each), guard
+        for one in paths:
+            files.append((number, one))
+            for line in rows(one):
+                stream.write(line + b"\n")
+                number += 1
+    return guard.path, Source(path, each, tuple(files) if PATTERN in path.name else ()), guard
 
 
 class _Temporary:

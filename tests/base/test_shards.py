@@ -32,7 +32,7 @@ def test_missing_parts_and_failed_samples_are_told_in_a_line(tmp_path):
     (tmp_path / "summary-3of4.json").write_text("{}")
     (tmp_path / "errors-3of4.jsonl").write_text(json.dumps({"id": "bird"}) + "\n")
     told = missing_shards(tmp_path)
-    assert told == f"{tmp_path}: 2 of 4 shards are not finished: run data.shard=2/4,4/4; 1 samples failed (bird)"
+    assert told == f"{tmp_path}: 2 of 4 parts are not finished: run data.shard=2/4,4/4; 1 sample failed (bird)"
     for number in (2, 4):
         (tmp_path / f"summary-{number}of4.json").write_text("{}")
     (tmp_path / "errors-3of4.jsonl").write_text("damaged")
@@ -42,7 +42,7 @@ def test_missing_parts_and_failed_samples_are_told_in_a_line(tmp_path):
 def test_parts_that_have_begun_and_not_ended_are_missing(tmp_path):
     with only_run(tmp_path, Processes(), Shard(1, 2)):
         pass
-    assert missing_shards(tmp_path) == f"{tmp_path}: 2 of 2 shards are not finished: run data.shard=1/2,2/2"
+    assert missing_shards(tmp_path) == f"{tmp_path}: 2 of 2 parts are not finished: run data.shard=1/2,2/2"
     (tmp_path / "summary.json").write_text("{}")
     assert missing_shards(tmp_path) is None  # one job has done everything since
 

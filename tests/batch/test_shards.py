@@ -30,7 +30,8 @@ def test_all_parts_together_are_the_whole_and_no_sample_is_asked_twice(tmp_path,
         counts.append(json.loads((parts / f"summary-{part.replace('/', 'of')}.json").read_text())["samples"])
         left = 3 - len(counts)
         list_samples(parts)
-        assert caplog.messages[-1].startswith(f"{parts}: {left} of 3 shards are not finished") or not left
+        unfinished = f"{parts}: {left} of 3 parts {'is' if left == 1 else 'are'} not finished: run data.shard="
+        assert caplog.messages[-1].startswith(unfinished) or not left
     assert sorted(counts) == [1, 1, 2]  # those of one picture together
     assert batch(tmp_path, EACH, out="whole") == 0
     whole = tmp_path / "whole" / PICTUREBOOK
@@ -59,7 +60,7 @@ def test_what_fails_in_a_part_is_told_with_the_others(tmp_path, caplog):
     assert sorted(batch(tmp_path, EACH, f"data.shard={part}", asked=asked) for part in ("1/2", "2/2")) == [0, 1]
     folder = read_folder(tmp_path / "out" / PICTUREBOOK)
     assert list(folder.errors) == ["lost"]
-    assert caplog.messages[-1] == f"{folder.path}: 1 samples failed (lost)"
+    assert caplog.messages[-1] == f"{folder.path}: 1 sample failed (lost)"
 
 
 def test_later_stages_read_all_parts_and_refuse_to_be_one(tmp_path):
@@ -69,7 +70,7 @@ def test_later_stages_read_all_parts_and_refuse_to_be_one(tmp_path):
     select = ("stage=select", f"data.attention_dir={folder}", "logic.select.samples=4", "save_fig=false")
     assert run(configuration(*select)) == 0
     assert json.loads((folder / "localization_heads.json").read_text())["samples"] == 4
-    with pytest.raises(UserError, match=r"data.shard=1/2: only stage=batch is done in shards; run this stage without"):
+    with pytest.raises(UserError, match=r"data.shard=1/2: only stage=batch is done in parts; run this stage without"):
         run(configuration(*select, "data.shard=1/2"))
 
 

@@ -143,7 +143,7 @@ def test_a_folder_without_permission_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "stat", denied)
     monkeypatch.setattr("lab.datasets.stream.open_regular", denied)
     assert find("examples") == Path("examples")
-    assert refused(path) == f"cannot read {path} (Permission denied); expected a JSONL file"
+    assert refused(path) == f"cannot read {path} (Permission denied); expected a JSONL, Parquet or tar file"
 
 
 @pytest.mark.parametrize(

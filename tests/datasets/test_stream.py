@@ -14,6 +14,7 @@ from lab.base.errors import UserError
 from lab.base.images import header_size, open_image
 from lab.base.tars import members, read_member, there
 from lab.datasets import read_jsonl, read_samples, read_truth
+from lab.datasets.hub import COLUMNS
 from lab.datasets.stream import open_samples
 
 ROWS = [{"id": f"s{i}", "prompt": f"thing {i}", "image_path": f"{i % 3}.png", "bbox": [1, 2, 3, 4]} for i in range(7)]
@@ -108,9 +109,11 @@ def test_a_parquet_file_is_read_as_its_lines_would_be(tmp_path):
     with pytest.raises(UserError, match=r"data.parquet row 1: no key image_path or image"):
         read_samples(path)
     parquet.write_table(arrow.Table.from_pylist([{"id": "a", "prompt": "x", "image": {"bytes": b"x"}}]), path)
-    with pytest.raises(
-        UserError, match=r"column image holds struct<.*convert hub writes pictures that lie in such files"
-    ):
+    with pytest.raises(UserError, match=r"column image holds struct<.*save the pictures as files and name these"):
+        read_samples(path)
+    columns = dict.fromkeys(COLUMNS, "x") | {"image": {"bytes": b"x"}}
+    parquet.write_table(arrow.Table.from_pylist([columns]), path)
+    with pytest.raises(UserError, match=r"column image holds struct<.*convert hub writes its pictures into files"):
         read_samples(path)
     path.write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"data.parquet: no Parquet file, or damaged"):
@@ -172,6 +175,47 @@ def test_a_pattern_names_many_files(pictures):
         read_samples(pictures.parent / "test-*.tar")
 
 
+def test_files_of_a_pattern_are_named_where_one_is_wrong(tmp_path):
+    for number in (1, 2, 3):
+        rows = [{"id": f"{number}-{i}", "prompt": "x", "image_path": "a.png"} for i in range(number)]
+        (tmp_path / f"part-{number}.jsonl").write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
+    pattern = tmp_path / "part-*.jsonl"
+    assert [s.id for s in read_samples(pattern)] == ["1-0", "2-0", "2-1", "3-0", "3-1", "3-2"]
+    lines = (tmp_path / "part-3.jsonl").read_text().splitlines()
+    (tmp_path / "part-3.jsonl").write_text("\n".join([lines[0], '{"id": "y"}', *lines[1:]]))
+    with pytest.raises(UserError, match=r"/part-3\.jsonl line 2: no key prompt$"):
+        read_samples(pattern)
+    (tmp_path / "part-3.jsonl").write_text(lines[0].replace("3-0", "2-1"))
+    for read in (open_samples, read_jsonl):
+        used = r"/part-3\.jsonl line 1: id '2-1' was used in /.*/part-2\.jsonl line 2; ids must be unique"
+        with pytest.raises(UserError, match=used):
+            read(pattern)
+    (tmp_path / "part-3.jsonl").write_bytes(b"\n\xff\n")
+    with pytest.raises(UserError, match=r"^/.*/part-3\.jsonl line 2: byte 1 \(0xff\) is not UTF-8"):
+        read_samples(pattern)
+    (tmp_path / "part-3.jsonl").unlink()
+    (tmp_path / "part-4.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"part-4\.tar: expected files of one kind, \.jsonl"):
+        read_samples(tmp_path / "part-*")
+
+
+def test_a_faulty_row_of_a_pattern_is_told_with_its_own_file(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"id": str(i), "prompt": "x", "image_path": "a.png"} for i in range(4)]
+    parquet.write_table(arrow.Table.from_pylist(rows[:3]), tmp_path / "no1.parquet")
+    parquet.write_table(arrow.Table.from_pylist([rows[3], {**rows[3], "id": None}]), tmp_path / "no2.parquet")
+    with pytest.raises(UserError, match=r"/no2\.parquet row 2: no key id or question_id"):
+        read_samples(tmp_path / "no*.parquet")
+
+
+@pytest.mark.parametrize("name", ["nosuch.jsonl", "nosuch.tar", "nosuch.parquet"])
+def test_a_file_that_is_not_there_may_be_of_any_kind(tmp_path, name):
+    with pytest.raises(UserError, match=r"no data file .*: set data.data_file to a JSONL, Parquet or tar file"):
+        read_samples(tmp_path / name)
+
+
 def test_a_picture_that_a_tar_does_not_hold_is_told(pictures):
     with pytest.raises(UserError, match=r"No such image: .*train-0.tar/0004.png"):
         open_image(pictures / "0004.png")
@@ -183,8 +227,8 @@ def test_a_picture_that_a_tar_does_not_hold_is_told(pictures):
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"a.png": png()}, "sample a has no expression, .json or .txt"),
-        ({"a.json": b"{}"}, "sample a has no picture"),
+        ({"a.png": png()}, "sample a has no expression, .json or .txt; its files must follow each other; found png"),
+        ({"a.json": b"{}"}, "sample a has no picture; its files must follow each other; found json"),
         ({"a.png": png(), "b.txt": b"x", "a.json": b"{}"}, "sample a has no expression"),
         ({"a.png": png(), "a.json": b"[1]"}, "sample a: a JSON object is expected"),
         ({"a.png": png(), "a.json": b"{"}, "sample a: not JSON"),
@@ -192,7 +236,7 @@ def test_a_picture_that_a_tar_does_not_hold_is_told(pictures):
         ({"a.png": png(), "a.txt": b"\xff\xfe\xfd"}, "sample a: line 1: byte"),
         ({"../a.png": png(), "../a.txt": b"x"}, "names '../a.png', which lies outside"),
         ({"/a.png": png(), "/a.txt": b"x"}, "names '/a.png', which lies outside"),
-        ({}, "holds no samples"),
+        ({}, r"holds no samples: a picture and \.json or \.txt for each sample are expected"),
     ],
 )
 def test_a_tar_of_something_else_is_one_line(tmp_path, files, told):
