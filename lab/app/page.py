@@ -26,6 +26,7 @@ QUEUE = 32  # visitors that may wait; the next one is told to come again
 FREQUENCY, AGE = 600, 3600  # seconds: how often files are deleted, and from which age on
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # one visitor at a time
 LIVE: dict[str, Any] = {"concurrency_limit": 4, "trigger_mode": "always_last", "show_progress": "hidden"}
+EACH = {"trigger_mode": "multiple"}  # where the event itself tells something: gradio would repeat what the first told
 SERVED: dict[str, Any] = {  # nothing but what was uploaded or made here is read, and nothing is asked of a network
     "max_file_size": MOST_BYTES, "allowed_paths": [], "share": False, "ssr_mode": False, "quiet": True,
     "footer_links": [], "prevent_thread_lock": True,
@@ -160,11 +161,11 @@ class Page:
             ([self.blocks.load], do.opened, asking),
             ([parts["ask"].click, parts["expression"].submit, parts["second"].submit], do.asked, asking),
             ([parts["compare"].input], do.asked, asking),
-            ([parts["picker"].example], do.example, asking),
-            ([parts["picker"].dropped], do.dropped, asking),
-            ([parts["picker"].refused], do.refused, LIVE),
+            ([parts["picker"].example], do.example, asking | EACH),
+            ([parts["picker"].dropped], do.dropped, asking | EACH),
+            ([parts["picker"].refused], do.refused, LIVE | EACH),
             (rules, do.ruled, LIVE),
-            ([parts["grid"].choose], do.chose, LIVE),
+            ([parts["grid"].choose], do.chose, LIVE | EACH),
             ([parts["heads"].input], do.picked, LIVE),
             ([parts["which"].input], do.turned, LIVE),
             ([parts["knock"].click], do.knocked, MODEL | {"show_progress_on": parts["answers"]}),
@@ -173,7 +174,7 @@ class Page:
         for triggers, does, options in events:
             listen = triggers[0] if len(triggers) == 1 else partial(gr.on, triggers)
             bound = listen(self._handled(does), self._inputs, self._outputs, api_visibility="private", **options)
-            if options is asking:
+            if options.get("show_progress_on") is results:
                 self._then_read(bound)
         compared = parts["compare"]
         compared.change(

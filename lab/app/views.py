@@ -116,11 +116,15 @@ def head_text(head: Head, table: HeadTable) -> str:
     return f"{head_name(head)}: attention sum {table.attn_sum[head]:.2f}, {told}"
 
 
-def marks(found: Found, table: HeadTable) -> str:
-    """For the page's own script: which heads are chosen, and which do not look at the picture enough."""
+def marks(found: Found, table: HeadTable, choice: int = 0) -> str:
+    """For the page's own script: which heads are chosen, and which do not look at the picture enough.
+
+    `choice` is which choice of the page it answers, 0 for none.
+    """
     threshold = sum_threshold(table.attn_sum, found.logic.threshold)
     below = np.argwhere(table.attn_sum < threshold).tolist()
-    told = {"chosen": [_id(head) for head in found.heads], "below": [_id(head) for head in below]}
+    told: dict[str, Any] = {"chosen": [_id(head) for head in found.heads], "below": [_id(head) for head in below]}
+    told |= {"choice": choice} if choice else {}
     return _render("marks.html.j2", told=json.dumps(told))
 
 

@@ -136,9 +136,14 @@ class Handlers:
         return {name: changed[name] for name in changed if name not in RULES}  # a slider may have moved on meanwhile
 
     def chose(self, visit: Visit) -> Changed:
-        """Heads that were clicked; the model's own if none is left."""
-        heads = heads_of(",".join(map(str, visit.event.get("heads") or [OWN])))
-        return self._followed(_with_heads(visit.asked, visit.side, heads), visit.side)
+        """Heads that were clicked; the model's own if none is left. The page hears which of its choices this answers."""
+        choice = int(visit.event.get("choice") or 0)
+        try:
+            heads = heads_of(",".join(map(str, visit.event.get("heads") or [OWN])))
+            return self._followed(_with_heads(visit.asked, visit.side, heads), visit.side, choice=choice)
+        except UserError as error:  # the page shows those again that are chosen still
+            before = self._followed(visit.asked, visit.side, choice=choice)
+            return before | {"message": views.message(one_line(error), "wrong")}
 
     def picked(self, visit: Visit) -> Changed:
         """Other heads by their kind."""
@@ -187,8 +192,11 @@ class Handlers:
         except UserError:  # it is not kept any more, which is what the error says
             return gone | told
 
-    def _followed(self, state: State, side: int, *, grid: bool = False) -> Changed:
-        """What follows from the state without asking the model; with the `grid` of all heads, if it is another one."""
+    def _followed(self, state: State, side: int, *, grid: bool = False, choice: int = 0) -> Changed:
+        """What follows from the state without asking the model; with the `grid` of all heads, if it is another one.
+
+        `choice` is which choice of heads on the page it answers, 0 for none.
+        """
         model, each = self.desk.model, [self.desk.find(state, number) for number in range(len(state.sides))]
         found, table = each[side], score_all(each[side].record, each[side].logic)
         file, heads = self.desk.file_of(state.picture), state.sides[side].heads
@@ -202,7 +210,7 @@ class Handlers:
             | {
                 "state": state,
                 "results": views.cards([(one, self._words(state, number, one)) for number, one in enumerate(each)]),
-                "marks": views.marks(found, table),
+                "marks": views.marks(found, table, choice),
                 "take": views.take(lines, as_query(state), lasting=state.picture in EXAMPLES),
                 "heads": heads if heads in (OWN, RANKED) else CLICKED,
                 SHOWN: shown,

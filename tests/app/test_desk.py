@@ -217,6 +217,10 @@ def test_a_visit_from_asking_to_comparing(handlers, desk):
     assert chosen["state"].sides[0].heads == ((1, 6), (3, 0))
     assert chosen["heads"] == "clicked"
     assert handlers.chose(Visit(BIRD, VALUES, {"heads": []}))["heads"] == "own"
+    refused = handlers.chose(Visit(BIRD, VALUES, {"heads": ["L99H0"], "choice": 7}))
+    assert "[99, 0] is not a head of this model" in refused["message"]
+    assert refused["state"] == BIRD
+    assert "&#34;choice&#34;: 7" in refused["marks"]
     both = handlers.asked(Visit(chosen["state"], VALUES | {"compare": True}))
     assert [side.heads for side in both["state"].sides] == [((1, 6), (3, 0)), "own"]
     assert both["results"].count('class="lh-card"') == 2

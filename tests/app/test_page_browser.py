@@ -101,8 +101,13 @@ def test_from_a_picture_to_files(visit, desk, tmp_path):
     page.wait_for_selector(WORDS)
 
     page.get_by_role("button", name="Ask again with these heads changed").click()
-    shows(page, ".lh-answers .lh-untouched", "untouched")
-    assert page.locator(".lh-answers tbody tr").count() == 5
+    shows(page, ".lh-answers .lh-untouched-row", "untouched")
+    rows = page.locator(".lh-answers tbody tr")
+    assert rows.count() == 5
+    weights = rows.evaluate_all("all => all.map((row) => getComputedStyle(row.cells[1]).fontWeight)")
+    assert weights == ["400", "600", "400", "400", "400"]  # without the chosen heads
+    heights = rows.evaluate_all("all => all.map((row) => row.getBoundingClientRect().height)")
+    assert abs(heights[1] - heights[2]) < 1
 
     page.get_by_role("button", name="Make the files").click()
     page.wait_for_selector("a[download]")
@@ -279,6 +284,27 @@ def test_the_keyboard_alone_chooses_heads(visit):
     assert page.evaluate("document.activeElement.dataset.head") == "L2H0"  # where it was
     page.keyboard.press(" ")
     playwright.expect(page.locator(".lh-facts")).not_to_contain_text("L2 H0")
+
+
+@pytest.mark.parametrize("pause", [0, 50])
+def test_no_head_is_lost_however_fast_they_are_clicked(visit, pause):
+    page = visit()
+    page.get_by_label("clicked below").check()
+    page.evaluate(
+        """async (pause) => {
+            for (const head of ["L3H0", "L3H1", "L3H2", "L3H3", "L3H1"]) {
+                document.querySelector(`[data-head=${head}]`).click();
+                await new Promise((then) => setTimeout(then, pause));
+            }
+        }""",
+        pause,
+    )
+    page.wait_for_url("**heads=L1H5%2CL1H6%2CL2H4%2CL3H0%2CL3H2%2CL3H3*")
+    shows(page, ".lh-facts", "L3 H3")
+    chosen = page.eval_on_selector_all("[data-head][aria-pressed=true]", "all => all.map((one) => one.dataset.head)")
+    assert chosen == ["L1H5", "L1H6", "L2H4", "L3H0", "L3H2", "L3H3"]
+    page.get_by_label("the model's own").check()  # and the server is heard again
+    playwright.expect(page.locator("[data-head][aria-pressed=true]")).to_have_count(3)
 
 
 def test_cells_can_be_coloured_by_either_criterion_and_layers_taken_away(visit):

@@ -1,5 +1,14 @@
 // Every head: pointing at one shows it large, a click chooses it. The server says what follows from the choice.
 let chosen = new Set(), below = new Set(), mode = "maps", looked = null;
+// choices that were made here, the last one that the server was told, when, and the last one that it has answered
+let choices = 0, told = 0, when = 0, answered = 0;
+const LOST = 3000; // milliseconds after which an answer is waited for no longer
+const tell = () => { // one at a time: of several under way the last to be done would count, which may be an earlier one
+  if (choices === answered || (told > answered && Date.now() - when < LOST)) return;
+  told = choices;
+  when = Date.now();
+  trigger("choose", { heads: [...chosen], choice: choices });
+};
 const all = (selector) => [...element.querySelectorAll(selector)];
 const button = (head) => element.querySelector(`[data-head="${head}"]`);
 const draw = () => {
@@ -36,7 +45,8 @@ element.addEventListener("click", (event) => {
   chosen.has(head) ? chosen.delete(head) : chosen.add(head);
   looked = head;
   draw();
-  trigger("choose", { heads: [...chosen] });
+  choices += 1;
+  tell();
 });
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -9999], End: [0, 9999] };
 element.addEventListener("keydown", (event) => {
@@ -52,9 +62,15 @@ element.addEventListener("keydown", (event) => {
 });
 // what the server says of the heads comes in an element of its own, so that the maps are not sent again
 const read = () => {
-  const told = document.querySelector("[data-marks]");
-  if (told) { const found = JSON.parse(told.dataset.marks); chosen = new Set(found.chosen); below = new Set(found.below); }
+  const marks = document.querySelector("[data-marks]");
+  const found = marks ? JSON.parse(marks.dataset.marks) : null;
+  answered = Math.max(found?.choice ?? 0, answered);
+  if (found && answered >= choices) { // else a newer choice is under way, and its answer follows
+    chosen = new Set(found.chosen);
+    below = new Set(found.below);
+  }
   draw();
+  tell();
 };
 document.addEventListener("lh-marks", read);
 // the sheet under a short name: a thousand cells that inherit all of its letters take a minute to draw
@@ -68,6 +84,6 @@ const lay = async () => {
   url = URL.createObjectURL(blob);
   heads.style.setProperty("--sheet", `url(${url})`);
 };
-const anew = () => { lay(); read(); };
+const anew = () => { answered = choices; lay(); read(); }; // other maps, to which no earlier choice belongs
 watch("value", anew);
 anew();
