@@ -136,8 +136,9 @@ class Handlers:
         return {name: changed[name] for name in changed if name not in RULES}  # a slider may have moved on meanwhile
 
     def chose(self, visit: Visit) -> Changed:
-        """Heads that were clicked; the model's own if none is left. The page hears which of its choices this answers."""
-        choice = int(visit.event.get("choice") or 0)
+        """Heads that were clicked; the model's own if none is left. The page hears which choice this answers."""
+        told = visit.event.get("choice")
+        choice = told if isinstance(told, int) else 0
         try:
             heads = heads_of(",".join(map(str, visit.event.get("heads") or [OWN])))
             return self._followed(_with_heads(visit.asked, visit.side, heads), visit.side, choice=choice)
