@@ -11,7 +11,7 @@
 Options are those of the command line: load("llava15_7b", "logic=paper", "model.dtype=float16").
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -27,7 +27,7 @@ from conf.presets import preset_of
 from conf.schema import Config, LogicConfig, VizConfig, configuration, free_text
 from lab.base.arguments import hydra_arguments
 from lab.base.console import WRONG, one_line
-from lab.base.errors import UserError, quoted
+from lab.base.errors import UserError, quoted, shown
 from lab.base.images import as_rgb, open_image
 from lab.base.paths import find
 from lab.base.remote import is_url, kept_at
@@ -53,10 +53,11 @@ if TYPE_CHECKING:  # a second to import, for figures only
     from lab.refine.refined import Refined
 
 ASKED = ("model.read", "model.use_generate", "model.max_new_tokens")  # what needs no other weights
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray
+IMAGE = "image"  # of a row of a data set: the key of its picture
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Found:
     """Where the chosen heads look in one picture."""
 
@@ -67,6 +68,9 @@ class Found:
     localization: Localization
     logic: LogicConfig
     refined: "Refined | None" = None  # SAM's answer, with logic.refine=sam
+
+    def __repr__(self) -> str:
+        return f"Found({self.expression!r}, box_xyxy={self.box_xyxy}, heads={self.heads}, presence={self.presence})"
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -133,15 +137,19 @@ class Found:
         """As `supervision.Detections` of one object, or of none without a box. Needs the package supervision."""
         try:
             from supervision import Detections
-        except ImportError:
-            raise UserError("to_supervision needs a package that is not installed: pip install supervision") from None
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "supervision":
+                why = "to_supervision needs a package that is not installed: pip install supervision"
+                raise UserError(why) from None
+            why = f"to_supervision: supervision is installed, but cannot be imported: {shown(error, 200)}"
+            raise UserError(why) from error
         if self.box_xyxy is None:
             return Detections.empty()
         box, named = np.array([exclusive(self.box_xyxy)], np.float32), np.array([self.expression])
         return Detections(xyxy=box, mask=self.mask[None], class_id=np.zeros(1, int), data={"class_name": named})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A loaded checkpoint, and the rules by which it finds."""
 
@@ -151,14 +159,19 @@ class Model:
     options: tuple[str, ...]  # as the command line takes them
     refiner: Refiner | None = None  # with logic.refine=sam; loaded when it is first asked
 
+    def __repr__(self) -> str:
+        shape = f"{self.loaded.num_layers} layers x {self.loaded.num_heads} heads"
+        return f"Model({self.config.model.name!r}, {shape}, options={list(self.options)})"
+
     def find(self, picture: Picture | Iterable[Picture], expression: str | Sequence[Any]) -> Any:
         """Where the chosen heads look: one `Found`, or as many as are asked for.
 
         Expressions of one picture are asked behind it together, and pictures in batches that fit memory.
 
         Args:
-            picture: a path, a web address, a PIL image or an array [height, width] or [height, width, 3 or 4]; or
-                several of these, such as a column of a `datasets.Dataset`.
+            picture: a path, a web address, a PIL image, an array [height, width] or [height, width, 3 or 4], or a
+                mapping whose `image` is one of these, such as a row of a `datasets.Dataset`; or several of these, such
+                as the data set itself.
             expression: one, or several. Of several pictures: one for all, or for each its own, one or several.
 
         Returns:
@@ -183,6 +196,7 @@ class Model:
         Raises UserError on an option that the command line refuses, and on one that is neither of `logic` or `refine`
         nor one of `ASKED`.
         """
+        _check_texts(options)
         keys = [one.partition("=")[0] for one in options]
         if others := [
             one
@@ -203,10 +217,11 @@ class Model:
 
     def localize(self, record: Record, picture: Picture) -> Found:
         """What the rules find in a record, without asking the model again."""
-        image = _image(picture)
+        image = _image(_unwrapped(picture))
         return self._sharp(image, [self._found(record, image)])[0]
 
     def _find(self, pictures: Sequence[Picture], each: Sequence[str | Sequence[str]]) -> list[Any]:
+        pictures = [_unwrapped(picture) for picture in pictures]
         images = [_image(picture) for picture in pictures]
         queries = [_texts(one) for one in each]
         found: list[list[Found]] = [[] for _ in pictures]
@@ -251,7 +266,7 @@ class Model:
         return [replace(one, refined=answer) for one, answer in zip(found, answers, strict=True)]
 
 
-def load(name: str = "picturebook", *options: str, device: str = "auto") -> Model:
+def load(name: str | Path = "picturebook", *options: str, device: str = "auto") -> Model:
     """A model that is ready to find.
 
     Args:
@@ -263,16 +278,34 @@ def load(name: str = "picturebook", *options: str, device: str = "auto") -> Mode
     Raises:
         UserError: the checkpoint, that of the SAM, or an option cannot be used.
     """
-    preset = preset_of(name)
-    named = () if name == preset else (f"model.name={name}",)
-    every = (f"model={preset}", *named, f"device={device}", *options)
-    config = _configured(every)
+    every, config = settings(name, *options, device=device)
     refiner = _refiner(config, None)
     loaded = load_model(config)
     return Model(loaded, config, _fitting(config, loaded), every, refiner)
 
 
+def settings(name: str | Path, *options: str, device: str = "auto") -> tuple[tuple[str, ...], Config]:
+    """All options of `load`, as the command line takes them, and the configuration that they make.
+
+    Raises UserError as `load`, but for what only the weights tell.
+    """
+    if not isinstance(name, str | Path) or not str(name):
+        raise UserError(f"a model is a folder, a hub id or a preset, as a text, not {quoted(name)}")
+    name, preset = str(name), preset_of(str(name))
+    named = () if name == preset else (f"model.name={name}",)
+    every = (f"model={preset}", *named, f"device={device}", *options)
+    config = _configured(every)
+    head_choice(config.logic, config.model)
+    return every, config
+
+
+def _check_texts(options: Sequence[Any]) -> None:
+    if wrong := [one for one in options if not isinstance(one, str)]:
+        raise UserError(f'an option is a text such as "logic.top_k=5", not {quoted(wrong[0])}')
+
+
 def _configured(options: Sequence[str]) -> Config:
+    _check_texts(options)
     try:
         return configuration(hydra_arguments(options, free_text()))
     except WRONG as error:  # Hydra's errors are of several lines
@@ -293,17 +326,29 @@ def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
 
 
 def _is_one(picture: Any) -> TypeGuard[Picture]:
-    return isinstance(picture, str | Path | Image.Image | np.ndarray)
+    return isinstance(picture, str | Path | Image.Image | np.ndarray | Mapping | bytes)
 
 
 def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, Iterable) else [given]
+    alone = isinstance(given, Mapping | bytes) or not isinstance(given, Iterable)
+    return [given] if alone else list(given)
+
+
+def _unwrapped(picture: Any) -> Any:
+    """The picture of a row of a data set; anything else as it is."""
+    if not isinstance(picture, Mapping):
+        return picture
+    if IMAGE not in picture:
+        raise UserError(f'a row needs a key "{IMAGE}" with the picture, but has {shown(", ".join(map(str, picture)))}')
+    return picture[IMAGE]
 
 
 def _texts(given: Any) -> list[str]:
     texts = [given] if isinstance(given, str) else _listed(given)
     if wrong := [one for one in texts if not isinstance(one, str)]:
         raise UserError(f"an expression is a text, not {quoted(wrong[0])}")
+    if any(not text.strip() for text in texts):
+        raise UserError("an expression is empty: say what to look for, such as the cup on the left")
     return texts
 
 
@@ -311,8 +356,8 @@ def _image(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
         if 0 in picture.size:
             raise UserError(f"an image of {picture.width} x {picture.height} pixels shows nothing")
-        return as_rgb(picture)
-    if not _is_one(picture):
+        return _converted(picture)
+    if not isinstance(picture, str | Path | np.ndarray):
         raise UserError(f"a picture is a path, a web address, a PIL image or an array, not {quoted(picture)}")
     if not isinstance(picture, np.ndarray):
         return open_image(kept_at(picture) if isinstance(picture, str) and is_url(picture) else find(str(picture)))
@@ -321,3 +366,11 @@ def _image(picture: Any) -> Image.Image:
         found = f"an array {list(shape)} of {picture.dtype}"
         raise UserError(f"{found}: expected uint8 [height, width], [height, width, 3] or [height, width, 4]")
     return as_rgb(Image.fromarray(picture))
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    try:
+        return as_rgb(image)
+    except Exception as error:  # it reads the file only now, and raises anything from OSError to SyntaxError
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the PIL image cannot be read: {shown(why, 200)}") from error

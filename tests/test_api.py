@@ -166,7 +166,14 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
         ("nowhere.png", "a bird", "No such image: nowhere.png"),
         (np.zeros((4, 4, 2), np.uint8), "a bird", r"an array \[4, 4, 2\] of uint8: expected uint8 \[height, width\]"),
         (np.zeros((4, 4)), "a bird", "of float64: expected uint8"),
-        (BIRD, " ", "is empty"),
+        (BIRD, " ", "an expression is empty: say what to look for"),
+        ([BIRD, CAT], ["a bird", ""], "an expression is empty: say what to look for"),
+        (BIRD, b"cat", "an expression is a text, not b'cat'"),
+        (BIRD, {"cat": 1}, "an expression is a text, not {'cat': 1}"),
+        (b"cat", "a bird", "a picture is a path.* not b'cat'"),
+        ({"img": BIRD, "label": 3}, "a bird", 'a row needs a key "image" with the picture, but has img, label'),
+        ([{"image": [BIRD]}], "a bird", "a picture is a path"),
+        (3, "a bird", "a picture is a path.* not 3"),
         (Image.new("RGB", (0, 5)), "a bird", "0 x 5 pixels shows nothing"),
         (None, "a bird", "a picture is a path.* not None"),
         ([[BIRD]], "a bird", "a picture is a path"),
@@ -179,6 +186,50 @@ def test_what_cannot_be_asked_is_told_in_one_line(model, picture, expression, me
     with pytest.raises(UserError, match=message) as caught:
         model.find(picture, expression)
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_a_data_set_is_its_picture_and_a_data_set_is_its_rows(model, bird):
+    rows = [{"image": str(BIRD), "label": 0}, {"image": Image.open(CAT), "label": 1}]
+    assert model.find(rows[0], "birds.").box_xyxy == bird.box_xyxy
+    found = model.find(rows, ["birds.", "a cat"])
+    assert [one.box_xyxy for one in found] == [bird.box_xyxy, model.find(CAT, "a cat").box_xyxy]
+    assert model.localize(bird.record, rows[0]).box_xyxy == bird.box_xyxy
+
+
+def test_a_pil_image_that_cannot_be_read_is_told_in_one_line(model, tmp_path):
+    cut = tmp_path / "cut.jpg"
+    Image.open(BIRD).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    closed = Image.open(CAT)
+    closed.close()
+    for picture in (Image.open(cut), closed):
+        with pytest.raises(UserError, match="the PIL image cannot be read: ") as caught:
+            model.find(picture, "a bird")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [3, None, "", b"picturebook", ["picturebook"]])
+def test_a_model_is_named_by_a_text(name):
+    with pytest.raises(UserError, match="a model is a folder, a hub id or a preset, as a text, not "):
+        load(name)
+
+
+def test_an_option_is_a_text_with_a_key(model):
+    for given in (3, None, ["logic.top_k=5"], {"logic.top_k": 5}):
+        for does in (model.with_options, lambda option: load("picturebook", option)):
+            with pytest.raises(UserError, match=r'an option is a text such as "logic\.top_k=5", not '):
+                does(given)
+    for option in ("foo", "--port", "=3", "logic@x=3"):
+        with pytest.raises(UserError, match=rf"{option}: expected key=value, such as logic\.top_k=5"):
+            load("picturebook", option)
+    with pytest.raises(UserError, match=r"logic\.top_k=\(: expected a number, a word, a list, \[A,B\], or a text"):
+        model.with_options("logic.top_k=(")
+
+
+def test_it_is_short_in_a_console(model, bird):
+    assert repr(bird) == f"Found('birds.', box_xyxy={bird.box_xyxy}, heads={bird.heads}, presence={bird.presence})"
+    assert repr(model).startswith("Model('examples/models/picturebook', 8 layers x 8 heads, options=['model=picture")
+    assert len(repr(model)) < 200
 
 
 def test_options_that_the_command_line_refuses_are_refused(model):
@@ -208,9 +259,14 @@ def test_it_becomes_a_row_of_coco(bird):
     assert_array_equal(rle.decode(row["segmentation"]), bird.mask)
 
 
-def test_it_becomes_detections_where_supervision_is_installed(bird, monkeypatch):
+def test_it_becomes_detections_where_supervision_is_installed(bird, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(UserError, match="pip install supervision"):
+        bird.to_supervision()
+    (tmp_path / "supervision.py").write_text("import nothing_of_this_name")
+    monkeypatch.delitem(sys.modules, "supervision")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="installed, but cannot be imported: No module named 'nothing_of_this_name'"):
         bird.to_supervision()
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=lambda **values: values))
     found = bird.to_supervision()
@@ -227,5 +283,5 @@ def test_the_quick_start_runs_as_it_is_written(capsys, monkeypatch):
     monkeypatch.setattr("viz.can_show", lambda: False)
     main()
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("a cat on the floor: box (160, 240, 359, 439)")
+    assert first.startswith("a cat on the floor: box (170, 240, 369, 429)")
     assert second.startswith("the umbrella: box ")

@@ -44,6 +44,9 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
             instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
             raise UserError(f"{argument}: keys cannot be added or removed; {instead}")
+        key, equals, _ = argument.partition("=")
+        if equals and (not key or "@" in key):
+            raise UserError(f"{shown(argument)}: expected key=value, such as logic.top_k=5")
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
             _check_launcher(sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, TypeVar
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -132,6 +132,8 @@ def one_line(error: Exception) -> str:
         return " ".join(str(error).split())
     if wrong := wrong_word(error):
         return wrong
+    if isinstance(error, OverrideParseException):
+        return unread(error.override)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value: set it (??? stands for none)"
     cause = None if isinstance(error, UserError) else error.__cause__  # ours say what is wrong by themselves
@@ -142,6 +144,13 @@ def one_line(error: Exception) -> str:
         return f"{text.partition(' Invalid value')[0]}: expected a list, [A,B]"
     unknown = "not in '" in text or "not in struct" in text
     return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
+
+
+def unread(option: str) -> str:
+    """What would be right, of an option that Hydra cannot read."""
+    if "=" not in option:
+        return f"{shown(option)}: expected key=value, such as logic.top_k=5"
+    return f"{shown(option)}: expected a number, a word, a list, [A,B], or a text in quotes, \"key='the text'\""
 
 
 def wrong_word(error: Exception) -> str | None:
