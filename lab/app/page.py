@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 QUEUE = 32  # visitors that may wait; the next one is told to come again
-FREQUENCY, AGE = 600, 3600  # seconds: how often files are deleted, and from which age on
+FREQUENCY, AGE = 60, 900  # seconds: how often files are deleted, and from which age on
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # one visitor at a time
 LIVE: dict[str, Any] = {"concurrency_limit": 4, "trigger_mode": "always_last", "show_progress": "hidden"}
 EACH = {"trigger_mode": "multiple"}  # where the event itself tells something: gradio would repeat what the first told

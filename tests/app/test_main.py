@@ -1,5 +1,7 @@
 """python -m lab.app: what it says before it serves."""
 
+import socket
+
 import pytest
 
 import lab.app.__main__ as command
@@ -22,9 +24,51 @@ def test_a_port_is_a_number(monkeypatch, port):
 def test_what_the_page_does_not_show_is_refused(monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: True)
     with pytest.raises(UserError, match=r"logic\.refine=sam: the page shows the grid's mask alone"):
-        command.main(["logic.refine=sam"])
+        command.check_settings("picturebook", ["logic.refine=sam"], "auto")
 
 
 def test_help_shows_commands_to_copy(capsys):
     command.main(["--help"])
     assert "python -m lab.app model=llava15_7b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "7998"], r"--port: expected key=value, such as port=8000 \(python -m lab\.app --help\)"),
+        (["foo"], "foo: expected key=value, such as port=8000"),
+        (["=3"], "=3: expected key=value"),
+        (
+            ["stage=batch"],
+            "stage=batch: does nothing for the page; it takes host, port, model, device, .* logic.top_k=5",
+        ),
+        (["data.image_file=x"], "data.image_file=x: does nothing for the page"),
+        (["refine.prompt=points"], "refine.prompt=points: does nothing for the page"),
+        (["host=nosuch.invalid"], r"host=nosuch\.invalid: there is no such name or address; expected 127\.0\.0\.1"),
+        (["host="], "host=: there is no such name or address"),
+        (["host=192.0.2.1"], r"host=192\.0\.2\.1: not an address of this machine; expected 127\.0\.0\.1"),
+        (["port=" + "9" * 5000], "expected a number from 1 to 65535"),
+        (["port=²"], "expected a number from 1 to 65535"),
+        (["logic.top_k=many"], "logic.top_k"),
+        (["logic.nothing=1"], "logic.nothing"),
+        (["+logic.nothing=1"], "keys cannot be added or removed"),
+        (["logic.heads=nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_is_served(monkeypatch, capfd, options, message):
+    monkeypatch.setattr(command, "find_spec", lambda name: True)
+    if "host" not in options[0]:
+        monkeypatch.setattr(command, "check_place", lambda host, port: None)
+    with pytest.raises(UserError, match=message) as caught:
+        command.main(options)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_port_that_is_taken_is_told_with_another_one():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port}: is taken or cannot be had; choose another, for example"):
+            command.check_place("127.0.0.1", port)

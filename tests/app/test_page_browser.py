@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import time
 import urllib.error
@@ -356,6 +357,31 @@ def test_no_file_of_the_machine_is_served(address, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{address}gradio_api/file={path}")
     assert caught.value.code in (403, 404)
+
+
+def send(address: str, content: bytes) -> str:
+    """Uploads a file as no browser would that has the page. Its path."""
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="notes.txt"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    asked = urllib.request.Request(f"{address}gradio_api/upload", head + content + b"\r\n--x--\r\n", kind)
+    return json.loads(urllib.request.urlopen(asked).read())[0]
+
+
+def test_what_is_uploaded_past_the_page_is_limited_and_goes(desk, uploads, monkeypatch):
+    from lab.app import page
+
+    monkeypatch.setattr(page, "FREQUENCY", 1)
+    monkeypatch.setattr(page, "AGE", 1)
+    with page.serve(desk, uploads) as address:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            send(address, bytes(page.MOST_BYTES + 1))
+        assert caught.value.code == 413
+        path = Path(send(address, b"hello"))
+        assert path.is_relative_to(uploads)
+        deadline = time.monotonic() + 20
+        while path.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not path.exists()
 
 
 def test_it_listens_on_this_machine_only(address):
