@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> None:
     own = OWN | {key: value for key, _, value in (one.partition("=") for one in arguments) if key in OWN}
     options = [one for one in arguments if one.partition("=")[0] not in OWN]
     port = _port(own["port"])
-    check_place(own["host"], port)
     check_settings(own["model"], options, own["device"])
+    check_place(own["host"], port)
     with TemporaryDirectory(prefix="localization-heads-") as folder, ExitStack() as stack:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported: uploads and files, and nothing else
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -95,10 +95,13 @@ def check_settings(model: str, options: Sequence[str], device: str) -> None:
     """Raises UserError if the options are none that the model can be loaded with, before it is loaded."""
     from conf.schema import Refine
     from lab.api import settings
+    from lab.stages.common import device_name
+    from llava.checkpoint.weights import pick_device
 
     _, config = settings(model, *options, device=device)
     if config.logic.refine == Refine.sam:
         raise UserError("logic.refine=sam: the page shows the grid's mask alone; leave it out, or use stage=pipeline")
+    pick_device(device_name(config))
 
 
 def _port(text: str) -> int:

@@ -53,6 +53,7 @@ def test_help_shows_commands_to_copy(capsys):
         (["logic.nothing=1"], "logic.nothing"),
         (["+logic.nothing=1"], "keys cannot be added or removed"),
         (["logic.heads=nowhere.json"], "nowhere.json"),
+        (["device=foo"], "Unknown device 'foo'; choose auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_served(monkeypatch, capfd, options, message):
