@@ -15,6 +15,7 @@ from omegaconf import OmegaConf, ValidationError
 from yaml import YAMLError
 
 from lab.base.errors import UserError, shown
+from lab.base.paths import PROJECT
 
 Options = TypeVar("Options")
 
@@ -44,9 +45,11 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if argument.startswith(("+", "~")) and not argument.startswith(("+hydra", "++hydra")):
             instead = f"write {argument.lstrip('+~')} (python pipeline.py --help lists them)"
             raise UserError(f"{argument}: keys cannot be added or removed; {instead}")
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if equals and (not key or "@" in key):
             raise UserError(f"{shown(argument)}: expected key=value, such as logic.top_k=5")
+        if value == "null" and key.isidentifier() and (presets := sorted((PROJECT / "conf" / key).glob("*.yaml"))):
+            raise UserError(f"{argument}: choose from {', '.join(path.stem for path in presets)}")
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
             _check_launcher(sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]

@@ -9,8 +9,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from enum import EnumMeta
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -39,6 +41,9 @@ NOISE = (
 
 # How OmegaConf refuses a word that is not among those of a key.
 WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<words>.*?)\]\s+full_key: (?P<key>\S+)")
+NULL = "is not Optional"  # how it refuses null for a key that has a value always
+TAKEN: dict[Any, str] = {int: "a whole number is expected", float: "a number is expected"}
+HELP = "it needs a value; python pipeline.py --help tells which"
 LIBRARIES = ("accelerate", "huggingface_hub", "matplotlib", "PIL", "torch", "transformers")
 WRONG = (UserError, HydraException, OmegaConfBaseException)
 MOST = 1000  # characters of an error of Hydra, which may repeat what was given
@@ -154,9 +159,22 @@ def unread(option: str) -> str:
 
 
 def wrong_word(error: Exception) -> str | None:
-    """What is wrong and what would be right, if the error is about a word that is not among those of its key."""
+    """What is wrong and what would be right, if the error is about a word that is not among those of its key, or about
+    null for a key that always has a value.
+    """
     found = WRONG_WORD.search(f"{error}\n{error.__cause__ or ''}")
-    return f"{found['key']}={found['value']}: choose from {found['words']}" if found else None
+    return f"{found['key']}={found['value']}: choose from {found['words']}" if found else _wrong_null(error)
+
+
+def _wrong_null(error: Exception) -> str | None:
+    cause = error.__cause__ or error
+    key, group = getattr(cause, "full_key", None), getattr(cause, "object_type", None)
+    if NULL not in str(cause) or not key or not is_dataclass(group):
+        return None
+    kind = get_type_hints(group).get(key.rpartition(".")[2])
+    words = ["true", "false"] if kind is bool else list(kind) if isinstance(kind, EnumMeta) else []
+    choices = f"choose from {', '.join(map(str, words))}"
+    return f"{key}=null: {choices if words else TAKEN.get(kind, HELP)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -117,6 +117,7 @@ def test_keys_cannot_be_added_or_removed(argument):
         ("logic.top_k=" + "9" * 5000, "digits"),
         ("logic.heads=[[1," + "9" * 5000 + "]]", "digits"),
         ("data.runs=A", r"expected a list, data.runs=\[A,B\]"),
+        ("logic=null", r"logic=null: choose from best, "),
     ],
 )
 def test_what_is_no_text_no_number_and_no_list_is_one_short_line(argument, message):

@@ -151,6 +151,10 @@ def test_unknown_keys_groups_and_types_are_refused_in_one_line_that_names_them(o
         ("logic.token=middle", "logic.token=middle: choose from mean, first, last, or give a number from 0"),
         ("logic.token=-1", "logic.token=-1: must be 0 or more"),
         ("logic.token=true", "logic.token=True: choose from"),
+        ("data.record_format=null", "data.record_format=null: choose from pkl, pkl.gz, safetensors, shards"),
+        ("save_fig=null", "save_fig=null: choose from true, false"),
+        ("data.start_index=null", "data.start_index=null: a whole number is expected"),
+        ("stage=null", "stage=null: it needs a value; python pipeline.py --help tells which"),
     ],
 )
 def test_impossible_values_are_refused_with_what_would_be_right(override, message):
