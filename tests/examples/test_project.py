@@ -44,3 +44,18 @@ def test_the_container_is_made_of_files_that_are_there():
     copied = re.findall(r"^COPY ((?:\S+ )+)\S+$", text("Dockerfile"), re.MULTILINE)
     assert all((PROJECT / name).exists() for names in copied for name in names.split())
     assert (PROJECT / "pipeline.py").exists()
+    ignored = text(".dockerignore").split()
+    assert [name for name in (".venv", "outputs", "runs", "conf/local", ".mypy_cache") if name not in ignored] == []
+
+
+def test_jobs_end_may_read_only_and_take_torch_for_cpus():
+    workflow, container = yaml.safe_load(text(".github/workflows/test.yml")), text("Dockerfile")
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(job["timeout-minutes"] <= 120 for job in workflow["jobs"].values())
+    assert f"ARG TORCH_INDEX={workflow['env']['PIP_EXTRA_INDEX_URL']}\n" in container
+
+
+def test_an_attempt_to_install_it_is_told_in_a_line_what_to_do_instead():
+    asked = subprocess.run([sys.executable, ".ci/not_installed.py"], cwd=PROJECT, capture_output=True, text=True)
+    assert asked.returncode == 1
+    assert re.fullmatch(r"the project is run from its folder: pip install -r requirements.txt .*\n", asked.stderr)
