@@ -52,7 +52,7 @@ def test_nothing_is_begun_when_the_seconds_are_over(tmp_path, capsys):
     report = script.bench("tiny", CPU, 0, tmp_path)
     assert report["forwards"] == []
     assert report["to files"] == {}
-    assert "seconds are over" in capsys.readouterr().out
+    assert "was not begun: 0 seconds would not have sufficed" in capsys.readouterr().out
 
 
 def test_the_large_shape_of_qwen_is_that_of_its_7b(tmp_path):
@@ -82,4 +82,44 @@ def test_memory_that_does_not_suffice_ends_a_way(monkeypatch, tmp_path):
     loaded = shapes.build(shapes.SHAPES["tiny"], CPU, torch.float32)
     monkeypatch.setattr(ways, "ask", refuse)
     picture = collecting.write_images(tmp_path, 1)[0]
-    assert [one.way for one in ways.forwards(loaded, picture, 1e12, ways.Budget(600))] == ["stock", "stock"]
+    assert [one.way for one in ways.forwards(loaded, picture, ways.Budget(600))] == ["stock", "stock"]
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_every_way_is_measured_at_one_picture_before_any_at_more(tmp_path):
+    loaded = shapes.build(shapes.SHAPES["tiny"], CPU, torch.float32)
+    picture = collecting.write_images(tmp_path, 1)[0]
+    order = [(one.pictures, one.expressions, one.way) for one in ways.forwards(loaded, picture, ways.Budget(600))]
+    assert order[:6] == [(1, number, way) for number in (1, 7) for way in ("stock", "fused", "eager")]
+    assert order[6:] == [(2, number, way) for number in (1, 7) for way in ("fused", "eager")]
+
+
+class Clock:
+    """A time that passes only as the work says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_what_would_not_fit_is_not_begun(monkeypatch):
+    clock, begun = Clock(), []
+
+    def forward(_loaded, way, number, pictures, *_):
+        begun.append((way, number, pictures))
+        clock.now += number * pictures
+        return ways.Forward(way, number, pictures, 1.0, None, 1.0)
+
+    monkeypatch.setattr(ways.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(ways, "_questions", lambda *_: None)
+    monkeypatch.setattr(ways, "_forward", forward)
+    budget = ways.Budget(40)
+    list(ways.forwards(None, None, budget))
+    assert begun == [
+        *[(way, 1, 1) for way in ways.WAYS], *[(way, 7, 1) for way in ways.WAYS],
+        ("fused", 1, 2), ("eager", 1, 2), ("fused", 1, 4), ("eager", 1, 4),
+    ]  # fmt: skip
+    assert clock.now <= 40
+    assert budget.short
