@@ -22,7 +22,7 @@ from lab.datasets.ref_l4 import read_ref_l4
 from lab.datasets.refcoco import TEXTS, read_refcoco
 from lab.datasets.sample import Sample, decode_truth, need_truth, with_period
 from lab.datasets.skipped import Skip, Skipped, stop
-from lab.datasets.stream import read_jsonl
+from lab.datasets.stream import open_samples
 
 MIRRORED = "mirrored"  # the folder of the pictures
 EXAMPLES = """examples:
@@ -151,7 +151,7 @@ def _d_cube(options: argparse.Namespace, skip: Skip) -> Iterable[Sample]:
 
 def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
     """A file of one's own is put right, not thinned out: it is refused at its first wrong line."""
-    samples = read_jsonl(options.source)
+    samples = open_samples(options.source)
     if any(sample.present for sample in samples):
         need_truth(samples, str(options.source))
     for sample in progress(samples, "check"):
@@ -160,7 +160,7 @@ def _jsonl(options: argparse.Namespace, _skip: Skip) -> Iterable[Sample]:
             if sample.present:
                 decode_truth(sample, size)
         except UserError as error:
-            raise UserError(f"{options.source} line {sample.line}: {error}") from None
+            raise UserError(f"{samples.source.where(sample.line or 0)}: {error}") from None
         yield replace(sample, image_size=size)
 
 

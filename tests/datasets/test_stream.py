@@ -14,6 +14,7 @@ from lab.base.errors import UserError
 from lab.base.images import header_size, open_image
 from lab.base.tars import members, read_member, there
 from lab.datasets import read_jsonl, read_samples, read_truth
+from lab.datasets.__main__ import main as convert
 from lab.datasets.hub import COLUMNS
 from lab.datasets.stream import open_samples
 
@@ -208,6 +209,12 @@ def test_a_faulty_row_of_a_pattern_is_told_with_its_own_file(tmp_path):
     parquet.write_table(arrow.Table.from_pylist([rows[3], {**rows[3], "id": None}]), tmp_path / "no2.parquet")
     with pytest.raises(UserError, match=r"/no2\.parquet row 2: no key id or question_id"):
         read_samples(tmp_path / "no*.parquet")
+    boxed = [{**row, "bbox": [1, 1, 2, 2]} for row in rows]
+    parquet.write_table(arrow.Table.from_pylist(boxed[:3]), tmp_path / "no1.parquet")
+    parquet.write_table(arrow.Table.from_pylist([{**boxed[3], "image_path": "b.png"}]), tmp_path / "no2.parquet")
+    (tmp_path / "a.png").write_bytes(png())
+    with pytest.raises(UserError, match=r"/no2\.parquet row 1: No such image: .*b\.png"):
+        convert(["convert", "jsonl", str(tmp_path / "no*.parquet"), "--out", str(tmp_path / "x.jsonl")])
 
 
 @pytest.mark.parametrize("name", ["nosuch.jsonl", "nosuch.tar", "nosuch.parquet"])
