@@ -57,7 +57,7 @@ def uneven(folder: Path, number: int) -> Path:
     """A data file of so many samples: a fifth about the first picture, the others about 1 to 8 a picture."""
     scenes = make(folder / "scenes", SCENES, 50)
     rows = [json.loads(line) for line in scenes.read_text().splitlines()]
-    pictures = [picture for picture in range(1, number) for _ in range(1 + picture % 8)]
+    pictures = [picture for picture in range(1, number + 1) for _ in range(1 + picture % 8)]
     lines = []
     for i in range(number):
         picture = 0 if i < number // 5 else pictures[i]

@@ -30,12 +30,15 @@ from lab.stages.common import model_folder
 KEYS = ("model=llava15_7b", "data.save_attention=none", "data.record_format=shards", "save_fig=false")
 DIFFERENT = 32  # records
 EXPRESSIONS = 7  # of a picture
+SELECTED = 1000  # samples that stage=select wants unless it is told otherwise
 
 
 def measure(folder: Path, number: int) -> tuple[dict[str, float], dict[str, Usage]]:
     """Figures of a folder of so many samples, and what each command over it takes, start-up included."""
     keys, figures = fill(folder, number)
     commands = {stage: [sys.executable, "pipeline.py", f"stage={stage}", *keys] for stage in ("batch", "select")}
+    if number < SELECTED:
+        commands["select"].append("logic.select.samples=null")
     return figures, {f"stage={stage}": usage(command, cwd=str(PROJECT)) for stage, command in commands.items()}
 
 

@@ -46,3 +46,7 @@ def test_thousands_of_samples_are_counted_from_their_scores(tmp_path):
     assert run(configuration("stage=select", *keys, "data.workers=1")) == 0
     found = json.loads((folder / "localization_heads.json").read_text())
     assert (found["samples"], found["num_layers"], found["num_heads"]) == (1000, 32, 32)
+
+
+def test_what_select_wants_of_fewer_samples_is_all_of_them():
+    assert configuration().logic.select.samples == shards.SELECTED
