@@ -63,7 +63,7 @@ def _repository(text: str) -> str:
     except HFValidationError:
         text = ""
     if text.count("/") != 1:
-        raise argparse.ArgumentTypeError("expected USER/NAME: letters, digits, -, _ and . between them")
+        raise argparse.ArgumentTypeError("expected USER/NAME, of letters, digits, -, _ and .")
     return text
 
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_sent_is_told_in_one_line(folder, tmp_path, sent):
 
 @pytest.mark.parametrize("name", ["", "not a name", "heads", "a/b/c", "../x"])
 def test_what_is_no_name_on_the_hub_is_refused_before_anything_is_listed(name, folder, capsys):
-    with pytest.raises(UserError, match=r"argument --to: expected USER/NAME"):
+    with pytest.raises(UserError, match=r"argument --to: expected USER/NAME, of letters"):
         main([str(folder), "--to", name])
     assert capsys.readouterr().out == ""
 
