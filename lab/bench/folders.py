@@ -22,8 +22,10 @@ from lab.picturebook.make import make
 from lab.records.files import save_record
 
 SCENES = 40  # that are drawn and collected
-STAGES = ("evaluate", "study", "report")
-PRESETS = ("best", "paper", "selection_v1")
+STAGES = {  # and what is set
+    "evaluate": (), "evaluate, boxes of whole cells": ("logic=cells",), "study": (), "report": (),
+}  # fmt: skip
+PRESETS = ("best", "cells", "paper", "selection_v1")
 LARGE = "evaluate one of 32 x 32 heads, 24 x 24 cells"
 TIMES = 10
 HEADS: tuple[tuple[int, int], ...] = ((14, 24), (14, 13), (14, 26))  # LLaVA-1.5-7B's
@@ -33,9 +35,10 @@ def stages(folder: Path, number: int) -> Iterator[tuple[str, Usage]]:
     """Each stage as a command over so many samples, start-up included."""
     data, records = _samples(folder, number)
     paths = (f"data.data_file={data}", f"data.attention_dir={records}", f"data.output_dir={folder / 'out'}")
-    for stage in STAGES:
-        command = [sys.executable, "pipeline.py", f"stage={stage}", *paths, f"report.max_samples={number}"]
-        yield f"stage={stage}, {number} samples", usage(command, cwd=str(PROJECT))
+    for name, more in STAGES.items():
+        stage = f"stage={name.partition(',')[0]}"
+        command = [sys.executable, "pipeline.py", stage, *more, *paths, f"report.max_samples={number}"]
+        yield f"{name}, {number} samples", usage(command, cwd=str(PROJECT))
 
 
 def _samples(folder: Path, number: int) -> tuple[Path, Path]:
