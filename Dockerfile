@@ -1,7 +1,7 @@
 # docker build --tag localization-heads . && docker run --rm --network none localization-heads
-# torch is PyTorch's own build for CPUs; --build-arg TORCH_INDEX= takes the far larger one for GPUs.
+# PyTorch's own index of builds for CPUs (pytorch.org/get-started) as --build-arg TORCH_INDEX=… makes the image far smaller.
 FROM python:3.11-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 WORKDIR /app
 COPY requirements.txt constraints.txt ./
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch==2.13.0 \
