@@ -226,7 +226,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "inside a storage": (pickle.dumps(Calls(torch.storage._load_from_bytes, inner.getvalue())), system),
         "torch.save": (zipped.getvalue(), system),
         "legacy torch.save": (inner.getvalue(), system),
-        "plain class": (pickle.dumps(Path("a")), "pathlib.PosixPath"),
+        "plain class": (pickle.dumps(Path("a")), f"{type(Path()).__module__}.PosixPath"),
     }
 
 
