@@ -41,7 +41,7 @@ from lab.base.arguments import hydra_arguments
 from lab.base.console import exit_in_one_line, job_in_one_line
 from lab.base.errors import UserError
 from lab.base.processes import first_process, leave, refuse_many
-from lab.stages import STAGES
+from lab.stages import STAGES, again
 from llava.conversation import check_conv_mode
 
 register()
@@ -79,18 +79,20 @@ def run(cfg: Config | DictConfig) -> int:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> int:
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # in a launcher's job, which reports by itself
-            return run(cfg)
+    multirun = hydra_config.mode == RunMode.MULTIRUN
+    if multirun and hydra_config.runtime.choices["hydra/launcher"] != "basic":  # in a job, whose launcher reports
+        return run(cfg)
+    # inside, because Hydra adds lines of its own to errors that leave the job
+    with exit_in_one_line(again=again(cfg.stage)):
+        if not multirun:
+            leave(run(cfg))
         refuse_many("-m")
         codes.append(job_in_one_line(partial(run, cfg)))
-        return codes[-1]
-    with exit_in_one_line(continues=True):  # inside, because Hydra adds lines of its own to errors that leave the job
-        leave(run(cfg))
+    return codes[-1]
 
 
 if __name__ == "__main__":
-    with exit_in_one_line(continues=True):  # around, for what cannot even be composed
+    with exit_in_one_line():  # around, for what cannot even be composed
         if {"--help", "-h"} & set(sys.argv[1:]):
             from conf.help import help_text
 

@@ -44,6 +44,7 @@ WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<
 NULL = "is not Optional"  # how it refuses null for a key that has a value always
 TAKEN: dict[Any, str] = {int: "a whole number is expected", float: "a number is expected"}
 HELP = "it needs a value; python pipeline.py --help tells which"
+CONTINUES = "the same command continues where it stopped"  # of what is run again
 LIBRARIES = ("accelerate", "huggingface_hub", "matplotlib", "PIL", "torch", "transformers")
 WRONG = (UserError, HydraException, OmegaConfBaseException)
 MOST = 1000  # characters of an error of Hydra, which may repeat what was given
@@ -51,12 +52,12 @@ TERMINAL = 80  # columns
 
 
 @contextmanager
-def exit_in_one_line(*, serves: bool = False, continues: bool = False) -> Iterator[None]:
+def exit_in_one_line(*, serves: bool = False, again: str = "") -> Iterator[None]:
     """Turns wrong input (ours, Hydra's and OmegaConf's errors) into one line on stderr and exit code 2.
 
-    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. It says so where the same command `continues` the
-    work; Ctrl-C is the right end of what `serves`. What the console cannot show is replaced, and libraries keep their
-    warnings to themselves.
+    Ctrl-C and SIGTERM are a line too, and exit code 130 or 143. The line ends with what becomes of the work if the
+    same command is run `again`, where that is not all of it anew; Ctrl-C is the right end of what `serves`. What the
+    console cannot show is replaced, and libraries keep their warnings to themselves.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing several lines and leaving with 1
     _quiet_libraries()
@@ -73,8 +74,7 @@ def exit_in_one_line(*, serves: bool = False, continues: bool = False) -> Iterat
             if serves and came[0] == signal.SIGINT:
                 print(file=sys.stderr)
                 raise SystemExit(0) from None
-            again = "; the same command continues where it stopped" if continues else ""
-            print(f"{signals.WORDS[came[0]]}{again}", file=sys.stderr)
+            print("; ".join(filter(None, (signals.WORDS[came[0]], again))), file=sys.stderr)
             raise SystemExit(128 + came[0]) from None
 
 

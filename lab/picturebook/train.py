@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from lab.base.arguments import typed_options
-from lab.base.console import exit_in_one_line
+from lab.base.console import CONTINUES, exit_in_one_line
 from lab.picturebook.drawing import draw, encode
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.language import CPU_ATTENTION, answer_loss, pack, silent_heads
@@ -152,5 +152,5 @@ def train_language(model, config: TrainConfig, work: Path, device: torch.device)
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with exit_in_one_line(continues=True):
+    with exit_in_one_line(again=CONTINUES):
         train(typed_options(TrainConfig, sys.argv[1:]))

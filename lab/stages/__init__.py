@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from conf.schema import Config
+from lab.base.console import CONTINUES
 
 if TYPE_CHECKING:  # numpy: a wrong key is told before it is imported
     from lab.heads.choice import HeadChoice
@@ -26,6 +27,10 @@ class Stage:
     heads: bool = True  # whether it uses `logic.heads`
     presence: bool = True  # whether it tells presence
     finds: bool = False  # whether it finds heads: the file that `logic.heads` names may be the one that it writes
+    again: str = ""  # what the same command does once it was stopped, if not all of it anew
+
+
+KEEPS = "the same command keeps the records that are there"  # and does anew what follows from them
 
 
 # Each stage is imported when it runs: it starts without the libraries of the others, which saves up to a second.
@@ -102,11 +107,16 @@ STAGES = {
     "analyze": Stage(_analyze, "record, or a folder of them -> the heads, best first", heads=False),
     "visualize": Stage(_visualize, "record -> mask, box and figures"),
     "pipeline": Stage(_pipeline, "collect, analyze and visualize one picture"),
-    "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True),
-    "select": Stage(_select, "records -> the heads that are selected again and again", finds=True),
-    "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are"),
-    "study": Stage(_study, "records and the truth -> the paper's tables in miniature", presence=False),
+    "batch": Stage(_batch, "a JSONL of samples -> a record and a ranking for each", many=True, again=CONTINUES),
+    "select": Stage(_select, "records -> the heads that are selected again and again", finds=True, again=KEEPS),
+    "evaluate": Stage(_evaluate, "records and the truth -> how good boxes and masks are", again=KEEPS),
+    "study": Stage(_study, "records and the truth -> the paper's tables in miniature", presence=False, again=KEEPS),
     "ablate": Stage(_ablate, "samples -> whether the model uses the heads, or they only look", presence=False),
     "calibrate": Stage(_calibrate, "samples -> how surely the heads tell whether the thing is there", presence=False),
     "report": Stage(_report, "a folder of records, or two -> one page with everything"),
 }
+
+
+def again(stage: str) -> str:
+    """What is told of the same command where this stage was stopped; nothing of a stage that there is not."""
+    return STAGES[stage].again if stage in STAGES else ""

@@ -9,7 +9,7 @@ import time
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.base.console import exit_in_one_line, one_line
+from lab.base.console import CONTINUES, exit_in_one_line, one_line
 from lab.base.errors import DiskFull, shown
 from lab.base.paths import PROJECT
 
@@ -24,7 +24,7 @@ def never(self, target):
     time.sleep(60)
 
 Path.replace = never
-with exit_in_one_line(continues=len(sys.argv) > 2):
+with exit_in_one_line(again=sys.argv[2]):
     write_atomic(sys.argv[1], b"x")
 """
 
@@ -48,15 +48,15 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-@pytest.mark.parametrize("continues", [True, False])
-def test_a_signal_is_one_line_and_leaves_nothing_behind(number, code, word, continues, tmp_path):
-    process = python(WAITS, str(tmp_path / "x.pkl"), *(["continues"] if continues else []))
+@pytest.mark.parametrize("again", [CONTINUES, ""])
+def test_a_signal_is_one_line_and_leaves_nothing_behind(number, code, word, again, tmp_path):
+    process = python(WAITS, str(tmp_path / "x.pkl"), again)
     assert process.stdout.readline() == b"written\n"
     assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == code
-    told = f"{word}; the same command continues where it stopped" if continues else word
+    told = f"{word}; the same command continues where it stopped" if again else word
     assert error.decode().splitlines() == [told]
     assert not list(tmp_path.iterdir())
 

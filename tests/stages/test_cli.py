@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from lab.base.errors import UserError
 from lab.base.paths import PROJECT
 from lab.measure.metrics import box_iou
 from lab.records.files import load_record
-from lab.stages import STAGES
+from lab.stages import STAGES, again
 from lab.stages.common import folder_name
 from pipeline import run
 from tests.conftest import configuration
@@ -650,3 +651,47 @@ def test_show_plot_opens_a_window_with_the_figure(tmp_path, picturebook, monkeyp
 def test_tables_align_numbers_to_the_right():
     lines = table(("name", "count"), [("a", 5), ("long name", 12)]).splitlines()
     assert lines[2:] == ["a              5", "long name     12"]
+
+
+KEEPS = "; the same command keeps the records that are there"
+STOPPED = """
+import sys, time
+import pipeline
+pipeline.run = lambda cfg: print("running", flush=True) or time.sleep(60)
+sys.argv[1:] = [*sys.argv[1:], "hydra.sweep.dir=."]
+with pipeline.exit_in_one_line():
+    pipeline.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["stage=batch"], "interrupted; the same command continues where it stopped"),
+        (["-m", "stage=batch"], "interrupted; the same command continues where it stopped"),
+        (["stage=evaluate"], f"interrupted{KEEPS}"),
+        (["stage=ablate"], "interrupted"),
+        (["-m", "stage=ablate"], "interrupted"),
+    ],
+)
+def test_a_stopped_stage_tells_what_the_same_command_does_of_itself(arguments, told, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # heard in the background too
+    )
+    assert "running\n" in iter(process.stdout.readline, "")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, f"{told}\n")
+
+
+def test_every_stage_that_collects_tells_what_becomes_of_its_records():
+    """The others start anew, and say nothing."""
+    told = {name for name in STAGES if again(name)}
+    assert told == {"batch", "select", "evaluate", "study"}
+    assert again("none") == ""

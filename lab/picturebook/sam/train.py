@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from lab.base.arguments import typed_options
-from lab.base.console import exit_in_one_line
+from lab.base.console import CONTINUES, exit_in_one_line
 from lab.picturebook.fit import StageConfig, fit
 from lab.picturebook.sam import asking
 from lab.picturebook.sam.loss import DENSE, DenseSam, coverage, dense_loss, mask_loss, normalised
@@ -164,5 +164,5 @@ def answer(model: DenseSam, embeddings: Tensor, asked: Asked, *, multimask: bool
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with exit_in_one_line(continues=True):
+    with exit_in_one_line(again=CONTINUES):
         train(typed_options(SamTrainConfig, sys.argv[1:]))
