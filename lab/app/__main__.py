@@ -50,14 +50,13 @@ def main(arguments: Sequence[str]) -> None:
         from lab.app.desk import Desk
         from lab.app.page import serve
 
-        desk = Desk(lambda: load(own["model"], *options, device=own["device"]), own["model"])
+        print(f"loading {own['model']}", flush=True)
+        desk = Desk(load(own["model"], *options, device=own["device"]))  # an address is printed only if it can answer
         try:
             url = stack.enter_context(serve(desk, Path(folder), host=own["host"], port=port))
         except OSError:
             raise UserError(_taken(port)) from None  # by someone who was faster
         print(f"{url}  (Ctrl-C ends it)", flush=True)
-        desk.start()
-        _ = desk.model  # what is wrong with it ends the page
         Event().wait()
 
 

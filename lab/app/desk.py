@@ -1,6 +1,6 @@
-"""What visitors ask for: a model that is loaded once, their pictures, and the records that it gave.
+"""What visitors ask for: a model that is there already, their pictures, and the records that it gave.
 
-    desk = Desk(lambda: load("picturebook"))
+    desk = Desk(load("picturebook"))
     key = desk.take(path)                   # a picture that was uploaded, by a key that nobody can guess
     found = desk.find(state, 0)             # asks the model if it was not asked the same before
     found = desk.found(state, 0)            # by other rules, without asking
@@ -10,11 +10,11 @@ One model, many visitors: it is asked by one at a time, and everything else goes
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Float
@@ -69,47 +69,19 @@ class Shown:
 class Desk:
     """Answers what the page asks. All methods may be called from any thread."""
 
-    def __init__(self, load: Callable[[], Model], name: str) -> None:
-        self.name = name  # of the model, to be shown while it is loaded
-        self._load = load
-        self._model: Model | None = None
-        self._words: Model | None = None  # the same, which reads every word
-        self._failed: Exception | None = None
-        self._loaded, self._asking = Event(), Lock()
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._words = model.with_options(f"model.read={READ[1]}")  # the same, which reads every word
+        self._asking = Lock()
         self._pictures: Kept[str, Shown] = Kept(PICTURES, lambda shown: shown.weight)
         self._records: Kept[tuple[str, str, str], Record] = Kept(RECORDS, lambda record: record.attn.nbytes)
-
-    # the model
-
-    def start(self) -> None:
-        """Begins to load the model, once."""
-        Thread(target=self._loading, daemon=True).start()
-
-    def _loading(self) -> None:
-        try:
-            model = self._load()
-            self._words, self._model = model.with_options(f"model.read={READ[1]}"), model
-        except Exception as error:  # told to everyone who asks
-            self._failed = error
-        self._loaded.set()
-
-    @property
-    def ready(self) -> bool:
-        """Whether nobody has to wait for the model any more."""
-        return self._loaded.is_set()
-
-    @property
-    def model(self) -> Model:
-        """Waits until it is loaded. Raises what loading it raised."""
-        self._loaded.wait()
-        if self._model is None or self._failed is not None:
-            raise self._failed or UserError("the model could not be loaded")
-        return self._model
 
     # pictures
 
     def take(self, path: Path, name: str) -> str:
-        """Keeps a picture that was uploaded, and returns its key.
+        """Keeps a picture that was uploaded, and returns its key, which others cannot guess.
+
+        The key is of content and name: the same picture under another name is another one.
 
         Raises UserError if it is no picture that can be read, or too large.
         """
@@ -119,7 +91,7 @@ class Desk:
             raise UserError(f"{name} did not arrive: choose it again") from None
         except OSError:
             raise UserError(too_many_bytes(name)) from None
-        key = hashlib.sha256(content).hexdigest()[:32]
+        key = hashlib.sha256(b"%a\0%b" % (name, content)).hexdigest()[:32]
         if self._pictures.get(key) is None:
             self._pictures.put(key, Shown(_opened(path, name), name))
         return key
@@ -179,7 +151,7 @@ class Desk:
     def _record(self, state: State, side: int, read: str) -> Record:
         shown, expression = self.picture(state.picture), state.sides[side].expression
         key = (state.picture, expression, read)
-        model = self.model if read == READ[0] or self._words is None else self._words
+        model = self.model if read == READ[0] else self._words
         with self._asking:
             record = self._records.get(key)
             if record is None:

@@ -106,7 +106,8 @@ class Page:
     def _lay_out(self, desk: Desk) -> None:
         parts = self.parts
         parts["state"] = gr.State(None)
-        parts["masthead"] = gr.HTML(views.masthead(desk.name))
+        model = desk.model
+        gr.HTML(views.masthead(model.config.model.name, (model.loaded.num_layers, model.loaded.num_heads)))
         parts["photo"] = _html("photo", elem_classes="lh-hidden")
         with gr.Row(elem_classes="lh-question"):
             with gr.Column(scale=4, min_width=300):

@@ -38,9 +38,7 @@ def take(out: Path, query: Mapping[str, str] = SHOWN, size: tuple[int, int] = SI
         from lab.app.desk import Desk
         from lab.app.page import serve
 
-        desk = Desk(load, "picturebook")
-        desk.start()
-        with serve(desk, Path(folder)) as url, sync_playwright() as driver:
+        with serve(Desk(load()), Path(folder)) as url, sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": size[0], "height": size[1]})
             page.goto(f"{url}?{urlencode(query)}")

@@ -2,7 +2,7 @@
 
     state = State("bird.png", (Side("birds."),), {"logic.top_k": 2})
     as_query(state)                         # "picture=bird.png&expression=birds.&logic.top_k=2"
-    of_query({"picture": "bird.png", ...})  # the same again
+    of_query({"picture": "bird.png", ...}, {"bird.png": "a bird"})  # the same again
     command(state, 0, "a.jpg", ())          # python pipeline.py data.image_file=a.jpg data.query=birds. logic.top_k=2
 
 All functions are pure. What a link says is checked as the command line is; a wrong one raises UserError.
@@ -163,25 +163,27 @@ def as_query(state: State) -> str:
     return urlencode([*pairs, *((key, _plain(value)) for key, value in state.rules.items())])
 
 
-def of_query(query: Mapping[str, str]) -> State | None:
-    """The state that a link asks for; None if it names no picture. Raises UserError for what no page ever linked to."""
-    if not query.get("picture"):
-        return None
+def of_query(query: Mapping[str, str], examples: Mapping[str, str]) -> State:
+    """The state that a link asks for. Raises UserError for what no page ever linked to.
+
+    `examples`: picture -> what is asked of it. A link without a picture means the first one; one without an expression
+    asks an example for its own.
+    """
     if unknown := [key for key in query if key.startswith("logic.") and key not in RULES]:
         raise UserError(f"{shown(unknown[0])}: the page has no such rule; choose from {', '.join(RULES)}")
     rules = {key: _typed(key, value) for key, value in query.items() if key in RULES}
-    sides = []
-    for number in range(SIDES):
-        expression = query.get(_numbered("expression", number), "")
-        if expression or not number:
-            sides.append(Side(checked(expression), heads_of(query.get(_numbered("heads", number), OWN))))
-    return State(query["picture"], tuple(sides), rules)
+    kept = kept_of_query(query, examples)
+    heads = [heads_of(query.get(_numbered("heads", number), OWN)) for number in range(len(kept.sides))]
+    sides = (Side(checked(side.expression), own) for side, own in zip(kept.sides, heads, strict=True))
+    return State(kept.picture, tuple(sides), rules)
 
 
-def kept_of_query(query: Mapping[str, str], default: str) -> State:
-    """Of a link that cannot be followed: its picture, or else the `default`, and what it asks for, as it stands."""
+def kept_of_query(query: Mapping[str, str], examples: Mapping[str, str]) -> State:
+    """Of a link that cannot be followed: its picture and what it asks for, as it stands, otherwise as `of_query`."""
+    picture = query.get("picture") or next(iter(examples))
     first, second = (query.get(_numbered("expression", number), "") for number in range(SIDES))
-    return State(query.get("picture") or default, (Side(first), Side(second)) if second else (Side(first),))
+    asked = (first or examples.get(picture, ""), second)
+    return State(picture, tuple(Side(text) for text in asked[: 1 + bool(second)]))
 
 
 def checked(expression: str) -> str:

@@ -177,8 +177,8 @@ def _verdict(said: Sequence[Said]) -> str:
 # The rest of the page
 
 
-def masthead(model: str, shape: tuple[int, int] | None = None) -> str:
-    """The head of the page. `shape` is (layers, heads) of the model, once it is loaded."""
+def masthead(model: str, shape: tuple[int, int]) -> str:
+    """The head of the page. `shape` is (layers, heads) of the model."""
     return _render("masthead.html.j2", model=model, shape=shape)
 
 

@@ -73,17 +73,13 @@ class Handlers:
     # asking
 
     def opened(self, visit: Visit) -> Changed:
-        """The page with what its link asks for, or with the first example."""
-        name, expression = next(iter(EXAMPLES.items()))
-        if not self.desk.ready:
-            visit.progress(0.05, "loading the model")
-        masthead = {"masthead": self._masthead()}
-        kept = kept_of_query(visit.query, name)
+        """The page with what its link asks for; without a link, with the first example."""
+        kept = kept_of_query(visit.query, EXAMPLES)
         try:
-            state = of_query(visit.query) or State(name, (Side(expression),))
-            return self._answered(state, visit, 0) | self._question(state) | masthead
+            state = of_query(visit.query, EXAMPLES)
+            return self._answered(state, visit, 0) | self._question(state)
         except UserError as error:  # a link that leads nowhere
-            return self._unanswered(kept, error) | self._question(kept) | masthead
+            return self._unanswered(kept, error) | self._question(kept)
 
     def asked(self, visit: Visit) -> Changed:
         """What was typed is asked, of the same picture and with the same heads."""
@@ -173,8 +169,6 @@ class Handlers:
     # what is shown
 
     def _answered(self, state: State, visit: Visit, side: int) -> Changed:
-        if not self.desk.ready:
-            visit.progress(0.05, "loading the model")
         own = self.desk.model.config.logic
         state = replace(state, rules=differing(own, state.rules))
         for number in range(len(state.sides)):
@@ -221,10 +215,6 @@ class Handlers:
     def _words(self, state: State, side: int, found: Found) -> list[Word]:
         """Those that the model was asked for already."""
         return self.desk.words(state, side, found) if self.desk.asked(state, side, READ[1]) else []
-
-    def _masthead(self) -> str:
-        model = self.desk.model
-        return views.masthead(model.config.model.name, (model.loaded.num_layers, model.loaded.num_heads))
 
     @staticmethod
     def _question(state: State) -> Changed:

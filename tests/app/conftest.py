@@ -8,7 +8,4 @@ from lab.app.desk import Desk
 
 @pytest.fixture(scope="session")
 def desk():
-    model = load()
-    made = Desk(lambda: model, "picturebook")
-    made.start()
-    return made
+    return Desk(load())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conf.schema import configuration, free_text
 from lab.api import load
-from lab.app.desk import FOLDER, MOST_BYTES, Desk, places_of_words
+from lab.app.desk import FOLDER, MOST_BYTES, places_of_words
 from lab.app.files import write_files
 from lab.app.kept import Kept
 from lab.app.knock_out import CHOSEN, OTHERS, WAYS, head_sets
@@ -36,14 +36,28 @@ def handlers(desk, tmp_path):
 # pictures
 
 
-def test_a_picture_is_taken_under_a_key_that_its_content_gives(desk, tmp_path):
+def test_a_picture_is_taken_under_a_key_that_its_content_and_name_give(desk, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (60, 40), "red").save(path)
     key = desk.take(path, "photo.jpg")
-    assert desk.take(path, "other.jpg") == key
+    assert desk.take(path, "photo.jpg") == key
     assert desk.picture(key).image.size == (60, 40)
     assert desk.file_of(key) == "photo.jpg"
     assert len(key) == 32
+
+
+def test_every_visitor_sees_the_own_picture_under_its_own_name(handlers, tmp_path):
+    def dropped(colour: str, name: str) -> State:
+        path = tmp_path / "upload.png"
+        Image.new("RGB", (60, 40), colour).save(path)
+        return handlers.dropped(Visit(None, VALUES, {"path": str(path), "name": name}))["state"]
+
+    states = [dropped("red", "mine.png"), dropped("red", "\ud800 yours.png"), dropped("blue", "mine.png")]
+    assert len({state.picture for state in states}) == 3
+    desk = handlers.desk
+    assert [desk.file_of(state.picture) for state in states] == ["mine.png", "\ud800 yours.png", "mine.png"]
+    seen = [desk.picture(state.picture).image.getpixel((0, 0)) for state in states]
+    assert seen == [(255, 0, 0), (255, 0, 0), (0, 0, 255)]
 
 
 def test_what_is_no_picture_or_too_large_is_refused_by_its_own_name(desk, tmp_path):
@@ -225,6 +239,9 @@ def test_a_visit_from_asking_to_comparing(handlers, desk):
     assert [side.heads for side in both["state"].sides] == [((1, 6), (3, 0)), "own"]
     assert both["results"].count('class="lh-card"') == 2
     assert both["take"].count("python pipeline.py") == 4  # each to be read and to be copied
+    typed = handlers.opened(Visit(None, VALUES, query={"expression": "the tree"}))  # a link that names no picture
+    assert typed["state"] == State("bird.png", (Side("the tree"),))
+    assert typed["expression"] == "the tree"
     linked = handlers.opened(Visit(None, VALUES, query={"picture": "bird.png", "expression": "a", "heads": "L0H0"}))
     told = unescape(linked["marks"]).partition('data-marks="')[2].partition('"></i>')[0]
     assert json.loads(told)["chosen"] == ["L0H0"]
@@ -258,13 +275,3 @@ def test_nothing_can_be_done_before_something_was_asked(handlers):
     for does in (handlers.ruled, handlers.chose, handlers.knocked, handlers.made):
         with pytest.raises(UserError, match="Ask the model first"):
             does(Visit(None, VALUES))
-
-
-def test_a_model_that_cannot_be_loaded_tells_everyone_why():
-    def fails():
-        raise UserError("there is no such model")
-
-    desk = Desk(fails, "nothing")
-    desk.start()
-    with pytest.raises(UserError, match="there is no such model"):
-        desk.find(BIRD, 0)

@@ -1,11 +1,14 @@
 """python -m lab.app: what it says before it serves."""
 
+import shutil
 import socket
+from importlib.util import find_spec
 
 import pytest
 
 import lab.app.__main__ as command
 from lab.base.errors import UserError
+from lab.base.paths import PROJECT
 
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch):
@@ -73,3 +76,20 @@ def test_a_port_that_is_taken_is_told_with_another_one():
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port={port}: is taken or cannot be had; choose another, for example"):
             command.check_place("127.0.0.1", port)
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed: requirements-app.txt")
+@pytest.mark.parametrize("weights", [None, b"", b"no weights"])
+def test_no_address_is_told_of_a_model_that_cannot_be_loaded(monkeypatch, capfd, tmp_path, weights):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # and back again
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setattr(command, "check_place", lambda host, port: None)
+    model = tmp_path / "model"
+    shutil.copytree(PROJECT / "examples" / "models" / "picturebook", model)
+    (model / "model.safetensors").unlink()
+    if weights is not None:
+        (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError) as caught:
+        command.main([f"model={model}"])
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == f"loading {model}\n"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.app.desk import FOLDER, Desk
+from lab.app.desk import FOLDER
 from lab.base.paths import PROJECT
 from tests.browser import needs_chromium, playwright
 
@@ -386,17 +386,3 @@ def test_what_is_uploaded_past_the_page_is_limited_and_goes(desk, uploads, monke
 
 def test_it_listens_on_this_machine_only(address):
     assert re.match(r"http://127\.0\.0\.1:\d+/$", address)
-
-
-def test_the_page_is_there_while_the_model_is_loaded(browser, desk, uploads):
-    from lab.app.page import serve
-
-    slow = Desk(lambda: desk.model, "a large model")  # not started yet
-    with serve(slow, uploads) as url:
-        page = browser.new_context().new_page()
-        page.goto(url)
-        shows(page, ".lh-masthead", "Loading a large model")
-        page.get_by_text("loading the model").wait_for()
-        slow.start()
-        page.wait_for_selector(WORDS)
-        page.context.close()

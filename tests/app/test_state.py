@@ -28,6 +28,7 @@ from lab.app.state import (
 from lab.base.errors import UserError
 from tests.conftest import configuration
 
+EXAMPLES = {"bird.png": "the bird", "cat.png": "the cat"}
 BIRD = State("bird.png", (Side("the bird & the branch = 100 %"),))
 STATES = [
     BIRD,
@@ -38,11 +39,29 @@ STATES = [
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_link_leads_back_to_the_same_state(state):
-    assert of_query(dict(parse_qsl(as_query(state)))) == state
+    assert of_query(dict(parse_qsl(as_query(state))), EXAMPLES) == state
 
 
-def test_a_link_without_a_picture_asks_for_nothing():
-    assert of_query({"__theme": "dark"}) is None
+@pytest.mark.parametrize(
+    ("query", "picture", "expressions"),
+    [
+        ({"__theme": "dark"}, "bird.png", ["the bird"]),
+        ({"expression": "the tree"}, "bird.png", ["the tree"]),
+        ({"picture": "", "expression2": "the tree"}, "bird.png", ["the bird", "the tree"]),
+        ({"picture": "cat.png"}, "cat.png", ["the cat"]),
+        ({"picture": "cat.png", "expression": ""}, "cat.png", ["the cat"]),
+    ],
+)
+def test_what_a_link_leaves_out_is_that_of_an_example(query, picture, expressions):
+    found = of_query(query | {"heads": RANKED, "logic.top_k": "2"}, EXAMPLES)
+    heads = (RANKED, OWN)
+    sides = tuple(Side(text, own) for text, own in zip(expressions, heads, strict=False))
+    assert found == State(picture, sides, {"logic.top_k": 2})
+
+
+def test_a_link_to_an_upload_says_what_to_look_for():
+    with pytest.raises(UserError, match="Type what to look for"):
+        of_query({"picture": "0" * 32}, EXAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +80,14 @@ def test_a_link_without_a_picture_asks_for_nothing():
 )
 def test_a_link_that_no_page_made_is_refused_in_one_line(query, message):
     with pytest.raises(UserError, match=message):
-        of_query({"picture": "bird.png"} | query)
+        of_query({"picture": "bird.png"} | query, EXAMPLES)
 
 
 def test_of_a_link_that_cannot_be_followed_picture_and_texts_are_kept():
     query = {"picture": "cat.png", "expression": "a cat", "expression2": "it", "logic.top_k": "2.5"}
-    assert kept_of_query(query, "bird.png") == State("cat.png", (Side("a cat"), Side("it")))
-    assert kept_of_query({}, "bird.png") == State("bird.png", (Side(""),))
+    assert kept_of_query(query, EXAMPLES) == State("cat.png", (Side("a cat"), Side("it")))
+    assert kept_of_query({"logic.top_k": "2.5"}, EXAMPLES) == State("bird.png", (Side("the bird"),))
+    assert kept_of_query({"picture": "0" * 32}, EXAMPLES) == State("0" * 32, (Side(""),))
 
 
 def test_rules_of_a_state_are_checked_as_those_of_the_command_line():

@@ -73,7 +73,7 @@ def test_the_text_of_a_visitor_is_never_markup(found):
         views.cards([(replace(found, expression=evil), [(evil, found.heat)])]),
         views.take([evil], evil, lasting=True),
         views.message(evil, "wrong"),
-        views.masthead(evil),
+        views.masthead(evil, (8, 8)),
         views.answers([Said("untouched", (), evil, 1.0), Said("chosen", ((1, 2),), evil, 0.5)], False),
     ]
     assert not any("<script" in page or "<img src=x" in page for page in pages)
