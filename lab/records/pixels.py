@@ -10,6 +10,7 @@ different tile is looked at once, and nothing of the picture's size is made but 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +19,8 @@ from jaxtyping import Bool, Float32, Int
 
 from llava.grid import Grid
 
-LONGEST = 256  # pixels of a tile's side: larger ones are cut, so that their numbers stay in the cache
+LONGEST = 255  # pixels of a tile's side: larger ones are cut, so that their numbers stay in the cache and fit a byte
+AT_ONCE = 2**17  # pixels of tiles that are looked at together
 FULL = 15  # the corners of a tile as bits: top left, top right, bottom left, bottom right
 BITS_OF = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # of each byte
 ABOVE_HALF = 0.5 + 2.0**-25  # what exceeds it still exceeds one half when it is rounded to float32
@@ -78,14 +80,12 @@ class Pixels:
         found = np.zeros(self.size[::-1], bool)
         corners = self._corners(cells[None])[0]
         left, stop = _span(self.across)
-        for i, row in enumerate(corners):
-            top = self.down.start[i]
-            rows = found[top : top + self.down.length[i]]
-            rows[:, left:stop] = np.repeat(row == FULL, self.across.length)
-            mixed = np.flatnonzero(_is_mixed(row))
-            for j, tile in zip(mixed.tolist(), self._tiles(i, mixed, row[mixed]), strict=True):
-                x, width = self.across.start[j], self.across.length[j]
-                rows[:, x : x + width] = tile[:, :width]
+        for top, length, full in zip(self.down.start, self.down.length, corners == FULL, strict=True):
+            found[top : top + length, left:stop] = np.repeat(full, self.across.length)
+        i, j = np.nonzero(_is_mixed(corners))
+        for some, tiles in self._tiles(i, j, corners[i, j]):
+            tile, y, x = np.nonzero(tiles)
+            found[self.down.start[i[some][tile]] + y, self.across.start[j[some][tile]] + x] = True
         return found
 
     def overlaps(
@@ -103,56 +103,72 @@ class Pixels:
         self, masks: Bool[np.ndarray, "n rows cols"], planes: tuple[Bool[np.ndarray, "height width"] | None, ...]
     ) -> Int[np.ndarray, "planes n"]:
         """How many pixels each mask has in common with each plane; None stands for all pixels."""
-        corners = self._corners(masks)  # [n, pieces down, pieces across]
-        totals = np.zeros((len(planes), len(masks)), np.int64)
-        across = np.arange(len(self.across.start))
-        for i in np.flatnonzero(corners.any((0, 2))).tolist():
-            there = np.zeros((len(across), FULL + 1), bool)
-            there[across, corners[:, i]] = True
-            j, kind = np.nonzero(there & _is_mixed(np.arange(FULL + 1)))
-            tiles = self._tiles(i, j, kind)  # [tiles, pixels down, pixels across]
-            for plane, total in zip(planes, totals, strict=True):
-                known = np.zeros(there.shape, np.int64)
-                known[:, FULL], known[j, kind] = self._in_plane(i, j, tiles, plane)
-                total += known[across, corners[:, i]].sum(1)
+        corners = self._corners(masks)
+        shape = (*corners.shape[1:], FULL + 1)
+        there = corners != 0  # seldom: most of a mask is empty
+        tile = (np.arange(0, math.prod(shape), FULL + 1).reshape(shape[:2]) + corners)[there]
+        number = np.zeros(math.prod(shape), int)
+        number[tile] = 1
+        i, j, kind = np.unravel_index(different := np.flatnonzero(number), shape)
+        number[different] = np.arange(len(different))
+        known = self._in_planes(i, j, kind, planes)[:, number[tile]]
+        totals, each = np.zeros((len(planes), len(masks)), np.int64), there.sum((1, 2))
+        if len(tile):
+            totals[:, each > 0] = np.add.reduceat(known, (np.cumsum(each) - each)[each > 0], axis=1)
         return totals
 
-    def _in_plane(
-        self, i: int, j: Int[np.ndarray, " tiles"], tiles: Bool[np.ndarray, "tiles h w"], plane: np.ndarray | None
-    ) -> tuple[Int[np.ndarray, " pieces"], Int[np.ndarray, " tiles"]]:
-        """How many pixels of the plane lie in each whole tile of row i, and in each of the given ones of column j."""
-        if plane is None:
-            return self.down.length[i] * self.across.length, _number(tiles)
-        top, (left, stop), longest = self.down.start[i], _span(self.across), self.across.near.shape[1]
-        rows = plane[top : top + self.down.length[i], left:stop]
-        whole = np.add.reduceat(np.count_nonzero(rows, axis=0), self.across.start - left)
-        padded = np.zeros((len(rows), rows.shape[1] + longest), bool)
-        padded[:, :-longest] = rows
-        windows = np.lib.stride_tricks.sliding_window_view(padded, longest, axis=1)  # [h, first pixel, w]
-        own = windows.transpose(1, 0, 2)[self.across.start[j] - left]  # [tiles, h, w]
-        return whole, _number(tiles & own)
+    def _in_planes(
+        self,
+        i: Int[np.ndarray, " tiles"],
+        j: Int[np.ndarray, " tiles"],
+        corners: Int[np.ndarray, " tiles"],
+        planes: tuple[Bool[np.ndarray, "height width"] | None, ...],
+    ) -> Int[np.ndarray, "planes tiles"]:
+        """How many pixels tiles of row i, column j have in common with each plane."""
+        counts = np.stack([self._whole(plane)[i, j] for plane in planes])
+        mixed = np.flatnonzero(_is_mixed(corners))
+        for some, tiles in self._tiles(i[mixed], j[mixed], corners[mixed]):
+            here = mixed[some]
+            y = self.down.start[i[here], None] + np.arange(tiles.shape[1])  # beyond the picture no tile has a pixel
+            x = self.across.start[j[here], None] + np.arange(tiles.shape[2])
+            at = np.minimum(y, self.size[1] - 1)[:, :, None], np.minimum(x, self.size[0] - 1)[:, None]
+            for count, plane in zip(counts, planes, strict=True):
+                count[here] = _number(tiles if plane is None else tiles & plane[at])
+        return counts
+
+    def _whole(self, plane: Bool[np.ndarray, "height width"] | None) -> Int[np.ndarray, "down across"]:
+        """How many pixels of the plane lie in each whole tile."""
+        if plane is None or 0 in (len(self.down.start), len(self.across.start)):
+            return self.down.length[:, None] * self.across.length
+        (top, bottom), (left, right) = _span(self.down), _span(self.across)
+        covered = plane[top:bottom, left:right].view(np.uint8)
+        rows = np.add.reduceat(covered, self.down.start - top, axis=0, dtype=np.uint8)  # LONGEST at most
+        return np.add.reduceat(rows, self.across.start - left, axis=1, dtype=np.int64)
 
     def _corners(self, masks: Bool[np.ndarray, "n rows cols"]) -> Int[np.ndarray, "n down across"]:
         """The four cells around each tile as bits; at the edges the outermost cells stand for those that lack."""
-        cells = np.pad(masks, ((0, 0), (1, 1), (1, 1)), mode="edge").astype(np.uint8)
-        top, bottom = cells[:, self.down.cell], cells[:, self.down.cell + 1]
-        left, right = self.across.cell, self.across.cell + 1
-        return top[..., left] | top[..., right] << 1 | bottom[..., left] << 2 | bottom[..., right] << 3
+        cells = np.pad(masks, ((0, 0), (1, 1), (1, 1)), mode="edge").view(np.uint8)
+        beside = cells[:, :, :-1] | cells[:, :, 1:] << 1
+        corners = beside[:, :-1] | beside[:, 1:] << 2
+        return corners[:, self.down.cell][:, :, self.across.cell]
 
     def _tiles(
-        self, i: int, j: Int[np.ndarray, " tiles"], corners: Int[np.ndarray, " tiles"]
-    ) -> Bool[np.ndarray, "tiles h w"]:
-        """What lies above one half in tiles of row i, columns j, as torch rounds on processors that fuse a product into
-        a sum: horizontally in float32, then the product with the lower row, then the rest in one.
+        self, i: Int[np.ndarray, " tiles"], j: Int[np.ndarray, " tiles"], corners: Int[np.ndarray, " tiles"]
+    ) -> Iterator[tuple[slice, Bool[np.ndarray, "some h w"]]]:
+        """What lies above one half in tiles of row i, column j, as many at a time as fit into the cache.
+
+        Behind a tile's end there is nothing. Sums are rounded as torch rounds them on processors that fuse a product
+        into a sum: horizontally in float32, then the product with the lower row, then the rest in one.
         """
-        height = self.down.length[i]
-        top_left, top_right, low_left, low_right = (
-            (corners >> bit & 1).astype(np.float32)[:, None] for bit in range(4)
-        )
-        near, far = self.across.near[j], self.across.far[j]
-        top, low = near * top_left + far * top_right, near * low_left + far * low_right  # [tiles, w]
-        rest = self.down.far[i, :height, None] * low[:, None]  # [tiles, h, w]
-        return self.down.near[i, :height, None].astype(float) * top[:, None] + rest > ABOVE_HALF
+        step = max(AT_ONCE // max(self.down.near.shape[1] * self.across.near.shape[1], 1), 1)
+        for some in (slice(first, first + step) for first in range(0, len(i), step)):
+            top_left, top_right, low_left, low_right = (
+                (corners[some] >> bit & 1).astype(np.float32)[:, None] for bit in range(4)
+            )
+            near, far = self.across.near[j[some]], self.across.far[j[some]]
+            top, low = near * top_left + far * top_right, near * low_left + far * low_right  # [tiles, w]
+            rest = self.down.far[i[some], :, None] * low[:, None]  # [tiles, h, w]
+            yield some, self.down.near[i[some], :, None].astype(float) * top[:, None] + rest > ABOVE_HALF
 
 
 def _number(tiles: Bool[np.ndarray, "tiles h w"]) -> Int[np.ndarray, " tiles"]:
