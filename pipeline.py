@@ -37,7 +37,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from conf.schema import PRESET, Config, check_paths, foreign_heads, free_text, plain, register
-from lab.base.arguments import hydra_arguments
+from lab.base.arguments import check_flags, hydra_arguments
 from lab.base.console import exit_in_one_line, job_in_one_line
 from lab.base.errors import UserError
 from lab.base.processes import first_process, leave, refuse_many
@@ -104,5 +104,6 @@ if __name__ == "__main__":
             print(f"localization heads {__version__}")
             sys.exit()
         sys.argv[1:] = hydra_arguments(sys.argv[1:], free_text())
+        check_flags(sys.argv[1:])
         main()
         sys.exit(max(codes, default=0))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf, ValidationError
 from yaml import YAMLError
 
@@ -20,6 +21,7 @@ from lab.base.paths import PROJECT
 Options = TypeVar("Options")
 
 MULTIRUN = ("-m", "--multirun")
+HELP = "(python pipeline.py --help shows what there is)"
 DIGITS = 300  # of a number; Python reads no integer of more than 4,300
 LONG_NUMBER = re.compile(rf"(?:\d_?){{{DIGITS + 1}}}")
 # A list of numbers, which is no path: [[14,24],[14,13]].
@@ -53,6 +55,31 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
             _check_launcher(sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raises UserError for flags that Hydra does not have or would not take together, of which it tells in several
+    lines, and for what it offers but cannot be done here.
+    """
+    parser = get_args_parser()
+    parser.allow_abbrev, parser.error = False, _refuse_flag  # type: ignore[method-assign]
+    flags, unknown = parser.parse_known_args(arguments)
+    if unknown and unknown[0].startswith("-"):
+        raise UserError(
+            f"{shown(unknown[0])}: there is no such option; expected key=value, such as logic.top_k=5 {HELP}"
+        )
+    if unknown:
+        raise UserError(f"{shown(unknown[0])}: put options that begin with - before all key=value")
+    if flags.experimental_rerun is not None or flags.shell_completion:
+        raise UserError(f"--experimental-rerun and --shell-completion are Hydra's and do nothing here {HELP}")
+    if flags.resolve and flags.cfg is None:
+        raise UserError("--resolve does nothing without --cfg: write --cfg job --resolve")
+    if sum((flags.run, flags.multirun, flags.cfg is not None, flags.info is not None)) > 1:
+        raise UserError("of --run, --multirun, --cfg and --info only one can be given")
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    raise UserError(f"{message} {HELP}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import Config, as_dict, as_yaml, free_text, literally, plain
-from lab.base.arguments import hydra_arguments, typed_options
+from lab.base.arguments import check_flags, hydra_arguments, typed_options
 from lab.base.errors import UserError
 from tests.conftest import configuration
 
@@ -125,6 +125,44 @@ def test_what_is_no_text_no_number_and_no_list_is_one_short_line(argument, messa
         typed(argument)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "stage=batch", "-m stage=batch", "--cfg job --resolve stage=batch", "-c all -p logic stage=batch",
+        "-i defaults", "--config-dir examples stage=batch", "-5", "--hydra-help",
+    ],
+)  # fmt: skip
+def test_flags_of_hydra_are_taken(arguments):
+    check_flags(arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--port", r"^--port: there is no such option; expected key=value, such as logic\.top_k=5 \(python pip"),
+        ("--port=3 stage=batch", "^--port=3: there is no such option"),
+        ("stage=batch -q", "^-q: there is no such option"),
+        ("--multi stage=batch", "^--multi: there is no such option"),
+        (
+            "stage=batch --cfg job logic.top_k=2",
+            r"^logic\.top_k=2: put options that begin with - before all key=value$",
+        ),
+        ("--cfg", "--cfg/-c: expected one argument"),
+        ("--cfg jobs", "invalid choice: 'jobs'"),
+        ("--info foo", "invalid choice: 'foo'"),
+        ("--resolve", "--resolve does nothing without --cfg: write --cfg job --resolve"),
+        ("-m --cfg job", "of --run, --multirun, --cfg and --info only one"),
+        ("--experimental-rerun x", "do nothing here"),
+        ("-sc install=bash", "do nothing here"),
+    ],
+)
+def test_a_flag_that_cannot_be_taken_is_one_line(arguments, message, capfd):
+    with pytest.raises(UserError, match=message) as caught:
+        check_flags(arguments.split())
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 # -m
