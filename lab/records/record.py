@@ -110,7 +110,7 @@ class Record:
         """The same record for an image of (width, height) pixels."""
         return replace(self, meta={**self.meta, "image_size": list(image_size)})
 
-    @property
+    @cached_property
     def grids(self) -> tuple[Grid, ...]:
         """The grids of meta["grids"].
 
@@ -180,7 +180,7 @@ class Record:
         token = {"token": self.token} if self.attn.shape[2] > 1 else {}
         return settings_of(config) | grids | token | self._sink_settings
 
-    @property
+    @cached_property
     def canvas(self) -> Canvas:
         """The cells of all maps: those of the picture's grid, or a canvas that joins several."""
         return Canvas.over(choose_grids(self.grids, self.counted))
