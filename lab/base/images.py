@@ -156,14 +156,16 @@ def _is_cut(image: Image.Image) -> bool:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as `open_image` gives it."""
-    image = ImageOps.exif_transpose(image)
+    """An opened image as `open_image` gives it; itself if it is upright and RGB: a large one is not copied."""
+    image.load()
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if is_deep(image):
         image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _hint(path: Path) -> str:

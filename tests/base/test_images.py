@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError, features
 
 from lab.base.errors import UserError
-from lab.base.images import add_plug_ins, header_size, open_image
+from lab.base.images import add_plug_ins, as_rgb, header_size, open_image
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -251,3 +251,13 @@ def refuse(path: Path, reason: str) -> None:
     assert reason in message
     assert str(path) in message
     assert "\n" not in message
+
+
+def test_an_upright_rgb_picture_is_not_copied_and_a_turned_one_is_left_as_it_was():
+    upright = Image.new("RGB", (4, 3), "red")
+    assert as_rgb(upright) is upright
+    turned = Image.new("RGB", (4, 3), "red")
+    turned.getexif()[0x0112] = 6
+    assert as_rgb(turned).size == (3, 4)
+    assert turned.size == (4, 3)
+    assert turned.getexif()[0x0112] == 6
