@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 
@@ -28,7 +29,7 @@ from conf.schema import Config, LogicConfig, VizConfig, configuration, free_text
 from lab.base.arguments import hydra_arguments
 from lab.base.console import WRONG, one_line
 from lab.base.errors import UserError, quoted, shown
-from lab.base.images import as_rgb, open_image
+from lab.base.images import as_rgb, image_of_bytes, open_image
 from lab.base.paths import find
 from lab.base.remote import is_url, kept_at
 from lab.batch.batcher import AdaptiveBatcher, automatic_size
@@ -54,7 +55,8 @@ if TYPE_CHECKING:  # a second to import, for figures only
 
 ASKED = ("model.read", "model.use_generate", "model.max_new_tokens")  # what needs no other weights
 IMAGE = "image"  # of a row of a data set: the key of its picture
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
+BYTES, PATH = "bytes", "path"  # of a picture of a data set that was not decoded: its keys
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,7 +136,10 @@ class Found:
         return coco_prediction(found, {found.id: image_id})
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections` of one object, or of none without a box. Needs the package supervision."""
+        """As `supervision.Detections` of one object, or of none without a box. Needs the package supervision.
+
+        Its confidence is `presence`, None where that is not known.
+        """
         try:
             from supervision import Detections
         except ImportError as error:
@@ -146,7 +151,9 @@ class Found:
         if self.box_xyxy is None:
             return Detections.empty()
         box, named = np.array([exclusive(self.box_xyxy)], np.float32), np.array([self.expression])
-        return Detections(xyxy=box, mask=self.mask[None], class_id=np.zeros(1, int), data={"class_name": named})
+        sure = None if self.presence is None else np.array([self.presence], np.float32)
+        one, data = np.zeros(1, int), {"class_name": named}
+        return Detections(xyxy=box, mask=self.mask[None], confidence=sure, class_id=one, data=data)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,9 +176,9 @@ class Model:
         Expressions of one picture are asked behind it together, and pictures in batches that fit memory.
 
         Args:
-            picture: a path, a web address, a PIL image, an array [height, width] or [height, width, 3 or 4], or a
-                mapping whose `image` is one of these, such as a row of a `datasets.Dataset`; or several of these, such
-                as the data set itself.
+            picture: a path, a web address, a PIL image, an array [height, width] or [height, width, 3 or 4], a tensor
+                [1, 3 or 4, height, width], or a row of a `datasets.Dataset`, whose `image` is one of these or, not
+                decoded, a file's bytes or path; or several of these, such as the data set itself or a slice of it.
             expression: one, or several. Of several pictures: one for all, or for each its own, one or several.
 
         Returns:
@@ -182,6 +189,7 @@ class Model:
             UserError: a picture cannot be read, an expression cannot be asked, or there are not as many of one as of
                 the other.
         """
+        picture = _column(picture)
         if _is_one(picture):
             return self._find([picture], [expression])[0]
         pictures = _listed(picture)
@@ -326,7 +334,15 @@ def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
 
 
 def _is_one(picture: Any) -> TypeGuard[Picture]:
-    return isinstance(picture, str | Path | Image.Image | np.ndarray | Mapping | bytes)
+    if isinstance(picture, np.ndarray | torch.Tensor):
+        return picture.ndim < 4 and picture.dtype != object  # else it holds several
+    return isinstance(picture, str | Path | Image.Image | Mapping | bytes)
+
+
+def _column(picture: Any) -> Any:
+    """The pictures of a slice of a data set, which has its rows by columns; anything else as it is."""
+    held = picture.get(IMAGE) if isinstance(picture, Mapping) else None
+    return held if held is not None and not _is_one(held) and isinstance(held, Iterable) else picture
 
 
 def _listed(given: Any) -> list[Any]:
@@ -335,12 +351,32 @@ def _listed(given: Any) -> list[Any]:
 
 
 def _unwrapped(picture: Any) -> Any:
-    """The picture of a row of a data set; anything else as it is."""
-    if not isinstance(picture, Mapping):
-        return picture
-    if IMAGE not in picture:
-        raise UserError(f'a row needs a key "{IMAGE}" with the picture, but has {shown(", ".join(map(str, picture)))}')
-    return picture[IMAGE]
+    """The picture of a row of a data set, be it decoded or not, and a tensor as an array; anything else as it is."""
+    if isinstance(picture, Mapping) and not _is_file(picture):
+        if IMAGE not in picture:
+            has = shown(", ".join(map(str, picture)))
+            raise UserError(f'a row needs a key "{IMAGE}" with the picture, but has {has}')
+        picture = picture[IMAGE]
+    if _is_file(picture):
+        content, path = picture[BYTES], picture[PATH]
+        return path if content is None else image_of_bytes(content, "of a row" if path is None else shown(path))
+    return _channels_last(picture) if isinstance(picture, torch.Tensor) else picture
+
+
+def _is_file(picture: Any) -> bool:
+    """Whether this is a picture as a data set holds it that does not decode it."""
+    known = isinstance(picture, Mapping) and picture.keys() == {BYTES, PATH}
+    return known and isinstance(picture[BYTES], bytes | None)
+
+
+def _channels_last(tensor: torch.Tensor) -> np.ndarray:
+    """[channels, height, width] -> [height, width, channels], a single channel -> [height, width]."""
+    shape = list(tensor.shape)
+    if tensor.dtype != torch.uint8 or len(shape) != 3 or shape[0] not in (1, 3, 4):
+        expected = "expected uint8 [1, 3 or 4, height, width]"
+        raise UserError(f"a tensor {shape} of {str(tensor.dtype).removeprefix('torch.')}: {expected}")
+    array = tensor.permute(1, 2, 0).cpu().numpy()  # [H, W, C]
+    return array[..., 0] if shape[0] == 1 else array
 
 
 def _texts(given: Any) -> list[str]:
@@ -358,7 +394,7 @@ def _image(picture: Any) -> Image.Image:
             raise UserError(f"an image of {picture.width} x {picture.height} pixels shows nothing")
         return _converted(picture)
     if not isinstance(picture, str | Path | np.ndarray):
-        raise UserError(f"a picture is a path, a web address, a PIL image or an array, not {quoted(picture)}")
+        raise UserError(f"a picture is a path, a web address, a PIL image, an array or a tensor, not {quoted(picture)}")
     if not isinstance(picture, np.ndarray):
         return open_image(kept_at(picture) if isinstance(picture, str) and is_url(picture) else find(str(picture)))
     shape = picture.shape

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections import UserDict
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 
@@ -180,6 +182,17 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
         (BIRD, None, "an expression is a text, not None"),
         ([BIRD, CAT], ["a bird", 5], "an expression is a text, not 5"),
         ([BIRD, CAT], ["a bird"], "2 pictures, but 1 expressions"),
+        (
+            torch.zeros(5, 4, 3, dtype=torch.uint8),
+            "a bird",
+            r"a tensor \[5, 4, 3\] of uint8: expected uint8 \[1, 3 or 4, h",
+        ),
+        (torch.zeros(3, 4, 4), "a bird", "of float32: expected uint8"),
+        ({"image": {"bytes": b"cat", "path": None}}, "a bird", "The image of a row cannot be read: not an image"),
+        ({"bytes": b"", "path": "a.png"}, "a bird", r"The image a\.png is empty \(0 bytes\)"),
+        ({"bytes": None, "path": None}, "a bird", "a picture is a path.* not None"),
+        ({"bytes": "cat", "path": "a.png"}, "a bird", 'a row needs a key "image"'),
+        (SimpleNamespace(image="\n" * 3), "a bird", "a picture is a path"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(model, picture, expression, message):
@@ -194,6 +207,54 @@ def test_a_row_of_a_data_set_is_its_picture_and_a_data_set_is_its_rows(model, bi
     found = model.find(rows, ["birds.", "a cat"])
     assert [one.box_xyxy for one in found] == [bird.box_xyxy, model.find(CAT, "a cat").box_xyxy]
     assert model.localize(bird.record, rows[0]).box_xyxy == bird.box_xyxy
+
+
+def arrays() -> list[np.ndarray]:
+    return [np.asarray(open_image(path)) for path in (BIRD, CAT)]
+
+
+def channels_first() -> torch.Tensor:
+    return torch.tensor(np.stack(arrays())).permute(0, 3, 1, 2)
+
+
+FILES = [{"bytes": BIRD.read_bytes(), "path": None}, {"bytes": None, "path": str(CAT)}]
+STAND_INS = {  # what a data set gives, without one
+    "rows that are not decoded": lambda: [{"image": file, "label": 0} for file in FILES],
+    "their column": lambda: FILES,
+    "a stream": lambda: ({"image": Image.open(path)} for path in (BIRD, CAT)),
+    "a slice": lambda: UserDict({"image": [Image.open(path) for path in (BIRD, CAT)], "label": [0, 1]}),
+    "rows of tensors": lambda: [{"image": tensor} for tensor in channels_first()],
+    "a slice of tensors": lambda: {"image": channels_first(), "label": [0, 1]},
+    "an array of all": lambda: np.stack(arrays()),
+}
+
+
+@pytest.fixture(scope="module")
+def boxes(model) -> list[tuple]:
+    return [model.find(path, "the bird").box_xyxy for path in (BIRD, CAT)]
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_whatever_a_data_set_holds_as_pictures_is_found_as_each_alone(model, boxes, kind):
+    assert [found.box_xyxy for found in model.find(STAND_INS[kind](), "the bird")] == boxes
+
+
+def test_a_grey_tensor_is_a_picture(model):
+    grey = open_image(BIRD).convert("L")
+    found = model.find(torch.tensor(np.asarray(grey))[None], "the bird")
+    assert_array_equal(found.record.attn, model.find(grey, "the bird").record.attn)
+
+
+@pytest.mark.parametrize("form", [None, "torch", "numpy"])
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_real_data_set_is_found_as_its_pictures(model, boxes, form, decode):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    rows = datasets.Dataset.from_dict({"image": [str(BIRD), str(CAT)], "label": [0, 1]})
+    rows = rows.cast_column("image", datasets.Image(decode=decode)).with_format(form)
+    given = {"whole": rows, "column": rows["image"], "slice": rows[0:2], "stream": rows.to_iterable_dataset()}
+    for kind, pictures in given.items():
+        assert (kind, [found.box_xyxy for found in model.find(pictures, "the bird")]) == (kind, boxes)
+    assert model.find(rows[1], "the bird").box_xyxy == boxes[1]
 
 
 def test_a_pil_image_that_cannot_be_read_is_told_in_one_line(model, tmp_path):
@@ -274,6 +335,17 @@ def test_it_becomes_detections_where_supervision_is_installed(bird, tmp_path, mo
     assert found["xyxy"].tolist() == [[x0, y0, x1 + 1, y1 + 1]]
     assert found["mask"].shape == (1, *bird.picture.size[::-1])
     assert found["data"]["class_name"].tolist() == ["birds."]
+    assert found["confidence"].tolist() == pytest.approx([bird.presence])
+
+
+def test_real_detections_are_joined_and_filtered(model, bird):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    absent = model.with_options("logic.presence.threshold=1").localize(bird.record, BIRD)
+    found = supervision.Detections.merge([bird.to_supervision(), absent.to_supervision(), bird.to_supervision()])
+    assert len(found) == 2
+    assert found.mask.sum() == 2 * bird.mask.sum()
+    assert len(found.with_nms()) == 1
+    assert len(found[found.confidence > 0.999]) == 0
 
 
 def test_the_quick_start_runs_as_it_is_written(capsys, monkeypatch):

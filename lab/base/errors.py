@@ -28,9 +28,8 @@ class DiskFull(NotWritten):
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """A value for a message: its repr, cut after `most` characters."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+    """A value for a message: its repr, in one line, cut after `most` characters."""
+    return shown(" ".join(repr(value).split("\n")), most)
 
 
 class InARow:

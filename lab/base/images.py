@@ -1,6 +1,7 @@
 """Any picture a user may have -> an 8-bit RGB image, upright, or one line that says why not."""
 
 import errno
+import io
 import logging
 import stat
 from contextlib import suppress
@@ -39,6 +40,7 @@ REASONS = {  # the system's errors, in words about a picture
     errno.ENOTDIR: "a part of its path is a file, not a folder",
 }
 
+HEAD = 64  # bytes of a file that tell its kind
 RANGES = (255.0, 4095.0, 65535.0)  # the highest values of 8, 12 and 16 bits
 CUT_12_BITS = 4095 >> 8  # what is left of 12 bits when the upper 8 of 16 are read
 FEWER_BITS = (
@@ -62,16 +64,8 @@ def open_image(path: str | Path) -> Image.Image:
     fetch(path)
     if kind := no_file(path):
         raise UserError(f"The image {name} {kind}")
-    add_plug_ins()
     try:
-        with Image.open(source(path)) as image:
-            if getattr(image, "is_animated", False):
-                log.warning("%s is animated: only its first frame is used", path)
-            cut = _is_cut(image)
-            image.load()
-            if cut and np.asarray(image.convert("RGB")).max() <= CUT_12_BITS:
-                raise UserError(f"The image {name} has colours of {FEWER_BITS}")
-            return as_rgb(image)
+        return _read(source(path), name)
     except UserError:
         raise
     except FileNotFoundError:
@@ -80,14 +74,42 @@ def open_image(path: str | Path) -> Image.Image:
         raise UserError(f"{name} is a folder, not an image") from None
     except PermissionError:
         raise UserError(f"The image {name} may not be read: permission denied") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"The image {name} is too large to open safely: {error}") from None
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError on broken files
         head = _head(path)
-        if head == b"":
-            raise UserError(f"The image {name} is empty (0 bytes)") from None
-        check_pointer(path)
-        raise UserError(f"The image {name} cannot be read: {_reason(error, head or b'')}") from error
+        if head != b"":
+            check_pointer(path)
+        raise _unread(name, error, head) from error
+
+
+def image_of_bytes(content: bytes, name: str) -> Image.Image:
+    """The same from what a file holds. Raises UserError, which calls the image by its `name`, if it cannot be read."""
+    try:
+        return _read(io.BytesIO(content), name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unread(name, error, content[:HEAD]) from error
+
+
+def _read(opened: Path | io.BytesIO, name: str) -> Image.Image:
+    add_plug_ins()
+    with Image.open(opened) as image:
+        if getattr(image, "is_animated", False):
+            log.warning("%s is animated: only its first frame is used", name)
+        cut = _is_cut(image)
+        image.load()
+        if cut and np.asarray(image.convert("RGB")).max() <= CUT_12_BITS:
+            raise UserError(f"The image {name} has colours of {FEWER_BITS}")
+        return as_rgb(image)
+
+
+def _unread(name: str, error: Exception, head: bytes | None) -> UserError:
+    """Why an image cannot be read. `head`: its first bytes, None if they are not known."""
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(f"The image {name} is too large to open safely: {error}")
+    if head == b"":
+        return UserError(f"The image {name} is empty (0 bytes)")
+    return UserError(f"The image {name} cannot be read: {_reason(error, head or b'')}")
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -180,7 +202,7 @@ def _head(path: Path) -> bytes | None:
         return None  # whose members are read as a whole
     try:
         with path.open("rb") as stream:
-            return stream.read(64)
+            return stream.read(HEAD)
     except (OSError, ValueError):
         return None
 
