@@ -48,10 +48,11 @@ def main(arguments: Sequence[str]) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from lab.api import load
         from lab.app.desk import Desk
-        from lab.app.page import serve
 
         print(f"loading {own['model']}", flush=True)
         desk = Desk(load(own["model"], *options, device=own["device"]))  # an address is printed only if it can answer
+        from lab.app.page import serve  # with gradio, which takes seconds to import
+
         try:
             url = stack.enter_context(serve(desk, Path(folder), host=own["host"], port=port))
         except OSError:

@@ -44,6 +44,7 @@ EXAMPLES = {  # pictures that ship, and what is asked of them
 MOST_PIXELS = 40_000_000  # of a picture: a 12-megapixel photo has 12,000,000
 MOST_BYTES = 25 * 2**20  # of its file
 PICTURES, RECORDS = 2**29, 2**29  # bytes that are kept of each
+READ_FILES = 1000  # whose keys are remembered
 READ = ("last", "expression")  # of model.read: what the heat map is made from, and the maps of the words
 THUMBNAIL = 240  # pixels
 MOST_TOKENS = 32  # of an answer
@@ -74,6 +75,7 @@ class Desk:
         self._words = model.with_options(f"model.read={READ[1]}")  # the same, which reads every word
         self._asking = Lock()
         self._pictures: Kept[str, Shown] = Kept(PICTURES, lambda shown: shown.weight)
+        self._read: Kept[tuple[Path, str], str] = Kept(READ_FILES, lambda key: 1)  # uploads, and the keys they got
         self._records: Kept[tuple[str, str, str], Record] = Kept(RECORDS, lambda record: record.attn.nbytes)
 
     # pictures
@@ -87,13 +89,17 @@ class Desk:
         """
         try:
             content = read_regular(path, MOST_BYTES)
-        except FileNotFoundError:  # someone else brought the same at the same moment, and it was read for them
-            raise UserError(f"{name} did not arrive: choose it again") from None
+        except FileNotFoundError:
+            key = self._read.get((path, name)) or ""  # someone else brought the same, and it was read for them
+            if self._pictures.get(key) is None:
+                raise UserError(f"{name} did not arrive: choose it again") from None
+            return key
         except OSError:
             raise UserError(too_many_bytes(name)) from None
         key = hashlib.sha256(b"%a\0%b" % (name, content)).hexdigest()[:32]
         if self._pictures.get(key) is None:
             self._pictures.put(key, Shown(_opened(path, name), name))
+        self._read.put((path, name), key)
         return key
 
     def picture(self, key: str) -> Shown:

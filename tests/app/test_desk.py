@@ -60,6 +60,16 @@ def test_every_visitor_sees_the_own_picture_under_its_own_name(handlers, tmp_pat
     assert seen == [(255, 0, 0), (255, 0, 0), (0, 0, 255)]
 
 
+def test_who_brings_the_same_picture_at_the_same_moment_has_it_too(desk, tmp_path):
+    path = tmp_path / "same.png"  # for both: gradio names a file by its content
+    Image.new("RGB", (60, 40), "green").save(path)
+    key = desk.take(path, "same.png")
+    path.unlink()
+    assert desk.take(path, "same.png") == key
+    with pytest.raises(UserError, match=r"other\.png did not arrive: choose it again"):
+        desk.take(path, "other.png")
+
+
 def test_what_is_no_picture_or_too_large_is_refused_by_its_own_name(desk, tmp_path):
     path = tmp_path / "abc123"
     path.write_text("hello")
