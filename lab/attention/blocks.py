@@ -1,4 +1,4 @@
-"""Causal attention as plain matrix products, for half precision on a CPU, where torch's fused kernel is slow."""
+"""Attention as plain matrix products, for half precision on a CPU, where torch's fused kernel is slow."""
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,15 @@ def worthwhile(query: torch.Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and not query.requires_grad
 
 
-def causal(
+def attend(
     query: Float[torch.Tensor, "B H Q D"],
     key: Float[torch.Tensor, "B K Q D"],
     value: Float[torch.Tensor, "B K Q E"],
     scaling: float,
+    *,
+    causal: bool,
 ) -> Float[torch.Tensor, "B Q H E"]:
-    """Each query attends to the keys up to its own place.
+    """Each query attends to all keys, or to those up to its own place if `causal`.
 
     K divides H: that many heads share a key. Scores are rounded to the inputs' dtype before the softmax, as eager
     attention does; a softmax adds up in float32. Never more than `BLOCK` rows of a map exist.
@@ -29,7 +31,9 @@ def causal(
     out = query.new_empty((*query.shape[:3], value.shape[3])).transpose(1, 2)
     for begin in range(0, length, BLOCK):
         end = min(begin + BLOCK, length)
-        scores = (query[:, :, begin:end] * scaling) @ key[..., :end]
-        scores[..., begin:] += ahead[: end - begin, : end - begin]
-        out[:, begin:end] = (scores.softmax(-1) @ value[:, :, :end]).transpose(1, 2)
+        seen = end if causal else length
+        scores = (query[:, :, begin:end] * scaling) @ key[..., :seen]
+        if causal:
+            scores[..., begin:] += ahead[: end - begin, : end - begin]
+        out[:, begin:end] = (scores.softmax(-1) @ value[:, :, :seen]).transpose(1, 2)
     return out

@@ -27,6 +27,7 @@ from lab.attention import blocks
 from lab.base.errors import UserError
 
 FUSED = "localization_fused"  # its name among transformers' attention implementations
+TOWER = "localization_tower"  # that of vision towers where torch's own is slow
 IMPLEMENTATIONS = {"eager": ("eager", "eager"), "fused": (FUSED, "sdpa")}  # of the language model, of vision towers
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "cache")  # what a layer may ask for that the fused rows do not know
 SLICE = 256  # queries of a layer with a soft cap that are worked on at once
@@ -52,6 +53,8 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
     if name not in IMPLEMENTATIONS:
         raise UserError(f"model.attention={name}: choose from {', '.join(IMPLEMENTATIONS)}")
     own, tower = IMPLEMENTATIONS[name]
+    if tower == "sdpa" and blocks.worthwhile(next(model.parameters()).detach()):
+        tower = TOWER
     text = model.config.get_text_config(decoder=True)
     parts = {key: getattr(model.config, key, None) for key in getattr(model.config, "sub_configs", {})}
     for key, part in parts.items():
@@ -239,8 +242,27 @@ def _causal(
     dropout: float,
 ) -> Float[torch.Tensor, "B Q H D"]:
     if blocks.worthwhile(query) and query.shape[2] == key.shape[2] and not dropout:
-        return blocks.causal(query, key, value, scaling)
+        return blocks.attend(query, key, value, scaling, causal=True)
     return sdpa_attention_forward(module, query, key, value, None, dropout, scaling)[0]
+
+
+def tower_attention(
+    module: torch.nn.Module,
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B K S D"],
+    value: Float[torch.Tensor, "B K S D"],
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Float[torch.Tensor, "B Q H D"], None]:
+    """transformers' interface for one layer of a vision tower; what has no mask and no bias goes in blocks."""
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    biased = any(options.get(name) is not None for name in (*UNSUPPORTED, "softcap"))
+    if causal or biased or dropout or attention_mask is not None or not blocks.worthwhile(query):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    return blocks.attend(query, key, value, scaling or query.shape[-1] ** -0.5, causal=False), None
 
 
 def _capped_attention(
@@ -289,4 +311,6 @@ def wanted_weights(
 
 
 AttentionInterface.register(FUSED, fused_attention)
+AttentionInterface.register(TOWER, tower_attention)
+AttentionMaskInterface.register(TOWER, sdpa_mask)
 AttentionMaskInterface.register(FUSED, sdpa_mask)  # without it, padding would leak

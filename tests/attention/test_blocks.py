@@ -1,4 +1,4 @@
-"""Causal attention in blocks is what torch's own is."""
+"""Attention in blocks is what torch's own is."""
 
 import pytest
 import torch
@@ -14,17 +14,18 @@ def made(length: int, heads: int, keys: int, dtype: torch.dtype) -> tuple[torch.
 
 @pytest.mark.parametrize("length", [1, blocks.BLOCK - 1, blocks.BLOCK, 2 * blocks.BLOCK + 5])
 @pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2)])
-def test_it_is_causal_attention_of_any_length_and_of_grouped_heads(length, heads, keys):
+@pytest.mark.parametrize("causal", [True, False])
+def test_it_is_attention_of_any_length_and_of_grouped_heads(length, heads, keys, causal):
     query, key, value = made(length, heads, keys, torch.float32)
-    expected = scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
-    found = blocks.causal(query, key, value, 0.3)
+    expected = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=0.3, enable_gqa=True)
+    found = blocks.attend(query, key, value, 0.3, causal=causal)
     torch.testing.assert_close(found, expected.transpose(1, 2), rtol=0, atol=2e-6)
 
 
 def test_in_half_precision_it_is_as_near_as_rounding_allows():
     query, key, value = made(300, 4, 4, torch.bfloat16)
     exact = scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
-    found = blocks.causal(query, key, value, 0.25)
+    found = blocks.attend(query, key, value, 0.25, causal=True)
     assert found.dtype == torch.bfloat16
     assert (found.double() - exact.transpose(1, 2)).abs().max() < 2**-5
 

@@ -136,6 +136,15 @@ def test_rows_are_those_of_output_attentions(eager, image):
     assert record.attn.max() > 1.5 * np.median(record.attn)
 
 
+def test_in_bfloat16_fused_rows_are_as_near_to_exact_ones_as_eager_rows_are(eager, folder):
+    exact, half = collect(eager, TALL, "a cat").attn, load_model(str(folder), device="cpu", dtype="bfloat16")
+    error = {}
+    for name in ATTENTION:
+        use_attention(half.model, name)
+        error[name] = np.abs(collect(half, TALL, "a cat").attn - exact).mean()
+    assert error["fused"] < 2 * error["eager"]
+
+
 @pytest.mark.parametrize("image", [WIDE, TALL], ids=["wide", "tall"])
 def test_fused_rows_are_those_of_output_attentions(eager, image):
     expected = stock(eager, image, "a bird").numpy()

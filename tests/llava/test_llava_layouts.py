@@ -11,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from collector import collect
 from conf.schema import ModelConfig
+from lab.attention.capture import TOWER, use_attention
 from lab.base.errors import UserError
 from llava.conversation import CONVERSATIONS
 from llava.model.builder import LoadedModel, load_from_config, load_llava, main
@@ -289,6 +290,11 @@ def test_dtype_and_attention(tmp_path, tensors, tower):
     record = collect(half, IMAGES[0], QUERY)
     assert record.dtype == record.meta["dtype"] == "bfloat16"
     assert (record.tensor().float() - expect(tensors, IMAGES[0])[1]).abs().max() < 0.05
+    use_attention(half.model, "fused")
+    assert (
+        half.model.config.vision_config._attn_implementation == TOWER
+    )  # see lab.attention.blocks
+    assert (collect(half, IMAGES[0], QUERY).tensor().float() - expect(tensors, IMAGES[0])[1]).abs().max() < 0.05
 
 
 def test_loading_from_a_config_keeps_its_name(tmp_path, tensors):
