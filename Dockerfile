@@ -1,4 +1,5 @@
-# docker build --tag localization-heads . && docker run --rm --network none localization-heads
+# docker build --tag localization-heads .
+# docker run --rm --network none --volume "$PWD/outputs:/app/outputs" localization-heads    # the results are in outputs/
 # PyTorch's own index of builds for CPUs (pytorch.org/get-started) as --build-arg TORCH_INDEX=… makes the image far smaller.
 FROM python:3.11-slim
 ARG TORCH_INDEX=

@@ -45,7 +45,8 @@ def test_the_container_is_made_of_files_that_are_there():
     assert all((PROJECT / name).exists() for names in copied for name in names.split())
     assert (PROJECT / "pipeline.py").exists()
     ignored = text(".dockerignore").split()
-    assert [name for name in (".venv", "outputs", "runs", "conf/local", ".mypy_cache") if name not in ignored] == []
+    made_here = [name.rstrip("/") for name in text(".gitignore").split() if not name.startswith(("*", "__"))]
+    assert [name for name in (".git", ".import_linter_cache", *made_here) if name not in ignored] == []
 
 
 def test_jobs_end_may_read_only_and_can_be_told_where_torch_for_cpus_is():

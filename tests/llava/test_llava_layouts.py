@@ -291,9 +291,7 @@ def test_dtype_and_attention(tmp_path, tensors, tower):
     assert record.dtype == record.meta["dtype"] == "bfloat16"
     assert (record.tensor().float() - expect(tensors, IMAGES[0])[1]).abs().max() < 0.05
     use_attention(half.model, "fused")
-    assert (
-        half.model.config.vision_config._attn_implementation == TOWER
-    )  # see lab.attention.blocks
+    assert half.model.config.vision_config._attn_implementation == TOWER  # see lab.attention.blocks
     assert (collect(half, IMAGES[0], QUERY).tensor().float() - expect(tensors, IMAGES[0])[1]).abs().max() < 0.05
 
 
