@@ -4,14 +4,14 @@ No label is read for the picks. Labels are read for `iou` alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyze import Head, HeadScore, passes_threshold, rank_table, score_all, tied_at
+from analyze import Head, HeadScore, passes_threshold, rank_heads, rank_table, score_all, tied_at
 from conf.schema import Contrast, LogicConfig
 from lab.base.errors import UserError
 from lab.measure.criteria import Beside, criteria_of
@@ -19,6 +19,7 @@ from lab.measure.sets import HeadSet, Sight
 from lab.records.record import Record
 
 CRITERIA = ("both", "sum only", "entropy only")
+PUBLISHED = "selection_v1"  # the same two by the published code's rules, whatever those of the run are
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ def glance(
     """Looks at one record; at every head's own box if the true one is given and all maps are kept.
 
     `common` says which heads look at the image enough, if that is the same for all records. `more`: the picks of
-    `lab.measure.criteria` too, as far as there is what they need `beside`. Raises UserError naming the file if the
-    record lacks what a contrast needs.
+    the published code and of `lab.measure.criteria` too, as far as there is what they need `beside`. Raises UserError
+    naming the file if the record lacks what a contrast needs.
     """
     check_contrast(record, logic.contrast, path)
     table = score_all(record, logic)
@@ -64,6 +65,7 @@ def glance(
     by_sum = _largest(allowed(table.attn_sum, logic), logic)
     best = {"both": _heads(both), "sum only": by_sum, "entropy only": _heads(by_entropy)}
     if more:
+        best[PUBLISHED] = _heads(rank_heads(record, as_published(logic)))
         best |= {
             name: _largest(np.where(passes, allowed(values, logic, -np.inf), -np.inf), logic)
             for name, values in criteria_of(record, beside).items()
@@ -71,7 +73,7 @@ def glance(
     top_n = max(logic.select.top_n, logic.top_k)
     sight = sight or Sight(record)
     return Glance(
-        record.meta.get("model_name"),
+        record.made_by,
         table.passes.shape,
         table.attn_sum,
         {criterion: _filled(heads[:top_n], top_n) for criterion, heads in best.items()},
@@ -80,6 +82,12 @@ def glance(
         record.generic is not None,
         str(record.meta["image_file"]) if record.meta.get("image_file") else None,
     )
+
+
+def as_published(logic: LogicConfig) -> LogicConfig:
+    """The rules of conf/logic/selection_v1.yaml, the defaults, for the layers that may hold a selected head here."""
+    rules = LogicConfig()
+    return replace(rules, filter=replace(rules.filter, min_layer=logic.filter.first_layer))
 
 
 def check_contrast(record: Record, contrast: Contrast, path: Path) -> None:

@@ -106,6 +106,11 @@ class Record:
         size = self.meta.get("image_size")
         return None if size is None else (int(size[0]), int(size[1]))
 
+    @property
+    def made_by(self) -> str | None:
+        """The name of the model that was asked, if the record knows it."""
+        return str(self.meta["model_name"]) if self.meta.get("model_name") else None
+
     def with_image_size(self, image_size: tuple[int, int]) -> "Record":
         """The same record for an image of (width, height) pixels."""
         return replace(self, meta={**self.meta, "image_size": list(image_size)})

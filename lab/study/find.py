@@ -21,7 +21,7 @@ from lab.base.workers import in_workers
 from lab.datasets import Sample, read_truth
 from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
 from lab.measure.criteria import ALONE, NEEDS
-from lab.measure.glance import CRITERIA, Glance, allowed, glance, heads_of
+from lab.measure.glance import CRITERIA, PUBLISHED, Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
 from lab.measure.overview import record_files
 from lab.records.files import load_or_why, load_record
@@ -91,7 +91,7 @@ class Found:
         row_of = {path: row for row, path in enumerate(parts.paths)}
         number = len(row_of)
         shape = next(iter(first.best.values())).shape
-        picks = {name: np.full((number, *shape), -1, np.int16) for name in (*CRITERIA, *ALONE, *NEEDS)}
+        picks = {name: np.full((number, *shape), -1, np.int16) for name in (*CRITERIA, PUBLISHED, *ALONE, *NEEDS)}
         finding = np.array([row_of[path] for path in parts.finding])
         sums, iou = np.zeros((number, *first.shape)), np.full((number, *first.shape), np.nan, np.float32)
         return cls(

@@ -185,9 +185,10 @@ def _criteria_table(found: Found, logic: LogicConfig, chance: Chance) -> Table:
         "Which criteria",
         ("heads", "criteria"),
         rows,
-        "Both: the paper's, attention sum and spatial entropy. The others, among the heads that look at the picture "
-        "enough: peak, those with the highest cell; focus, with the least Shannon entropy; relative, with the most "
-        "weight beyond a generic prompt's; wordings, whose attention stays at its place in other words for one thing; "
+        "Both: the paper's, attention sum and spatial entropy, by the rules of this study; selection_v1, by those of "
+        "the published code, in the same layers. The others, among the heads that look at the picture enough: peak, "
+        "those with the highest cell; focus, with the least Shannon entropy; relative, with the most weight beyond a "
+        "generic prompt's; wordings, whose attention stays at its place in other words for one thing; "
         f"mirrored, whose attention turns with the picture. Fixed heads by {fixed}. {ties}; {rule} decides."
         f"{_lacking(found, names)}",
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from analyze import rank_heads
 from lab.base.errors import UserError
 from lab.measure.criteria import Beside, criteria_of
 from lab.measure.glance import glance
@@ -35,10 +36,23 @@ def test_a_glance_picks_by_them_among_heads_that_look_and_in_allowed_layers(tmp_
     logic = configuration("logic.threshold.method=value", "logic.threshold.value=0.1").logic
     logic.filter.min_layer = first_layer
     seen = glance(record(), tmp_path / "a.pkl", logic, more=True)
-    assert list(seen.best) == ["both", "sum only", "entropy only", "peak", "focus", "relative"]
+    assert list(seen.best) == ["both", "sum only", "entropy only", "selection_v1", "peak", "focus", "relative"]
     assert seen.best["focus"][0].tolist() == best
     assert all((1, 1) not in seen.picked(name, 4) for name in ("peak", "focus", "relative"))
     assert "peak" not in glance(record(), tmp_path / "a.pkl", logic).best
+
+
+def test_the_published_code_picks_by_its_own_rules_in_the_layers_of_the_run(tmp_path):
+    """As logic=selection_v1 ranks, whatever the run's rules are."""
+    attn = np.random.default_rng(0).dirichlet(np.full(65, 0.1), (6, 8, 1))[..., :64].astype(np.float32)
+    some = Record(attn, {"image_size": (40, 40)})
+    for option in ("logic=paper", "logic=selection_v1"):
+        logic = configuration("model=picturebook", option, "logic.filter.min_layer=1").logic
+        published = configuration("model=picturebook", "logic=selection_v1", "logic.filter.min_layer=1").logic
+        expected = [(one.layer, one.head) for one in rank_heads(some, published)]
+        seen = glance(some, tmp_path / "a.pkl", logic, more=True)
+        assert seen.picked("selection_v1", 10) == tuple(expected[:10])
+        assert (seen.picked("both", 10) == seen.picked("selection_v1", 10)) is (option == "logic=selection_v1")
 
 
 def looking_at(*cells: int, rows: int = 4) -> Record:

@@ -51,8 +51,9 @@ def test_the_table_stands_in_the_study_with_and_without_asking_the_model(scenes,
         assert run(configuration("stage=study", *paths(scenes), *QUICK, f"study.ask={ask}")) == 0
         found = json.loads((scenes / "out" / MODEL / "study.json").read_text())["best"]
         rows = {row["criterion"]: row for row in found["rows"]}
-        assert {"both", "sum only", "peak", "focus", "oracle", "random, same layers"} <= set(rows)
-        assert rows["both"].keys() - {"criterion", "heads"} == columns
+        assert {"both", "sum only", "selection_v1", "peak", "focus", "oracle", "random, same layers"} <= set(rows)
+        for name in ("both", "selection_v1"):
+            assert rows[name].keys() - {"criterion", "heads"} == columns
         assert found["asked"] == (0 if ask == 0 else 6)
         assert rows["both"]["Acc@0.5"]["value"] <= rows[found["winner"]]["Acc@0.5"]["value"]
         text = (scenes / "out" / MODEL / "study.md").read_text()

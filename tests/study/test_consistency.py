@@ -38,7 +38,7 @@ def study(folder, *options: str) -> dict:
 def test_both_criteria_have_their_rows_where_the_records_are(scenes):
     found = study(scenes, f"study.mirrored={scenes}/out_turned/{MODEL}")
     names = [row["labels"][1] for row in found["rows"] if row["labels"][0] == "fixed"]
-    assert names == ["both", "sum only", "entropy only", "peak", "focus", "wordings", "mirrored"]
+    assert names == ["both", "sum only", "entropy only", "selection_v1", "peak", "focus", "wordings", "mirrored"]
     assert "relative needs the generic prompt's attention" in found["note"]
     assert ["per sample", "mirrored"] in [row["labels"] for row in found["rows"]]
 
