@@ -81,20 +81,15 @@ class Scored:
         return Truth("", (x0, y0, x1, y1), None, None, (x1 - x0) * (y1 - y0), None)
 
 
-def score_sets(scored: list[Scored], sets: Sequence[HeadSet], rules: LogicConfig) -> list[dict[str, float]]:
-    """Pointing accuracy and Acc@0.5 of each set of fixed heads, their maps together."""
-    found = np.stack([Sight(s.record).scores(sets, rules, s.truth, masks=False) for s in scored])  # [scenes, 4, sets]
+def score_sets(
+    scored: Sequence[Scored], sets: Sequence[Sequence[HeadSet]], rules: LogicConfig
+) -> list[dict[str, float]]:
+    """Pointing accuracy and Acc@0.5 of sets of heads, their maps together; each scene has as many sets of its own."""
+    found = np.stack(
+        [Sight(s.record).scores(own, rules, s.truth, masks=False) for s, own in zip(scored, sets, strict=True)]
+    )  # [scenes, 4, sets]
     pointing, right = found[:, 3].mean(0), (found[:, 0] >= 0.5).mean(0)
     return [{"pointing": float(one), "acc_50": float(other)} for one, other in zip(pointing, right, strict=True)]
-
-
-def score_greedy(scored: list[Scored], rules: LogicConfig, top_k: int) -> dict[str, float]:
-    """The same for the heads that each scene's own ranking puts first."""
-    each = []
-    for s in scored:
-        heads = tuple((score.layer, score.head) for score in rank_heads(s.record, rules)[:top_k])
-        each.append(score_sets([s], [heads], rules)[0])
-    return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -142,14 +137,17 @@ def evaluate_variant(
     heads = most_selected(counts, config.top_k)
     rng = np.random.default_rng(0)
     sets = sets_of_same_layers(heads, shape[1], config.draws, rng).sets
-    together, *others = score_sets(scored, [tuple(heads), *((head,) for head in heads), *sets], rules)
+    fixed = [tuple(heads), *((head,) for head in heads), *sets]
+    together, *others = score_sets(scored, [fixed] * len(scored), rules)
+    rankings = (rank_heads(s.record, rules)[: config.top_k] for s in scored)
+    picked = [[tuple((one.layer, one.head) for one in ranking)] for ranking in rankings]
     alone, draws = others[: len(heads)], others[len(heads) :]
     return {
         "heads": [list(head) for head in heads],
         "selected": [int(counts[head]) for head in heads],
         "alone": alone,
         "together": together,
-        "per sample": score_greedy(scored, rules, config.top_k),
+        "per sample": score_sets(scored, picked, rules)[0],
         "random": {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]},
         "selection_counts": counts.tolist(),
     }
