@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
+from lab.base.paths import exists
 from lab.base.places import named
 from lab.base.remote import fetch
 from lab.base.tars import source, tar_of
@@ -191,9 +192,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _hint(path: Path) -> str:
-    """What is wrong with a path to nothing, if it can be seen."""
-    found = (text for start, text in NO_PATHS.items() for part in path.parts if part.startswith(start))
-    return next((f" ({text})" for text in found), "")
+    """What to do about a path to nothing: what is none is told by its beginning, of others where they end."""
+    told = (text for start, text in NO_PATHS.items() for part in path.parts if part.startswith(start))
+    if text := next(told, None):
+        return f" ({text})"
+    with suppress(OSError):  # there may be no working directory any more
+        whole = path.absolute()
+        above = next(parent for parent in whole.parents if exists(parent))
+        return (
+            f"; {named(above)} holds no {named(whole.relative_to(above).parts[0])}: give the path of one that is there"
+        )
+    return ""
 
 
 def _head(path: Path) -> bytes | None:

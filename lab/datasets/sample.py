@@ -19,7 +19,8 @@ class Sample:
 
     `box_xyxy` is in pixels, edges exclusive; `box_form` is how a file had it, one of `boxes.FORMS`. `mask_source` is an
     image file, a COCO RLE (compressed or not) or polygons [[x0, y0, x1, y1, ...], ...]; `ignore_source`, in the same
-    forms, is what no metric counts. `image_size` is (width, height). `line` is where a data file has the sample.
+    forms, is what no metric counts. `image_size` is (width, height). `line` is where the data file has the sample,
+    counted over all files of a pattern (`Source.place`).
     Without `present` the expression describes nothing in the picture, and there is neither box nor mask.
     """
 

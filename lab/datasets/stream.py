@@ -132,11 +132,16 @@ class Source:
     each: str = "line"
     files: tuple[tuple[int, Path], ...] = ()  # those that a pattern names, and how many lines stand before each
 
-    def where(self, number: int) -> str:
+    def place(self, number: int) -> tuple[Path, int]:
+        """The file that a line stands in, and its number there, from 1."""
         before, path = 0, self.path
         if self.files:
             before, path = self.files[bisect_left(self.files, number, key=itemgetter(0)) - 1]
-        return f"{named(path)} {self.each} {number - before}"
+        return path, number - before
+
+    def where(self, number: int) -> str:
+        path, own = self.place(number)
+        return f"{named(path)} {self.each} {own}"
 
     def sample(self, line: bytes, number: int, final_period: bool) -> Sample:
         """The sample in a line. Raises UserError, which names the place."""

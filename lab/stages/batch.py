@@ -41,6 +41,7 @@ from lab.batch.resume import finish_records
 from lab.batch.run import BLOCK, collect_rows
 from lab.batch.storage import disk_use, tell_disk_use
 from lab.datasets import Sample, read_samples
+from lab.datasets.stream import SampleFile, Source
 from lab.heads.choice import HeadChoice
 from lab.records.shards import FOLDER, remove_superseded
 from lab.stages import common
@@ -71,7 +72,7 @@ def run(config: Config, choice: HeadChoice) -> int:
         began = time.time()
         found = group.gather([_share(config, choice, folder, chosen, group)])
         # The others wait: a launcher may end everyone as soon as one process fails.
-        group.first(lambda: _conclude(config, folder, found, time.time() - began))
+        group.first(lambda: _conclude(config, folder, chosen.source, found, time.time() - began))
     return 1 if any(one.errors for one in found) else 0
 
 
@@ -106,7 +107,7 @@ def refuse_two_sources(data: DataConfig) -> None:
         raise UserError(f"{both}: give one of the two")
 
 
-def chosen_samples(data: DataConfig) -> Sequence[Sample]:
+def chosen_samples(data: DataConfig) -> SampleFile:
     """The samples of the data file, all of them or those from `start_index` to `end_index`."""
     samples = read_samples(find(str(data.data_file)), final_period=data.final_period)
     a_range = data.start_index > 0 or data.end_index is not None
@@ -194,7 +195,7 @@ def _tell_disk_use(job: BatchJob, loaded: "LoadedModel", queries: Iterable[str],
 # all processes
 
 
-def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: float) -> None:
+def _conclude(config: Config, folder: Path, source: Source, found: Sequence[Outcome], seconds: float) -> None:
     """Writes what all processes did and prints the table. Raises NotWritten if the run had to stop."""
     shard, samples = Shard.read(config.data.shard), sum(one.samples for one in found)
     errors = sorted((error for one in found for error in one.errors), key=lambda error: error["line"])
@@ -215,7 +216,8 @@ def _conclude(config: Config, folder: Path, found: Sequence[Outcome], seconds: f
         list_unrefined(folder / shard.name(UNREFINED), [folder / name for name in finished])
     else:
         (folder / shard.name(UNREFINED)).unlink(missing_ok=True)  # of an earlier run
-    write_atomic(folder / shard.name(ERRORS), "".join(json.dumps(e) + "\n" for e in errors))
+    listed = [error | dict(zip(("file", "line"), source.place(error["line"]), strict=True)) for error in errors]
+    write_atomic(folder / shard.name(ERRORS), "".join(json.dumps(one, default=str) + "\n" for one in listed))
     summary = {
         "data_file": str(config.data.data_file),
         "model": config.model.name,

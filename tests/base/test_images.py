@@ -225,8 +225,18 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     refuse(tmp_path / "text.png", "not an image")
     refuse(tmp_path / "empty.png", "0 bytes")
-    refuse(tmp_path / "missing.png", "No such image")
+    refuse(tmp_path / "missing.png", f"; {tmp_path} holds no missing.png: give the path of one that is there")
+    refuse(tmp_path / "none" / "a.png", f"No such image: {tmp_path}/none/a.png; {tmp_path} holds no none: give")
     refuse(tmp_path, "is a folder")
+
+
+def test_a_missing_image_is_told_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        open_image("none.png")
+    assert (
+        str(error.value) == f"No such image: none.png; {tmp_path} holds no none.png: give the path of one that is there"
+    )
 
 
 def test_pipes_and_devices_are_refused_unread(tmp_path):

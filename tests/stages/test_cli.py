@@ -176,11 +176,21 @@ def test_batch_survives_a_bad_sample_lists_it_and_finishes_later(tmp_path, pictu
     data = jsonl(tmp_path / "data.jsonl", row("good"), row("bad", str(tmp_path / "later.png")), row("fine"))
     assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 1
     errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
-    assert [(e["id"], e["line"]) for e in errors] == [("bad", 2)]
+    assert [(e["id"], e["file"], e["line"]) for e in errors] == [("bad", str(data), 2)]
     assert "later.png" in errors[0]["error"]
     Image.open("examples/images/dog.png").save(tmp_path / "later.png")
     assert stage("batch", tmp_path, f"data.data_file={data}", "data.process_all=true") == 0
     assert json.loads((tmp_path / MODEL / "summary.json").read_text())["skipped"] == 2
+
+
+def test_what_failed_of_a_pattern_is_listed_with_its_own_file_and_the_line_there(tmp_path, picturebook):
+    jsonl(tmp_path / "a.jsonl", row("first"), row("lost", str(tmp_path / "none.png")))
+    second = jsonl(tmp_path / "b.jsonl", row("second"), row("third"), row("gone", str(tmp_path / "none.png")))
+    assert stage("batch", tmp_path, f"data.data_file={tmp_path}/*.jsonl", "data.process_all=true") == 1
+    errors = [json.loads(line) for line in (tmp_path / MODEL / "errors.jsonl").read_text().splitlines()]
+    places = [("lost", str(tmp_path / "a.jsonl"), 2), ("gone", str(second), 3)]
+    assert [(one["id"], one["file"], one["line"]) for one in errors] == places
+    assert errors[0]["error"].endswith(f"; {tmp_path} holds no none.png: give the path of one that is there")
 
 
 def test_paths_that_the_system_refuses_and_pictures_of_another_size_fail_alone(tmp_path, picturebook):
