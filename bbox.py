@@ -27,10 +27,10 @@ from conf.schema import (
     Resolution,
     SmoothingConfig,
 )
+from lab.base.checkpoints import same_model
 from lab.base.chunks import MOST, in_chunks
 from lab.base.errors import UserError
-from lab.base.paths import same_model
-from lab.heads.choice import HeadChoice
+from lab.heads.choice import HeadChoice, refuse_foreign_heads
 from lab.heads.weights import head_weights
 from lab.presence.files import KEY, Calibration
 from lab.presence.numbers import presence_numbers
@@ -93,11 +93,8 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
 
 
 def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig, choice: HeadChoice) -> Localization:
-    """The chosen heads' mask and box. Refuses a preset's heads on a record of another model."""
-    made_by = record.meta.get("model_name")
-    if choice.is_preset and made_by and not same_model(str(made_by), choice.model or ""):
-        whose = f"logic.heads=preset are the heads of {choice.model}, but the record is of {made_by}"
-        raise UserError(f"{whose}: set model, or logic.heads=null")
+    """The chosen heads' mask and box. Raises UserError if the heads are known to be of another model."""
+    refuse_foreign_heads(choice, record.made_by)
     return localize(record, choice.of((record.num_layers, record.num_heads), ranking), logic)
 
 
@@ -114,8 +111,8 @@ def presence(record: Record, heads: Sequence[Head], logic: LogicConfig) -> float
     found = Calibration.from_dict(logic.presence.file, KEY)
     if set(found.heads) != set(heads):
         return None
-    made_by = record.meta.get("model_name")
-    if found.model is not None and made_by and not same_model(str(made_by), found.model):
+    made_by = record.made_by
+    if found.model is not None and made_by is not None and not same_model(made_by, found.model):
         if logic.presence.threshold is None:
             return None
         other = f"the record is of {made_by}, the calibration of {found.model}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
-from lab.base.paths import same_model
+from lab.base.paths import resolved
 
 PRESETS = Path(__file__).parent / "model"
 
@@ -25,4 +25,4 @@ def preset_of(model: str) -> str:
 def _is_of(preset: object, model: str) -> bool:
     group = preset.get("model", preset) if isinstance(preset, dict) else {}
     name = group.get("name", MISSING)
-    return name != MISSING and same_model(str(name), model)
+    return name != MISSING and resolved(str(name)) == resolved(model)

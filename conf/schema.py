@@ -23,9 +23,10 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lab.base.arguments import literal
+from lab.base.checkpoints import same_model
 from lab.base.console import wrong_word
 from lab.base.errors import UserError, shown
-from lab.base.paths import refused, same_model
+from lab.base.paths import refused
 from lab.base.remote import is_url
 from lab.base.shards import Shard
 

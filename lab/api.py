@@ -37,7 +37,7 @@ from lab.batch.plan import MOST_EXPRESSIONS
 from lab.batch.rows import ReadyRow
 from lab.batch.storage import at_precision
 from lab.datasets import Sample
-from lab.heads.choice import HeadChoice, head_choice, warn_of_another_model
+from lab.heads.choice import HeadChoice, check_owner, head_choice
 from lab.measure.coco import coco_prediction
 from lab.measure.metrics import exclusive
 from lab.measure.predictions import prediction
@@ -329,7 +329,7 @@ def _refiner(config: Config, known: Refiner | None) -> Refiner | None:
 def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
     choice = head_choice(config.logic, config.model)
     choice.fixed((loaded.num_layers, loaded.num_heads))
-    warn_of_another_model(choice, loaded.name)
+    check_owner(choice, loaded.name)
     return choice
 
 

@@ -50,11 +50,6 @@ def resolved(path: str) -> Path:
         return find(path)
 
 
-def same_model(name: str, other: str) -> bool:
-    """Whether two names of models mean the same: a hub id, or a folder however it is written."""
-    return name == other or resolved(name) == resolved(other)
-
-
 def refused(path: str, kind: str) -> str | None:
     """Why nothing can be read or written there, or None: whether anything is there is for others to say.
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from analyze import Head, HeadScore
 from conf.schema import PRESET, LogicConfig, ModelConfig
+from lab.base.checkpoints import other_model, same_model
 from lab.base.errors import UserError
 from lab.base.numbers import many
-from lab.base.paths import same_model
 from lab.heads.files import heads_file, read_heads
 from lab.heads.weights import FREQUENCY, check_weights
 
@@ -178,7 +178,27 @@ def tell_source(choice: HeadChoice) -> None:
         log.info("the heads of %s were %s", choice.source, choice.found)
 
 
-def warn_of_another_model(choice: HeadChoice, name: str) -> None:
-    """Says so if the heads were found in another model than `name`: of the same shape, but not the same heads."""
-    if choice.model and not choice.is_preset and not same_model(choice.model, name):
+def check_owner(choice: HeadChoice, name: str | None) -> None:
+    """Raises UserError if the heads are known to be of another model than `name`; warns if that cannot be told.
+
+    Nothing is said of a list, which carries no model, nor where the model has no name, as in records of old.
+    """
+    refuse_foreign_heads(choice, name)
+    if choice.model and name and not choice.is_preset and not same_model(choice.model, name):
         log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)
+
+
+def refuse_foreign_heads(choice: HeadChoice, name: str | None) -> None:
+    """Raises UserError if the heads are known to be of another model than `name`.
+
+    A preset's are of its checkpoint alone. Of a file's, two hub names tell it; the name of a folder may not.
+    """
+    if not choice.model or not name:
+        return
+    if choice.is_preset and not same_model(choice.model, name):
+        whose = f"logic.heads=preset are the heads of {choice.model}, but the record is of {name}"
+        raise UserError(f"{whose}: set model, or logic.heads=null")
+    if other_model(choice.model, name):
+        pairs = ",".join(f"[{layer},{head}]" for layer, head in choice.named or ())
+        whose = f"the heads of {choice.source} were found in {choice.model}, and this is {name}"
+        raise UserError(f"{whose}: use its own or, to try these all the same, logic.heads=[{pairs}]")

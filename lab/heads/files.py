@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.base.checkpoints import same_model
 from lab.base.errors import UserError
 from lab.base.files import check_pointer, read_json
 from lab.base.numbers import whole
-from lab.base.paths import PROJECT, exists, find, is_file, same_model
+from lab.base.paths import PROJECT, exists, find, is_file
 
 NAME = "localization_heads.json"
 KNOWN = PROJECT / "conf" / "heads"

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Int
 
 from analyze import Head, attention_sums, passes_threshold, rank_heads
 from conf.schema import LogicConfig, ThresholdOver
+from lab.base.checkpoints import same_model
 from lab.base.console import progress
 from lab.base.errors import UserError
-from lab.base.paths import same_model
 from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.heads.selection import Picks
@@ -129,7 +129,7 @@ def _of_record(path: Path, function: Callable[[Record], Result]) -> tuple[Result
     record = load_or_why(path)
     if isinstance(record, str):
         return record
-    return function(record), record.meta.get("model_name"), (record.num_layers, record.num_heads)
+    return function(record), record.made_by, (record.num_layers, record.num_heads)
 
 
 def tell_unreadable(unreadable: Mapping[Path, str], files: int) -> None:

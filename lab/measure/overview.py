@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from lab.base.errors import UserError
 from lab.datasets import Sample
-from lab.heads.choice import HeadChoice, warn_of_another_model
+from lab.heads.choice import HeadChoice, check_owner
 from lab.heads.reading import tell_unreadable
 from lab.measure.glance import Glance, heads_of
 from lab.records.files import load_or_why
@@ -38,15 +38,15 @@ def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sampl
 
 
 def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:
-    """(layers, heads) of the first record that can be read, with a warning if the heads were found in another model
-    than its own. Raises UserError if none can be read.
+    """(layers, heads) of the first record that can be read.
+
+    Raises UserError if none can be, or if the heads are of another model than its own (`check_owner`).
     """
     unreadable: dict[Path, str] = {}
     for path in files:
         record = load_or_why(path)
         if not isinstance(record, str):
-            if made_by := record.meta.get("model_name"):
-                warn_of_another_model(choice, str(made_by))
+            check_owner(choice, record.made_by)
             return record.num_layers, record.num_heads
         unreadable[path] = record
     tell_unreadable(unreadable, len(unreadable))

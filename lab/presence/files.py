@@ -13,10 +13,11 @@ from typing import Any
 
 from analyze import Head
 from conf.schema import Config, LogicConfig, ModelConfig, SmoothingConfig
+from lab.base.checkpoints import same_model
 from lab.base.errors import UserError
 from lab.base.files import check_pointer, read_json
 from lab.base.numbers import whole
-from lab.base.paths import exists, find, same_model
+from lab.base.paths import exists, find
 from lab.presence.numbers import NUMBERS
 from lab.presence.rule import Rule
 

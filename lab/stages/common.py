@@ -14,7 +14,7 @@ from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.base.remote import is_url, kept_at
 from lab.datasets.sample import with_period
-from lab.heads.choice import HeadChoice, warn_of_another_model
+from lab.heads.choice import HeadChoice, check_owner
 from lab.records.files import load_record
 from lab.records.folder import find_record, home_of
 
@@ -47,13 +47,10 @@ def load_model(config: Config) -> "LoadedModel":
 
 
 def model_with_heads(config: Config, choice: HeadChoice) -> "LoadedModel":
-    """`load_model`, with a warning if the heads were found in another model.
-
-    Raises UserError if the model does not have them.
-    """
+    """`load_model`. Raises UserError if the model does not have the heads, or they are of another (`check_owner`)."""
+    check_owner(choice, config.model.name)
     loaded = load_model(config)
     choice.fixed((loaded.num_layers, loaded.num_heads))
-    warn_of_another_model(choice, loaded.name)
     return loaded
 
 

@@ -32,7 +32,7 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, tog
     `work` can be sent to other processes; `together` takes its place where one process does all. `wrote` names the
     files that it writes into `results_folder`.
     """
-    files = _records(config)
+    files = records_of(config)
     check_results(config, errors_name)
     folder = make_results_folder(config)
     workers = worker_count(config.data.workers, len(files)) if together is None else 1
@@ -56,7 +56,7 @@ def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, tog
     return 1 if errors else 0
 
 
-def _records(config: Config) -> Collection[Path]:
+def records_of(config: Config) -> Collection[Path]:
     """The records of `data.attention_dir`, in order of their names. Raises UserError if there are none."""
     if config.data.attention_file is not None:
         raise UserError(

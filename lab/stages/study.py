@@ -10,7 +10,8 @@ from lab.base.console import table
 from lab.base.files import write_atomic
 from lab.base.numbers import finite
 from lab.datasets import Sample
-from lab.heads.choice import HeadChoice, warn_of_another_model
+from lab.heads.choice import HeadChoice
+from lab.measure.overview import shape_of
 from lab.stages.batch import collect_first
 from lab.stages.common import check_results, make_results_folder, print_written, records_folder
 from lab.stages.evaluate import samples_with_truth
@@ -72,9 +73,8 @@ def settings_of(config: Config, choice: HeadChoice) -> Settings:
 def make_study(samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()) -> Study:
     """Everything that is measured, from the records in a folder, which may hold those of `absent` things too."""
     parts = split(samples, folder, settings, absent)
+    shape_of(parts.paths, settings.choice)  # whose heads they are is told before all records are read
     found = find_heads(parts, settings)
-    if found.model is not None:
-        warn_of_another_model(settings.choice, found.model)
     chance = Chance.of(found, found.scored_picture_of, settings.resamples, settings.seed)
     plan = make_plan(found, settings, chance)
     measured = measure_plan(plan, parts, found, settings)

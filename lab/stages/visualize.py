@@ -10,7 +10,8 @@ from bbox import Localization, localize_record
 from conf.schema import Config, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
-from lab.heads.choice import HeadChoice, warn_of_another_model
+from lab.heads.choice import HeadChoice, check_owner
+from lab.measure.overview import shape_of
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
@@ -36,10 +37,11 @@ def run(config: Config, choice: HeadChoice) -> int:
     """Localizes one saved record and draws it, or each record of a folder."""
     figures = FigureOptions.of(config)
     if config.data.attention_dir is not None:
-        from lab.stages.over_folder import over_folder  # worker processes, which one record does without
+        from lab.stages.over_folder import over_folder, records_of  # worker processes, which one record does without
 
         if config.show_plot:
             raise UserError("show_plot=true opens a window for one record: with data.attention_dir, leave it out")
+        shape_of(records_of(config), choice)
         work = partial(draw_file, logic=config.logic, choice=choice, figures=figures)
         names = {"errors_name": "visualize_errors.jsonl", "wrote": "masks, boxes and figures"}
         return over_folder(config, work, **names, together=together(config, choice, figures))
@@ -47,8 +49,7 @@ def run(config: Config, choice: HeadChoice) -> int:
     path = record_path(config)
     check_results(config)
     record, result = locate(path, config.logic, choice, figures)
-    if made_by := record.meta.get("model_name"):
-        warn_of_another_model(choice, str(made_by))
+    check_owner(choice, record.made_by)
     refined = sharp_mask(refiner, record, result, config.data.image_file)
     target = make_results_folder(config) / path.name
     written = write_localization(target, record, result, config.logic, figures, refined)

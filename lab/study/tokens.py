@@ -12,8 +12,9 @@ import numpy as np
 
 from analyze import Head
 from conf.schema import TOKENS, LogicConfig
+from lab.base.checkpoints import same_model
 from lab.base.errors import UserError
-from lab.base.paths import find, same_model
+from lab.base.paths import find
 from lab.datasets import Sample
 from lab.measure.intervals import bootstrap
 from lab.records.files import load_record

@@ -18,7 +18,7 @@ from analyze import attention_sums, passes_threshold, rank_heads, selection_freq
 from conf.schema import LogicConfig, ModelConfig
 from lab.base.errors import UserError
 from lab.base.paths import PROJECT
-from lab.heads.choice import head_choice, warn_of_another_model
+from lab.heads.choice import HeadChoice, check_owner, head_choice
 from lab.heads.files import heads_file as known_file
 from lab.heads.files import read_heads
 from lab.heads.reading import picks_of_analyses, picks_of_records
@@ -536,15 +536,67 @@ def test_a_missing_file_of_heads_says_what_else_there_is(tmp_path):
         run(configuration("stage=pipeline", "logic.heads=presett", f"data.output_dir={tmp_path}"))
 
 
-def test_heads_found_in_another_model_of_the_same_shape_are_told(tmp_path, caplog):
-    path = heads_file(tmp_path / "h.json", model="one/model")
-    cfg = configuration("model=llava15_7b", f"logic.heads={path}")
-    choice = head_choice(cfg.logic, cfg.model)
-    warn_of_another_model(choice, "one/model")
+def chosen(path: Path) -> HeadChoice:
+    cfg = configuration("model=llava15_7b", "logic.top_k=2", f"logic.heads={path}")
+    return head_choice(cfg.logic, cfg.model)
+
+
+def test_heads_that_may_be_of_another_model_are_told_and_used(tmp_path, caplog):
+    choice = chosen(heads_file(tmp_path / "h.json", model="one/model"))
+    check_owner(choice, "one/model")
+    check_owner(choice, None)  # a record of old
     assert not caplog.records
-    warn_of_another_model(choice, "another/model")
-    assert "one/model" in caplog.text
+    check_owner(choice, "/data/tuned")
+    assert "were found in one/model, and this is /data/tuned" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_a_file_of_heads_found_in_another_model_is_refused(tmp_path):
+    path = heads_file(tmp_path / "h.json", model="one/model")
+    with pytest.raises(UserError) as caught:
+        check_owner(chosen(path), "another/model")
+    assert str(caught.value) == (
+        f"the heads of {path} were found in one/model, and this is another/model: use its own or, to try these all the "
+        "same, logic.heads=[[4,1],[5,2]]"
+    )
+
+
+def test_known_heads_serve_every_name_of_their_checkpoint_and_no_other(tmp_path, caplog):
+    choice = chosen(Path("llava-1.5-7b"))
+    for name in ("liuhaotian/llava-v1.5-7b", "llava-hf/llava-1.5-7b-hf", "/data/llava-1.5-7b-hf"):
+        check_owner(choice, name)
+    assert not caplog.records
+    with pytest.raises(UserError, match=r"llava-v1\.5-7b, and this is llava-hf/vip-llava-7b-hf: .*heads=\[\[14,24\]"):
+        check_owner(choice, "llava-hf/vip-llava-7b-hf")
+
+
+def test_heads_of_another_model_are_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
+    out = (f"data.output_dir={tmp_path}/out", "model=auto", "model.name=another/model")
+    with pytest.raises(UserError, match="found in one/model, and this is another/model"):
+        run(configuration("stage=pipeline", f"logic.heads={path}", *out))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["visualize", "folder", "evaluate", "study", "report"])
+def test_heads_of_another_model_are_refused_on_its_records_in_every_stage(tmp_path, stage, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    data = tmp_path / "data.jsonl"
+    line = {"id": "bird", "prompt": "birds.", "image": f"{PROJECT}/examples/images/bird.png", "bbox": [1, 1, 9, 9]}
+    data.write_text(json.dumps(line) + "\n")
+    collected = ("data.save_attention=all", f"data.output_dir={tmp_path}/out", "save_fig=false")
+    run(configuration("stage=collect", *collected))
+    record = next((tmp_path / "out").rglob("bird.pkl"))
+    renamed = load_record(record)
+    renamed.meta["model_name"] = "another/model"
+    save_record(record, renamed)
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
+    read = {"visualize": f"data.attention_file={record}"}.get(stage, f"data.attention_dir={record.parent}")
+    name = "visualize" if stage == "folder" else stage
+    every = (f"stage={name}", f"logic.heads={path}", read, f"data.data_file={data}", *collected)
+    with pytest.raises(UserError, match=r"found in one/model, and this is another/model: .*logic\.heads=\[\[4,1\]"):
+        run(configuration(*every))
 
 
 def test_a_saved_configuration_tells_the_heads_of_a_file_that_is_gone(tmp_path):
