@@ -8,6 +8,7 @@ import pytest
 
 from lab.base.errors import UserError
 from lab.datasets import read_jsonl
+from lab.heads.choice import HeadChoice
 from lab.measure.intervals import numbered
 from lab.measure.presence import separation
 from lab.picturebook.make import make
@@ -16,8 +17,10 @@ from lab.stages.ablate import ablate
 from lab.stages.calibrate import ask_all
 from lab.stages.study_model import check_asking, drawn, knock_outs, presence
 from lab.study.best import Best, BestRow
+from llava.model.builder import load_model
 from pipeline import run
 from tests.conftest import choice_of, configuration
+from tests.llava.tiny_families import write_llava_next
 
 MODEL = "examples-models-picturebook"
 QUICK = ("study.discovery=[2]", "evaluate.draws=2", "evaluate.resamples=20", "logic.select.trials=2", "save_fig=false")
@@ -80,6 +83,31 @@ def test_presence_and_knock_outs_are_those_of_calibrate_and_ablate(scenes, pictu
     assert lost["both"] == lost["again"]
     assert lost["both"]["zero exact"][0] == found.of("zero", "exact")["chosen"].difference
     assert lost["both"]["swap other"][0] == found.of("swap", "other")["chosen"].value
+
+
+def test_a_second_family_is_asked_as_calibrate_and_ablate_ask_it(scenes, tmp_path, monkeypatch):
+    name = f"model.name={write_llava_next(tmp_path / 'tiny')}"
+    config = configuration("ablate.interventions=[zero,swap]", "ablate.sets=[]", "logic.top_k=2", name, *paths(scenes))
+    loaded = load_model(config.model.name, device="cpu")
+    monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: loaded)
+    out = ("logic.top_k=2", "study.top_k=[2]", name, *paths(scenes)[:1], f"data.output_dir={tmp_path}/out")
+    run(configuration("stage=batch", *out))
+    run(configuration("stage=study", *out, *QUICK, "study.ask=10"))
+    (path,) = (tmp_path / "out").rglob("study.json")
+    rows = {row["criterion"]: row for row in json.loads(path.read_text())["best"]["rows"]}
+    columns = {"Acc@0.5", "cIoU", "auroc", "zero exact", "swap other"}
+    assert all(rows[one].keys() - {"criterion", "heads"} == columns for one in ("both", "peak", "oracle"))
+    heads = rows["both"]["heads"][0]
+
+    samples = read_jsonl(scenes / "picturebook.jsonl")
+    found = ablate(loaded, samples, config, HeadChoice(2, tuple(map(tuple, heads))))
+    assert rows["both"]["zero exact"]["value"] == found.of("zero", "exact")["chosen"].difference
+    assert rows["both"]["swap other"]["value"] == found.of("swap", "other")["chosen"].value
+    asked, _ = ask_all(loaded, asks(samples, config.calibrate.swaps, np.random.default_rng(config.seed)), config, heads)
+    focus = np.array([numbers["focus"] for numbers in asked.numbers])
+    one = {"all": np.ones(len(focus), bool)}
+    expected = separation(focus, asked.own, numbered([str(s.image_file) for s in asked.samples]), one, resamples=20)[0]
+    assert rows["both"]["auroc"]["value"] == expected.value
 
 
 def test_whole_pictures_are_drawn_until_there_are_enough_samples(scenes):
