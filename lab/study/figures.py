@@ -1,6 +1,6 @@
 """The study's figures: what each setting does to the boxes, and how good each head is that is selected often."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ RANGE: dict[str, Any] = {
     "path_effects": [withStroke(linewidth=5.5, foreground="white")],
 }
 METRIC = "Acc@0.5"
+PAD = 2  # points between an axis and its ticks' names
 TITLES = ("Which heads", "Which criteria", "How many heads", "Smoothing", "Mask and box", "How many samples find them")
 COLUMNS, HEIGHT, LEFT, GAP, TOP, FOOT = 2, 1.5, 0.5, 0.78, 0.5, 0.68  # of panels; the rest in inches, around them
 WIDTH = PAGE / COLUMNS - LEFT - 0.1
@@ -62,10 +63,11 @@ def settings_figure(study: Study) -> Figure:
     tables = study.plan.tables
     panels = [_panel(figure, i, title) for i, title in enumerate(TITLES)]
     _bars(panels[0], study, {"": tables["heads"].rows}, _head_names(tables["heads"]))
-    criteria = {
-        kind: [row for row in tables["criteria"].rows if row.labels[0] == kind] for kind in ("fixed", "per sample")
-    }
-    _bars(panels[1], study, criteria, [row.labels[1].replace(" only", "\nonly") for row in criteria["fixed"]])
+    criteria = {row.labels: row for row in tables["criteria"].rows}
+    names = [name for kind, name in criteria if kind == "fixed"]
+    kinds = {kind: [criteria.get((kind, name)) for name in names] for kind in ("fixed", "per sample")}
+    _bars(panels[1], study, kinds, names)
+    stagger(panels[1])
     _line(panels[2], study, tables["number"], "heads")
     _line(panels[3], study, tables["sigma"], "sigma, cells")
     masks = {str(region): [row for row in tables["mask"].rows if row.labels[1] == region] for region in REGIONS}
@@ -83,6 +85,12 @@ def settings_figure(study: Study) -> Figure:
     return figure
 
 
+def stagger(axis: Axes) -> None:
+    """Puts every second name a line lower, so that many stand side by side."""
+    for tick in axis.xaxis.get_major_ticks()[1::2]:
+        tick.set_pad(PAD + 1.3 * SMALL)
+
+
 def _interval_key() -> Line2D:
     return Line2D([], [], color=INK, marker="|", markersize=5, linewidth=0.9, label="95 % bootstrap interval")
 
@@ -96,7 +104,7 @@ def _panel(figure: Figure, index: int, title: str) -> Axes:
     axis = place(figure, LEFT + column * (WIDTH + LEFT + 0.1), TOP + row * (HEIGHT + GAP), WIDTH, HEIGHT)
     axis.set_title(title, fontsize=TITLE, color=INK, loc="left", pad=14)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=2)
+    axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=PAD)
     axis.set_ylim(0, 100)
     axis.set_ylabel("Acc@0.5, %", fontsize=LABEL, color=INK, labelpad=2)
     return axis
@@ -117,11 +125,12 @@ def _values(study: Study, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     return estimates[:, 0], np.abs(estimates[:, 1:] - estimates[:, :1]).T
 
 
-def _bars(axis: Axes, study: Study, groups: dict[str, list[Row]], names: Sequence[str]) -> None:
-    """One group of bars for each name, the groups' colours told in a legend."""
+def _bars(axis: Axes, study: Study, groups: Mapping[str, Sequence[Row | None]], names: Sequence[str]) -> None:
+    """One group of bars for each name, without those that are None; the groups' colours are told in a legend."""
     width = 0.8 / len(groups)
-    for i, ((label, rows), colour) in enumerate(zip(groups.items(), GROUPS[: len(groups)], strict=True)):
-        places = np.arange(len(rows)) + (i - (len(groups) - 1) / 2) * width
+    for i, ((label, each), colour) in enumerate(zip(groups.items(), GROUPS[: len(groups)], strict=True)):
+        rows = [row for row in each if row is not None]
+        places = np.flatnonzero([row is not None for row in each]) + (i - (len(groups) - 1) / 2) * width
         axis.bar(places, _values(study, rows)[0], width * 0.92, color=colour, label=label)
         _draw_uncertainty(axis, study, rows, places)
     axis.set_xticks(range(len(names)), names)

@@ -1,15 +1,18 @@
 """The study's figures: an interval and a range of draws look different, and nothing overlaps or is too small."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.text import Text
 
+from lab.measure.criteria import ALONE, NEEDS
+from lab.measure.glance import CRITERIA, PUBLISHED
 from lab.stages.evaluate import samples_with_truth
 from lab.stages.study import make_study
-from lab.study.figures import METRIC, RANGE, settings_figure
+from lab.study.figures import METRIC, RANGE, settings_figure, stagger
 from lab.study.plan import REGIONS
 from tests.conftest import configuration, study_settings
 
@@ -47,6 +50,22 @@ def test_every_region_has_its_bars(study):
     assert sum(len(bars) for bars in axis.containers if hasattr(bars, "patches")) == len(study.plan.tables["mask"].rows)
 
 
+def test_a_criterion_that_cannot_pick_per_sample_leaves_its_place_empty(study):
+    criteria = study.plan.tables["criteria"]
+    lacking = replace(criteria, rows=[row for row in criteria.rows if row.labels != ("per sample", "selection_v1")])
+    plan = replace(study.plan, tables={**study.plan.tables, "criteria": lacking})
+    axis = next(
+        axis
+        for axis in settings_figure(replace(study, plan=plan)).axes
+        if axis.get_title(loc="left") == "Which criteria"
+    )
+    fixed, picked = (bars for bars in axis.containers if hasattr(bars, "patches"))
+    names = [row.labels[1] for row in criteria.rows if row.labels[0] == "fixed"]
+    left = [name for name in names if name != "selection_v1"]
+    assert [round(bar.get_x() + bar.get_width() / 2 + 0.2) for bar in fixed] == list(range(len(names)))
+    assert [names[round(bar.get_x() + bar.get_width() / 2 - 0.2)] for bar in picked] == left
+
+
 def test_all_of_it_is_on_a_page_in_letters_that_can_be_read(study):
     figure = settings_figure(study)
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -56,6 +75,10 @@ def test_all_of_it_is_on_a_page_in_letters_that_can_be_read(study):
     assert min(text.get_fontsize() for text in told) >= 7
     boxes = [axis.get_tightbbox(renderer) for axis in figure.axes] + [figure.legends[0].get_window_extent(renderer)]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    every = [*CRITERIA, PUBLISHED, *ALONE, *NEEDS]  # as many as a study can have
+    figure.axes[1].set_xticks(range(len(every)), every)
+    stagger(figure.axes[1])
+    figure.draw(renderer)
     for axis in figure.axes:
         names = [label.get_window_extent(renderer) for label in axis.get_xticklabels()]
         assert not any(a.overlaps(b) for a, b in itertools.combinations(names, 2))
