@@ -125,7 +125,7 @@ class Page:
             )
             kinds = [("the model's own", OWN), ("ranked for this picture", RANKED), ("clicked below", CLICKED)]
             parts["heads"] = gr.Radio(kinds, value=OWN, label="Heads")
-        parts["grid"] = _html("heads")
+        parts["grid"] = _html("heads", elem_classes="lh-room")
         parts["marks"] = _html("marks", elem_classes="lh-hidden")
         _section("Does the model use them?", "The chosen heads are changed while the model answers the expression, "
                  "and for comparison as many other heads of the same layers.")  # fmt: skip

@@ -349,6 +349,16 @@ def test_axe_finds_nothing_serious_and_a_phone_shows_all(visit, theme, width):
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
 
 
+@pytest.mark.parametrize("width", [360, 768, 900, 1360])
+def test_every_head_is_seen_without_scrolling_sideways(visit, width):
+    page = visit(width=width)
+    room, needed = page.eval_on_selector(".lh-gridside .lh-scroll", "e => [e.clientWidth, e.scrollWidth]")
+    assert needed <= room
+    assert page.locator("[data-head=L7H7]").bounding_box()["width"] >= 24
+    tops = page.eval_on_selector_all(".lh-examples img", "all => all.map((one) => one.getBoundingClientRect().top)")
+    assert max(tops) - min(tops) < 1
+
+
 # what nobody is to do
 
 
