@@ -41,9 +41,9 @@ def ask(config: Config, choice: HeadChoice) -> tuple[str, Record]:
     image, query = open_image(image_file), asked(config)
     name = new_record_name(config)
     check_writable(model_folder(config), "config.yaml", f"{name}.{config.data.record_format}")
-    from collector import collect  # torch and transformers take seconds: wrong input is told before
-
     loaded = common.model_with_heads(config, choice)
     generic = wants_generic(config)
+    from collector import collect  # which imports torch
+
     record = collect(loaded, image, query, config.model, image_file=str(image_file), generic=generic)
     return name, record.under(config.logic)

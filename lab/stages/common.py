@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from conf.schema import ANSWER_BOXES, Config, Contrast, as_dict, as_yaml
 from lab.base.errors import UserError, shown
 from lab.base.files import MAX_ID_BYTES, check_id, check_writable, write_atomic
+from lab.base.memory import uncollected
 from lab.base.paths import find, home
 from lab.base.processes import processes
 from lab.base.remote import is_url, kept_at
@@ -34,11 +35,12 @@ def wants_generic(config: Config) -> bool:
 
 def load_model(config: Config) -> "LoadedModel":
     """The checkpoint that `model` names, on this process's device, with the attention asked for."""
-    from lab.attention.capture import use_attention
-    from llava.model.builder import load_from_config
+    with uncollected():  # torch and transformers take seconds: what is wrong with the rest is told before
+        from lab.attention.capture import use_attention
+        from llava.model.builder import load_from_config
 
-    device = processes().device(device_name(config))
-    loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
+        device = processes().device(device_name(config))
+        loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
     if config.model.read == ANSWER_BOXES and loaded.family.box_rule is None:
         own = type(loaded.family).__name__
         raise UserError(f"model.read={ANSWER_BOXES}: how {own} writes boxes is not known here; set model.read=answer")
