@@ -206,6 +206,17 @@ def test_characters_without_a_font_are_reported_once_and_not_by_warnings(tmp_pat
     assert caplog.text.count("no font on this machine") == 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["Glyph 2361 (\\N{DEVANAGARI LETTER HA}) missing", "Matplotlib currently does not support Devanagari natively."],
+)
+def test_whatever_matplotlib_says_of_missing_characters_is_not_passed_on(said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with style.any_glyphs():
+            warnings.warn(said, UserWarning, stacklevel=1)
+
+
 def test_what_cannot_be_seen_or_turns_the_text_around_is_left_out():
     assert texts(make_figures(query="a\x00 \x07b\n\u202ec\ud800 $x^2$ ")["top3"]) == ["“a b c $x^2$”"]
 

@@ -134,7 +134,8 @@ def text_size(text: str, points: float, *, bold: bool = False) -> tuple[float, f
 def any_glyphs() -> Iterator[None]:
     """Characters that no font has become boxes without a word about each."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"(?s).*Glyph \d+")
+        for words in (r"Glyph \d+", "Matplotlib currently does not support"):  # the latter before matplotlib 3.11
+            warnings.filterwarnings("ignore", message=f"(?s).*{words}")
         yield
 
 
