@@ -7,6 +7,8 @@ from transformers import PreTrainedModel
 
 from lab.base.errors import UserError
 
+READ = ("vision_feature_layer", "vision_feature_layers")  # the latter alone has ViP-LLaVA in transformers before 5.21
+
 
 def check_clip(name: str, config: Any) -> None:
     """Raises UserError unless the checkpoint's vision tower is a CLIP."""
@@ -46,7 +48,8 @@ def drop_unread_layers(model: PreTrainedModel) -> None:
     vision: Any = getattr(config, "vision_config", None)
     if getattr(vision, "model_type", None) != "clip_vision_model":
         return
-    layers, asked = vision.num_hidden_layers, config.vision_feature_layer
+    key = next(name for name in READ if hasattr(config, name))
+    layers, asked = vision.num_hidden_layers, getattr(config, key)
     from_front = [
         layer if layer >= 0 else layers + 1 + layer for layer in (asked if isinstance(asked, list) else [asked])
     ]
@@ -55,4 +58,4 @@ def drop_unread_layers(model: PreTrainedModel) -> None:
         encoder = model.model.vision_tower.encoder
         encoder.layers = encoder.layers[:left]
         vision.num_hidden_layers = left
-        config.vision_feature_layer = from_front if isinstance(asked, list) else from_front[0]
+        setattr(config, key, from_front if isinstance(asked, list) else from_front[0])
