@@ -162,9 +162,11 @@ def _gain(parts: Float[np.ndarray, "2 rules scenes"], rule: int) -> str:
 
 def _way(parts: Float[np.ndarray, "2 rules scenes"], rule: int) -> str:
     """How much of the way from the first rule to the level that is best by the truth a rule goes."""
-    hits = parts[0].sum(-1)
-    way = hits[len(RULES)] - hits[0]
-    return f"{100 * (hits[rule] - hits[0]) / way:.0f}" if way > 0 else ""
+    further = parts[0] - parts[0, 0]
+    if further[len(RULES)].sum() <= 0:
+        return ""
+    value, low, high = (100 * end[0] for end in bootstrap(further[rule][None], further[len(RULES)][None]))
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 
 if __name__ == "__main__":

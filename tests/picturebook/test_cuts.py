@@ -55,5 +55,5 @@ def test_the_tables_tell_gains_and_how_much_of_the_way_they_go():
     assert value[2].startswith("75.0 (")
     assert value[4:] == ["100.0 (100.0 to 100.0)"] * 2
     assert gain[2].startswith("+25.0 (")
-    assert gain[-1] == "50"
-    assert [row[-1] for row in rows if row[:2] == ["drawn, 8", by_truth]][1] == "100"
+    assert gain[-1].startswith("50 (")
+    assert [row[-1] for row in rows if row[:2] == ["drawn, 8", by_truth]][1] == "100 (100 to 100)"
