@@ -102,21 +102,25 @@ def measure(
     jobs = [Job(sample, files.get(sample.id), number) for number, sample in enumerate(there, start=1)]
     first = _First(on, lines)
     early = chosen(on) | _joined(rows.values())
+    scores = np.empty((len(early), 4, len(jobs)))
     read = in_workers(partial(see, rows=early, rules=rules), jobs, workers)
-    for job, seen in progress(read, "evaluate 1/2" if later else "evaluate", total=len(jobs)):
+    for i, (job, seen) in enumerate(progress(read, "evaluate 1/2" if later else "evaluate", total=len(jobs))):
+        scores[:, :, i] = seen.columns.T
         first.add(job, seen)
     without = [Job(sample, files.get(sample.id)) for sample in gone]
     looked = in_workers(partial(see_absent, heads=early["chosen"], rules=rules), without, workers)
     for job, absent in progress(looked, "evaluate, no target", total=len(without)) if without else ():
         first.add_absent(job, absent)
     tell_unreadable(first.view.unreadable, len(files))
-    columns_of = dict(zip(early, _rows_of(first.columns), strict=True))
+    columns_of = dict(zip(early, scores, strict=True))
     if later:
         rows |= {name: AFTER_ALL[name](on, first.view) for name in later}
         late = _joined(rows[name] for name in later)
+        scores = np.empty((len(late), 4, len(jobs)))
         again = in_workers(partial(see_again, rows=late, rules=rules), first.again, workers)
-        found = [row for _, row in progress(again, "evaluate 2/2", total=len(jobs))]
-        columns_of |= zip(late, _rows_of(found), strict=True)
+        for i, (_, row) in enumerate(progress(again, "evaluate 2/2", total=len(jobs))):
+            scores[:, :, i] = row.T
+        columns_of |= zip(late, scores, strict=True)
     order = chosen(on) | _joined(rows[name] for name in controls)
     return Measured(first.view, first.chosen, {name: columns_of[name] for name in order}, first.told)
 
@@ -126,13 +130,11 @@ class _First:
 
     def __init__(self, on: Setting, lines: Mapping[str, IO[bytes]]) -> None:
         self.view, self.chosen = Overview.empty(on.shape), list[Score]()
-        self.columns: list[Columns] = []
         self.told: list[Told] = []
         self.again: list[Job] = []  # for a second reading
         self._model, self._logic, self._lines = ModelOfRecords(), on.logic, lines
 
     def add(self, job: Job, seen: Seen) -> None:
-        self.columns.append(seen.columns)
         self.chosen.append(seen.chosen)
         self._tell(seen.told, seen.lines)
         if job.path is not None and seen.unreadable is not None:
@@ -157,10 +159,6 @@ class _First:
 
 def _joined(parts: Iterable[Rows]) -> Rows:
     return {name: heads for part in parts for name, heads in part.items()}
-
-
-def _rows_of(found: Sequence[Columns]) -> Float[np.ndarray, "rows 4 samples"]:
-    return np.stack(found, axis=-1).swapaxes(0, 1)
 
 
 # one sample
