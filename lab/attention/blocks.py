@@ -25,8 +25,9 @@ def attend(
     attention does; a softmax adds up in float32. Never more than `BLOCK` rows of a map exist.
     """
     shared, length = query.shape[1] // key.shape[1], query.shape[2]
-    key = key.repeat_interleave(shared, dim=1).transpose(2, 3)  # B H D Q
-    value = value.repeat_interleave(shared, dim=1)
+    if shared > 1:
+        key, value = (each.repeat_interleave(shared, dim=1) for each in (key, value))
+    key = key.transpose(2, 3)  # B H D Q
     ahead = query.new_full((BLOCK, BLOCK), -torch.inf).triu(1)
     out = query.new_empty((*query.shape[:3], value.shape[3])).transpose(1, 2)
     for begin in range(0, length, BLOCK):
