@@ -41,7 +41,10 @@ def _kind(folder: Path, model_type: str) -> Any:
     """The class that the checkpoint's own files name, else that of its model_type."""
     named = [read_json(folder / name).get("processor_class") for name in CONFIGS if (folder / name).exists()]
     name = next((one for one in named if one), None) or PROCESSOR_MAPPING_NAMES.get(model_type)
-    kind = getattr(transformers, name, None) if name else None
+    try:
+        kind = getattr(transformers, name, None) if name else None
+    except ImportError as error:
+        raise UserError(f"{folder}: its processor {name} needs {_lacking(error)}") from error
     if kind is None:
         raise UserError(f"{folder} names the processor {name!r}, which transformers {transformers.__version__} lacks")
     missing = getattr(kind, "_backends", [])  # of a stand-in that transformers puts where a package is missing
@@ -50,6 +53,14 @@ def _kind(folder: Path, model_type: str) -> Any:
     if not hasattr(kind, "get_attributes"):
         raise UserError(f"{folder} names {name} as its processor, which is none")
     return kind
+
+
+def _lacking(error: BaseException) -> str:
+    """The package for want of which an import failed, and how to get it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    return f"{package}, which is not installed: pip install {package}" if package else f"what is not there: {error}"
 
 
 def _part(name: str, folder: Path, options: dict[str, Any]) -> Any:

@@ -228,3 +228,19 @@ def test_a_picture_that_the_processor_refuses_is_one_line(folders):
     loaded = load(folders("qwen2_vl"))
     with pytest.raises(UserError, match="1000 x 3 pixels cannot be prepared"):
         loaded.family.picture(Image.new("RGB", (1000, 3)))
+
+
+def test_a_processor_that_needs_an_absent_package_is_one_line(folders, monkeypatch):
+    class Lazy:
+        """Imports what is asked for, as transformers does."""
+
+        def __getattr__(self, name: str) -> None:
+            try:
+                raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision.transforms")
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(f"Could not import module {name}") from error
+
+    monkeypatch.setattr("llava.checkpoint.processor.transformers", Lazy())
+    with pytest.raises(UserError, match=r"InternVLProcessor needs torchvision.*: pip install") as refused:
+        load(folders("internvl"))
+    assert "\n" not in str(refused.value)

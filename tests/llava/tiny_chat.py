@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -483,3 +484,16 @@ CHAT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     "vipllava": vipllava(),
     "mllama": mllama(),
 }
+
+
+def _lacking() -> set[str]:
+    """Transformers before 5.21 has Gemma 4's processor only beside torchvision."""
+    try:
+        return set() if transformers.Gemma4Processor else {"gemma4"}
+    except ImportError:
+        return {"gemma4"}
+
+
+LACKING = _lacking()  # families that the packages at hand cannot load
+for name in LACKING:
+    del CHAT_FAMILIES[name]
