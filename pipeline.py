@@ -83,7 +83,9 @@ def main(cfg: DictConfig) -> int:
     if multirun and hydra_config.runtime.choices["hydra/launcher"] != "basic":  # in a job, whose launcher reports
         return run(cfg)
     # inside, because Hydra adds lines of its own to errors that leave the job
-    with exit_in_one_line(again=again(cfg.stage)):
+    with exit_in_one_line():
+        stage = cfg.stage
+    with exit_in_one_line(again=again(stage)):
         if not multirun:
             leave(run(cfg))
         refuse_many("-m")

@@ -335,7 +335,7 @@ def _fitting(config: Config, loaded: LoadedModel) -> HeadChoice:
 
 def _is_one(picture: Any) -> TypeGuard[Picture]:
     if isinstance(picture, np.ndarray | torch.Tensor):
-        return picture.ndim < 4 and picture.dtype != object  # else it holds several
+        return picture.ndim == 0 or (picture.ndim < 4 and picture.dtype != object)  # else it holds several
     return isinstance(picture, str | Path | Image.Image | Mapping | bytes)
 
 
@@ -405,8 +405,12 @@ def _image(picture: Any) -> Image.Image:
 
 
 def _converted(image: Image.Image) -> Image.Image:
+    """A picture of our own: whoever draws on theirs afterwards does not change what was found."""
     try:
-        return as_rgb(image)
+        upright = as_rgb(image)
+        return image.copy() if upright is image else upright
     except Exception as error:  # it reads the file only now, and raises anything from OSError to SyntaxError
         why = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, AssertionError) or "closed" in why:
+            why = "it was closed before; give it open, or call its load() while it is"
         raise UserError(f"the PIL image cannot be read: {shown(why, 200)}") from error

@@ -1,5 +1,6 @@
 """The same as the stages, in Python: what it finds, what it takes, and what it becomes for other tools."""
 
+import gc
 import json
 import sys
 from collections import UserDict
@@ -168,6 +169,7 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
         ("nowhere.png", "a bird", "No such image: nowhere.png"),
         (np.zeros((4, 4, 2), np.uint8), "a bird", r"an array \[4, 4, 2\] of uint8: expected uint8 \[height, width\]"),
         (np.zeros((4, 4)), "a bird", "of float64: expected uint8"),
+        (np.array(None), "a bird", r"an array \[\] of object: expected uint8"),
         (BIRD, " ", "an expression is empty: say what to look for"),
         ([BIRD, CAT], ["a bird", ""], "an expression is empty: say what to look for"),
         (BIRD, b"cat", "an expression is a text, not b'cat'"),
@@ -263,10 +265,31 @@ def test_a_pil_image_that_cannot_be_read_is_told_in_one_line(model, tmp_path):
     cut.write_bytes(cut.read_bytes()[:2000])
     closed = Image.open(CAT)
     closed.close()
-    for picture in (Image.open(cut), closed):
-        with pytest.raises(UserError, match="the PIL image cannot be read: ") as caught:
+    with Image.open(BIRD) as left:
+        pass
+    for picture, why in (
+        (Image.open(cut), "image file is truncated"),
+        (closed, "it was closed"),
+        (left, "it was closed"),
+    ):
+        with pytest.raises(UserError, match=f"the PIL image cannot be read: {why}") as caught:
             model.find(picture, "a bird")
         assert "\n" not in str(caught.value)
+
+
+def test_garbage_is_looked_for_in_a_model_too():
+    gc.unfreeze()
+    model = load().loaded.model
+    assert any(one is model for one in gc.get_objects())  # of which none is frozen
+
+
+def test_what_was_found_stays_when_its_picture_is_drawn_on(model):
+    with Image.open(BIRD) as image:
+        mine = image.convert("RGB")
+    found = model.find(mine, "a bird")
+    before = found.picture.tobytes()
+    mine.paste("black", (0, 0, *mine.size))
+    assert found.picture.tobytes() == before
 
 
 @pytest.mark.parametrize("name", [3, None, "", b"picturebook", ["picturebook"]])

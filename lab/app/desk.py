@@ -30,7 +30,7 @@ from lab.app.pictures import preview
 from lab.app.state import State, logic_of
 from lab.base.errors import UserError
 from lab.base.files import read_regular
-from lab.base.images import header_size, open_image
+from lab.base.images import image_of_bytes, open_image
 from lab.base.paths import PROJECT
 from lab.records.record import Record
 
@@ -98,7 +98,7 @@ class Desk:
             raise UserError(too_many_bytes(name)) from None
         key = hashlib.sha256(b"%a\0%b" % (name, content)).hexdigest()[:32]
         if self._pictures.get(key) is None:
-            self._pictures.put(key, Shown(_opened(path, name), name))
+            self._pictures.put(key, Shown(image_of_bytes(content, name, MOST_PIXELS), name))
         self._read.put((path, name), key)
         return key
 
@@ -168,17 +168,6 @@ class Desk:
     def _by_rules(self, record: Record, state: State, side: int) -> Found:
         model = self.model.with_logic(logic_of(self.model.config.logic, state, side))
         return model.localize(record, self.picture(state.picture).image)
-
-
-def _opened(path: Path, name: str) -> Image.Image:
-    try:
-        width, height = header_size(path)
-        if width * height > MOST_PIXELS:
-            most = f"{MOST_PIXELS // 10**6} million pixels"
-            raise UserError(f"{name} has {width:,} x {height:,} pixels; choose a picture of at most {most}")
-        return open_image(path)
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), name)) from None
 
 
 def places_of_words(expression: str, tokens: Sequence[str]) -> list[tuple[str, list[int]]]:

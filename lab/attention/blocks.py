@@ -13,13 +13,13 @@ def worthwhile(query: torch.Tensor) -> bool:
 
 def attend(
     query: Float[torch.Tensor, "B H Q D"],
-    key: Float[torch.Tensor, "B K Q D"],
-    value: Float[torch.Tensor, "B K Q E"],
+    key: Float[torch.Tensor, "B K S D"],
+    value: Float[torch.Tensor, "B K S E"],
     scaling: float,
     *,
     causal: bool,
 ) -> Float[torch.Tensor, "B Q H E"]:
-    """Each query attends to all keys, or to those up to its own place if `causal`.
+    """Each query attends to all keys, or to those up to its own place if `causal`, which needs Q = S.
 
     K divides H: that many heads share a key. Scores are rounded to the inputs' dtype before the softmax, as eager
     attention does; a softmax adds up in float32. Never more than `BLOCK` rows of a map exist.
@@ -27,12 +27,12 @@ def attend(
     shared, length = query.shape[1] // key.shape[1], query.shape[2]
     if shared > 1:
         key, value = (each.repeat_interleave(shared, dim=1) for each in (key, value))
-    key = key.transpose(2, 3)  # B H D Q
+    key = key.transpose(2, 3)  # B H D S
     ahead = query.new_full((BLOCK, BLOCK), -torch.inf).triu(1)
     out = query.new_empty((*query.shape[:3], value.shape[3])).transpose(1, 2)
     for begin in range(0, length, BLOCK):
         end = min(begin + BLOCK, length)
-        seen = end if causal else length
+        seen = end if causal else key.shape[3]
         scores = (query[:, :, begin:end] * scaling) @ key[..., :seen]
         if causal:
             scores[..., begin:] += ahead[: end - begin, : end - begin]

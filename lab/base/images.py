@@ -22,6 +22,8 @@ from lab.base.tars import source, tar_of
 log = logging.getLogger(__name__)
 
 EXIF_ORIENTATION = 0x0112
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+ON_ITS_SIDE = range(5, 9)  # of its values: width and height change places
 _WHITE = (255, 255, 255, 255)
 
 PLUG_INS = {"pillow_heif": "register_heif_opener", "pillow_avif": ""}  # module: what to call so that Pillow reads more
@@ -82,19 +84,25 @@ def open_image(path: str | Path) -> Image.Image:
         raise _unread(name, error, head) from error
 
 
-def image_of_bytes(content: bytes, name: str) -> Image.Image:
-    """The same from what a file holds. Raises UserError, which calls the image by its `name`, if it cannot be read."""
+def image_of_bytes(content: bytes, name: str, most_pixels: int | None = None) -> Image.Image:
+    """The same from what a file holds.
+
+    Raises UserError, which calls the image by its `name`, if it cannot be read or has more than `most_pixels`.
+    """
     try:
-        return _read(io.BytesIO(content), name)
+        return _read(io.BytesIO(content), name, most_pixels)
     except UserError:
         raise
     except Exception as error:
         raise _unread(name, error, content[:HEAD]) from error
 
 
-def _read(opened: Path | io.BytesIO, name: str) -> Image.Image:
+def _read(opened: Path | io.BytesIO, name: str, most_pixels: int | None = None) -> Image.Image:
     add_plug_ins()
     with Image.open(opened) as image:
+        if most_pixels is not None and image.width * image.height > most_pixels:
+            most = f"{most_pixels // 10**6} million pixels"
+            raise UserError(f"{name} has {image.width:,} x {image.height:,} pixels; choose a picture of at most {most}")
         if getattr(image, "is_animated", False):
             log.warning("%s is animated: only its first frame is used", name)
         cut = _is_cut(image)
@@ -135,8 +143,10 @@ def no_file(path: Path) -> str | None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) of an image as it is shown."""
-    return image.size[::-1] if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else image.size
+    """(width, height) of an image as it is shown, of which only the header is read yet."""
+    tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size newer Pillows tell as it is shown, older ones not
+    width, height = image.size if tags is None else (tags[TIFF_WIDTH], tags[TIFF_HEIGHT])
+    return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) in ON_ITS_SIDE else (width, height)
 
 
 @cache

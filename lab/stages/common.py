@@ -39,8 +39,8 @@ def load_model(config: Config) -> "LoadedModel":
         from lab.attention.capture import use_attention
         from llava.model.builder import load_from_config
 
-        device = processes().device(device_name(config))
-        loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
+    device = processes().device(device_name(config))
+    loaded = load_from_config(config.model, name=str(find(config.model.name)), device=device)
     if config.model.read == ANSWER_BOXES and loaded.family.box_rule is None:
         own = type(loaded.family).__name__
         raise UserError(f"model.read={ANSWER_BOXES}: how {own} writes boxes is not known here; set model.read=answer")

@@ -70,6 +70,18 @@ def test_who_brings_the_same_picture_at_the_same_moment_has_it_too(desk, tmp_pat
         desk.take(path, "other.png")
 
 
+def test_a_picture_is_there_once_it_was_read_whatever_becomes_of_its_file(desk, tmp_path, monkeypatch):
+    def read_and_removed(path: Path, most: int) -> bytes:
+        content = path.read_bytes()
+        path.unlink()  # by another visitor, who brought the same
+        return content
+
+    monkeypatch.setattr("lab.app.desk.read_regular", read_and_removed)
+    path = tmp_path / "same.png"
+    Image.new("RGB", (61, 40), "green").save(path)
+    assert desk.picture(desk.take(path, "same.png")).image.size == (61, 40)
+
+
 def test_what_is_no_picture_or_too_large_is_refused_by_its_own_name(desk, tmp_path):
     path = tmp_path / "abc123"
     path.write_text("hello")

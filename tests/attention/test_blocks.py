@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.attention import blocks
+from lab.attention.capture import tower_attention
 
 
 def made(length: int, heads: int, keys: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -20,6 +21,17 @@ def test_it_is_attention_of_any_length_and_of_grouped_heads(length, heads, keys,
     expected = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=0.3, enable_gqa=True)
     found = blocks.attend(query, key, value, 0.3, causal=causal)
     torch.testing.assert_close(found, expected.transpose(1, 2), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("keys", [3, 5, 9])
+def test_a_tower_whose_queries_look_elsewhere_sees_all_keys(keys):
+    torch.manual_seed(0)
+    query = torch.randn(1, 2, 5, 8, dtype=torch.bfloat16)
+    key, value = torch.randn(2, 1, 2, keys, 8, dtype=torch.bfloat16)
+    exact = scaled_dot_product_attention(query.double(), key.double(), value.double()).transpose(1, 2)
+    layer = torch.nn.Module()
+    layer.is_causal = False
+    assert (tower_attention(layer, query, key, value, None)[0].double() - exact).abs().max() < 2**-5
 
 
 def test_in_half_precision_it_is_as_near_as_rounding_allows():

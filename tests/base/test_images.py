@@ -188,6 +188,15 @@ def test_exif_rotation_turns_the_picture_upright(tmp_path):
     assert np.asarray(turned)[35, 10, 2] > 200
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("value", range(10))  # 1 to 8 have a meaning
+def test_the_size_from_the_header_is_that_of_the_opened_picture(tmp_path, ending, value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = save(tmp_path / f"a.{ending}", Image.new("RGB", (40, 20)), exif=exif)
+    assert header_size(path) == open_image(path).size == ((20, 40) if 5 <= value <= 8 else (40, 20))
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0not a tiff header", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 def test_broken_exif_is_ignored(tmp_path, exif):

@@ -589,6 +589,8 @@ def test_wrong_input_exits_with_2_and_one_line_on_the_real_command_line(tmp_path
         (["model=llava16"], "llava15_7b"),
         (["stage=colect"], "choose from collect"),
         (["data.image_file=missing.png"], "missing.png"),
+        (["stage=???"], "stage has no value"),
+        (["stage=${nothing}"], "Interpolation key 'nothing' not found"),
         (["--port"], "--port: there is no such option; expected key=value"),
     ):
         done = pipeline_process(out, *arguments)
