@@ -8,7 +8,7 @@ other_model("llava-hf/llava-1.5-7b-hf", "runs/tuned")                       # Fa
 import re
 from pathlib import PurePath
 
-from lab.base.paths import find, is_folder, resolved
+from lab.base.paths import PROJECT, find, is_folder, resolved
 
 # The names that one checkpoint has on the hub: as published, as converted, and where its owner's name changed.
 CHECKPOINTS = (
@@ -31,6 +31,7 @@ CHECKPOINTS = (
 FIRST = {name.casefold(): names[0].casefold() for names in CHECKPOINTS for name in names}
 OF_LAST = {name.rpartition("/")[2]: first for name, first in FIRST.items()}
 HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
+SHIPPED = PROJECT / "examples" / "models"  # whose folders are known
 CACHED = "models--"  # how the hub's cache begins the name of a folder: models--owner--name
 
 
@@ -45,17 +46,23 @@ def same_model(name: str, other: str) -> bool:
 
 
 def other_model(name: str, other: str) -> bool:
-    """Whether two names are known to mean two checkpoints. Of a folder nothing is known unless its name tells it."""
+    """Whether two names are known to mean two checkpoints.
+
+    Of a folder nothing is known unless its name tells it, or it ships with the project.
+    """
     known, also = _checkpoint(name), _checkpoint(other)
     return known is not None and also is not None and known != also and not same_model(name, other)
 
 
 def _checkpoint(name: str) -> str | None:
-    """The first hub name of a checkpoint, in small letters, or None if the name does not tell which it is."""
+    """The first hub name of a checkpoint, in small letters, or the path of one that ships; None if the name does not
+    tell which it is.
+    """
     cached = [part.removeprefix(CACHED) for part in PurePath(name).parts if part.startswith(CACHED)]
     hub = cached[0].replace("--", "/", 1) if cached else name
     last = PurePath(hub).name.casefold()
     if cached or (HUB.fullmatch(hub) and not is_folder(str(find(hub)))):
         # under a known last name with another owner it may be a copy, or not
         return FIRST.get(hub.casefold()) or (None if last in OF_LAST else hub.casefold())
-    return OF_LAST.get(last)
+    here = resolved(name)
+    return str(here) if here.parent == SHIPPED else OF_LAST.get(last)

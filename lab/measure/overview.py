@@ -40,14 +40,16 @@ def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sampl
 def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:
     """(layers, heads) of the first record that can be read.
 
-    Raises UserError if none can be, or if the heads are of another model than its own (`check_owner`).
+    Raises UserError if none can be, if its model does not have the heads, or if they are of another (`check_owner`).
     """
     unreadable: dict[Path, str] = {}
     for path in files:
         record = load_or_why(path)
         if not isinstance(record, str):
+            shape = record.num_layers, record.num_heads
+            choice.fixed(shape)
             check_owner(choice, record.made_by)
-            return record.num_layers, record.num_heads
+            return shape
         unreadable[path] = record
     tell_unreadable(unreadable, len(unreadable))
     raise UserError("no record; expected one or more")

@@ -629,15 +629,18 @@ def test_known_heads_are_found_by_the_name_of_their_model_too(monkeypatch):
 
 def test_heads_of_another_model_are_told_over_its_records_too(tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="/data/tuned")
     collected = ("data.save_attention=all", f"data.output_dir={tmp_path}/out", "save_fig=false")
     run(configuration("stage=collect", *collected))
     record = next((tmp_path / "out").rglob("bird.pkl"))
     for stage in ("visualize", "analyze"):
         caplog.clear()
         run(configuration(f"stage={stage}", f"logic.heads={path}", f"data.attention_file={record}", *collected))
-        told = f"the heads of {path} were found in one/model, and this is examples/models/picturebook"
+        told = f"the heads of {path} were found in /data/tuned, and this is examples/models/picturebook"
         assert (told in caplog.text) is (stage == "visualize"), "the ranking needs no heads"
+    heads_file(path, layers=8, num_heads=8, model="one/model")  # a name of the hub
+    with pytest.raises(UserError, match="found in one/model, and this is examples/models/picturebook: use its own"):
+        run(configuration("stage=visualize", f"logic.heads={path}", f"data.attention_file={record}", *collected))
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "conf" / "heads").glob("*.json")), ids=lambda path: path.stem)
