@@ -43,6 +43,16 @@ def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:
     Raises UserError if none can be, if its model does not have the heads, or if they are of another (`check_owner`).
     """
     unreadable: dict[Path, str] = {}
+    if (shape := shape_if_any(files, choice, unreadable)) is None:
+        tell_unreadable(unreadable, len(unreadable))
+        raise UserError("no record; expected one or more")
+    return shape
+
+
+def shape_if_any(
+    files: Iterable[Path], choice: HeadChoice, unreadable: dict[Path, str] | None = None
+) -> tuple[int, int] | None:
+    """The same, but None if no record can be read; `unreadable` gets what is wrong with those before the first."""
     for path in files:
         record = load_or_why(path)
         if not isinstance(record, str):
@@ -50,9 +60,9 @@ def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:
             choice.fixed(shape)
             check_owner(choice, record.made_by)
             return shape
-        unreadable[path] = record
-    tell_unreadable(unreadable, len(unreadable))
-    raise UserError("no record; expected one or more")
+        if unreadable is not None:
+            unreadable[path] = record
+    return None
 
 
 @dataclass(eq=False)

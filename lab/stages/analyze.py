@@ -13,10 +13,11 @@ from lab.stages.results import heads_table, sinks_line, write_ranking
 def run(config: Config) -> int:
     """Ranks the heads of one record, or of each record of a folder."""
     if config.data.attention_dir is not None:
-        from lab.stages.over_folder import over_folder  # worker processes, which one record does without
+        from lab.stages.over_folder import over_folder, records_of  # worker processes, which one record does without
 
         work = partial(rank_file, logic=config.logic)
-        return over_folder(config, work, errors_name="analysis_errors.jsonl", wrote="*_analysis.pkl and .json")
+        files, wrote = records_of(config), "*_analysis.pkl and .json"
+        return over_folder(config, files, work, errors_name="analysis_errors.jsonl", wrote=wrote)
     config = with_example(config)
     path = record_path(config)
     record = load_record(path, config.logic)

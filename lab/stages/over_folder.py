@@ -26,13 +26,20 @@ Together = Callable[[Collection[Path], Path], Iterator[tuple[Path, NotWritten | 
 Work = Callable[[Path, Path], None]  # a record's file, and the same name in the folder of the results
 
 
-def over_folder(config: Config, work: Work, *, errors_name: str, wrote: str, together: Together | None = None) -> int:
-    """Does the work for every record; returns 1 if it failed for one, else 0.
+def over_folder(
+    config: Config,
+    files: Collection[Path],
+    work: Work,
+    *,
+    errors_name: str,
+    wrote: str,
+    together: Together | None = None,
+) -> int:
+    """Does the work for every record of `records_of`; returns 1 if it failed for one, else 0.
 
     `work` can be sent to other processes; `together` takes its place where one process does all. `wrote` names the
     files that it writes into `results_folder`.
     """
-    files = records_of(config)
     check_results(config, errors_name)
     folder = make_results_folder(config)
     workers = worker_count(config.data.workers, len(files)) if together is None else 1

@@ -11,7 +11,7 @@ from conf.schema import Config, LogicConfig
 from lab.base.errors import UserError
 from lab.base.images import open_image
 from lab.heads.choice import HeadChoice, check_owner
-from lab.measure.overview import shape_of
+from lab.measure.overview import shape_if_any
 from lab.records.files import load_record
 from lab.records.record import Record
 from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
@@ -41,10 +41,11 @@ def run(config: Config, choice: HeadChoice) -> int:
 
         if config.show_plot:
             raise UserError("show_plot=true opens a window for one record: with data.attention_dir, leave it out")
-        shape_of(records_of(config), choice)
+        files = records_of(config)
+        shape_if_any(files, choice)  # whose heads they are is told before all records are read
         work = partial(draw_file, logic=config.logic, choice=choice, figures=figures)
         names = {"errors_name": "visualize_errors.jsonl", "wrote": "masks, boxes and figures"}
-        return over_folder(config, work, **names, together=together(config, choice, figures))
+        return over_folder(config, files, work, **names, together=together(config, choice, figures))
     config, refiner = with_example(config), refiner_of(config)
     path = record_path(config)
     check_results(config)

@@ -169,6 +169,17 @@ def test_records_to_read_are_refused_where_one_is_made(stage, ask, tmp_path):
         ask(stage, f"data.attention_dir={tmp_path}")
 
 
+@pytest.mark.parametrize(("stage", "errors"), [("visualize", "visualize_errors"), ("analyze", "analysis_errors")])
+def test_a_folder_of_broken_records_alone_is_listed(stage, errors, tmp_path):
+    broken = tmp_path / MODEL
+    broken.mkdir()
+    for name in ("a", "b"):
+        (broken / f"{name}.pkl").write_bytes(b"no record")
+    assert run(configuration(f"stage={stage}", f"data.attention_dir={broken}", f"data.output_dir={tmp_path}/e")) == 1
+    lines = (tmp_path / "e" / MODEL / f"{errors}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
+
+
 def test_a_folder_is_drawn_whole_and_a_bad_record_listed(scenes, tmp_path, collected_copy):
     (collected_copy / "5_000003.pkl").write_bytes(b"no record")
     code = run(
