@@ -2,7 +2,7 @@
 
 same_model("llava-hf/llava-1.5-7b-hf", "/data/llava-v1.5-7b")               # True: the same weights, converted
 other_model("llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct")      # True
-other_model("llava-hf/llava-1.5-7b-hf", "runs/tuned")                       # False: of a folder nothing is known
+other_model("llava-hf/llava-1.5-7b-hf", "/data/tuned")                      # False: of a folder nothing is known
 """
 
 import re
