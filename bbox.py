@@ -94,9 +94,9 @@ def localize(record: Record, heads: Sequence[Head], logic: LogicConfig) -> Local
 
 def localize_record(record: Record, ranking: list[HeadScore], logic: LogicConfig, choice: HeadChoice) -> Localization:
     """The chosen heads' mask and box. Raises UserError if the heads are known to be of another model."""
-    heads = choice.of((record.num_layers, record.num_heads), ranking)
-    refuse_foreign_heads(choice, record.made_by)
-    return localize(record, heads, logic)
+    shape = record.num_layers, record.num_heads
+    refuse_foreign_heads(choice, record.made_by, shape)
+    return localize(record, choice.of(shape, ranking), logic)
 
 
 # Presence

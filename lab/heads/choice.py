@@ -178,18 +178,22 @@ def tell_source(choice: HeadChoice) -> None:
         log.info("the heads of %s were %s", choice.source, choice.found)
 
 
-def check_owner(choice: HeadChoice, name: str | None) -> None:
+def check_owner(choice: HeadChoice, name: str | None, shape: tuple[int, int] | None = None) -> None:
     """Raises UserError if the heads are known to be of another model than `name`; warns if that cannot be told.
+
+    `shape` as for `refuse_foreign_heads`.
 
     Nothing is said of a list, which carries no model, nor where the model has no name, as in records of old.
     """
-    refuse_foreign_heads(choice, name)
+    refuse_foreign_heads(choice, name, shape)
     if choice.model and name and not choice.is_preset and not same_model(choice.model, name):
         log.warning("the heads of %s were found in %s, and this is %s", choice.source, choice.model, name)
 
 
-def refuse_foreign_heads(choice: HeadChoice, name: str | None) -> None:
+def refuse_foreign_heads(choice: HeadChoice, name: str | None, shape: tuple[int, int] | None = None) -> None:
     """Raises UserError if the heads are known to be of another model than `name`.
+
+    With the (layers, heads) of that model, heads that it lacks are told before whose they are: it could not use them.
 
     A preset's are of its checkpoint alone. Of a file's, two hub names tell it; the name of a folder may not.
     """
@@ -198,6 +202,8 @@ def refuse_foreign_heads(choice: HeadChoice, name: str | None) -> None:
     if choice.is_preset and not same_model(choice.model, name):
         whose = f"logic.heads=preset are the heads of {choice.model}, but the record is of {name}"
         raise UserError(f"{whose}: set model, or logic.heads=null")
+    if shape is not None:
+        choice.fixed(shape)
     if other_model(choice.model, name):
         pairs = ",".join(f"[{layer},{head}]" for layer, head in choice.named or ())
         whose = f"the heads of {choice.source} were found in {choice.model}, and this is {name}"

@@ -57,8 +57,7 @@ def shape_if_any(
         record = load_or_why(path)
         if not isinstance(record, str):
             shape = record.num_layers, record.num_heads
-            choice.fixed(shape)
-            check_owner(choice, record.made_by)
+            check_owner(choice, record.made_by, shape)
             return shape
         if unreadable is not None:
             unreadable[path] = record
