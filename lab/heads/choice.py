@@ -181,9 +181,8 @@ def tell_source(choice: HeadChoice) -> None:
 def check_owner(choice: HeadChoice, name: str | None, shape: tuple[int, int] | None = None) -> None:
     """Raises UserError if the heads are known to be of another model than `name`; warns if that cannot be told.
 
-    `shape` as for `refuse_foreign_heads`.
-
-    Nothing is said of a list, which carries no model, nor where the model has no name, as in records of old.
+    `shape` is as for `refuse_foreign_heads`. Nothing is said of a list, which carries no model, nor where the model has
+    no name, as in records of old.
     """
     refuse_foreign_heads(choice, name, shape)
     if choice.model and name and not choice.is_preset and not same_model(choice.model, name):

@@ -30,7 +30,8 @@ def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sampl
     other = len(found) - len(files) - sum(sample.id in found for sample in beside)
     if not files:
         there = f"no sample of {len(samples)} has a record in {folder} ({other} others are there)"
-        raise UserError(f"{there}: collect them with data.process_all=true")
+        own = "set data.data_file to the file that those were collected from, or " if other else ""
+        raise UserError(f"{there}: {own}collect the samples with data.process_all=true")
     if other or len(files) < len(samples):
         without = len(samples) - len(files)
         log.warning("%d of %d samples have no record; %d records belong to no sample", without, len(samples), other)

@@ -392,7 +392,8 @@ def test_what_does_not_belong_together_ends_in_one_line(stage, scenes, tmp_path,
     data, out = scenes
     other = tmp_path / "other.jsonl"
     other.write_text(data.read_text().replace('"5_', '"x_'))
-    with pytest.raises(UserError, match=r"no sample of 12 has a record in .* \(12 others are there\)"):
+    gone = r"no sample of 12 has a record in .* \(12 others are there\): set data\.data_file"
+    with pytest.raises(UserError, match=gone):
         stage((other, out))
     heads = {
         "model": "some/llava",
