@@ -42,3 +42,8 @@ class Gathered:
     samples: tuple[Shown, ...]
     pictures: tuple[str, ...]
     total: int  # samples there are; more than `samples` if they were drawn
+
+    def unreadable(self, run: int) -> dict[str, str]:
+        """The samples shown whose file in a run, by its place among `runs`, is damaged, and why each cannot be read."""
+        findings = {sample.id: sample.findings[run] for sample in self.samples}
+        return {name: finding.why for name, finding in findings.items() if finding.status == "unreadable"}

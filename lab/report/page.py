@@ -119,7 +119,7 @@ def _run_view(gathered: Gathered, index: int, resamples: int, seed: int) -> dict
         "model": str(tables.model_name(run, findings)),
         "facts": tables.facts(run, findings),
         "config": as_yaml(run.settings),
-        "failures": list(run.folder.errors.items()),
+        "failures": list({**run.folder.errors, **gathered.unreadable(index)}.items()),
         "fresh": tables.metric_table({"chosen heads": fresh}) if fresh else None,
         "groups": tables.group_table(fresh) if fresh else None,
         "scored": len(scores),

@@ -53,7 +53,7 @@ class Maps:
 class Finding:
     """What one run says of one sample. Without a record only `why`, and what a saved ranking and the data file tell."""
 
-    status: str  # done | ranked: a ranking, but no attention | missing
+    status: str  # done | ranked: a ranking, but no attention | unreadable: its file is damaged | missing
     why: str = ""  # it is not done
     query: str = ""
     image_file: str | None = None
@@ -86,7 +86,7 @@ def find_sample(name: str, files: SampleFiles, known: Sample | None, rules: Rule
     try:
         record = load_record(files.record, rules.logic)
     except UserError as error:
-        return replace(told, why=str(error))
+        return replace(told, status="unreadable", why=str(error))
     meta = record.meta
     told = replace(
         told,
@@ -112,7 +112,7 @@ def _without_record(files: SampleFiles, told: Finding, top_n: int) -> Finding:
         rows = load_plain(files.ranking)
         best = tuple((int(row["layer"]), int(row["head"])) for row in rows[:top_n])
     except (UserError, LookupError, TypeError, ValueError) as error:
-        return replace(told, why=f"{files.ranking.name} is no ranking ({error})")
+        return replace(told, status="unreadable", why=f"{files.ranking.name} is no ranking ({error})")
     return replace(told, status="ranked", why="no attention stored, only a ranking", best=best)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from analyze import Head
 from conf.schema import PRESET, Contrast, LogicConfig, Weights
+from lab.base.numbers import many
 from lab.heads.choice import PRESET_KEY
 from lab.measure.intervals import Estimate, compare, metric_names, summarize
 from lab.measure.metrics import Score
@@ -61,7 +62,7 @@ def facts(run: Run, findings: Sequence[Finding]) -> list[tuple[str, str]]:
         ("Samples", _counts(findings)),
         ("Collected", run.folder.collected),
         ("Duration", _duration(run.folder.summary)),
-        ("Failures", _failures(run)),
+        ("Failures", _failures(run, findings)),
     ]
     return [(term, value) for term, value in told if value]
 
@@ -109,7 +110,7 @@ def rules_in_words(logic: LogicConfig) -> str:
 
 def _counts(findings: Sequence[Finding]) -> str:
     states = [finding.status for finding in findings]
-    named = (("done", "done"), ("ranked", "without attention"), ("missing", "missing"))
+    named = (("done", "done"), ("ranked", "without attention"), ("unreadable", "unreadable"), ("missing", "missing"))
     return ", ".join(f"{states.count(state):,} {name}" for state, name in named if state in states)
 
 
@@ -123,10 +124,13 @@ def _duration(summary: Mapping[str, Any] | None) -> str:
     return f"{seconds:,.1f} s for {now:,.0f} samples{rate}" + (f"; {before:,.0f} were there before" if before else "")
 
 
-def _failures(run: Run) -> str:
-    if run.folder.summary is None and not run.folder.errors:
-        return ""
-    return f"{len(run.folder.errors)} in the last batch" if run.folder.errors else "none in the last batch"
+def _failures(run: Run, findings: Sequence[Finding]) -> str:
+    told = []
+    if run.folder.summary is not None or run.folder.errors:
+        told.append(f"{len(run.folder.errors) or 'none'} in the last batch")
+    if unreadable := sum(finding.status == "unreadable" for finding in findings):
+        told.append(f"{many(unreadable, 'file')} cannot be read")
+    return ", ".join(told)
 
 
 # figures

@@ -16,8 +16,8 @@ from lab.base.processes import processes
 from lab.base.remote import is_url, kept_at
 from lab.datasets.sample import with_period
 from lab.heads.choice import HeadChoice, check_owner
-from lab.records.files import load_record
-from lab.records.folder import find_record, home_of
+from lab.records.files import load_or_why, load_record
+from lab.records.folder import find_record, home_of, list_samples
 
 if TYPE_CHECKING:  # the model's libraries take a second to import, and only stages that ask it need them
     from llava.family import LoadedModel
@@ -207,10 +207,11 @@ def record_path(config: Config) -> Path:
     paths = [path for _, path in takewhile(lambda found: found[1] is not None, _records_named(folder, stem))]
     there = [path for path in paths[: 1 if config.data.save_id is not None else None] if path is not None]
     if not there:
-        hint = "set data.attention_file=path/to/record.pkl, or make it with stage=collect"
-        raise UserError(f"no record {folder / stem}.pkl: {hint}")
+        raise UserError(f"no record {folder / stem}.pkl: {_others_there(folder)}")
     if config.data.query is not None and config.data.save_id is None:
-        matching = [path for path in there if (about := _about(path)) is None or about[1] == asked(config)]
+        told = {path: _about(path) for path in there}
+        of_query = [path for path, about in told.items() if about is not None and about[1] == asked(config)]
+        matching = of_query or [path for path, about in told.items() if about is None]
         if not matching:
             raise UserError(
                 f'{there[0]} is of another expression than data.query="{config.data.query}": make the record with '
@@ -218,9 +219,22 @@ def record_path(config: Config) -> Path:
             )
         there = matching
     if len(there) > 1:
-        names = ", ".join(path.name for path in there)
+        names = ", ".join(f"{path.name}{_unless_readable(path)}" for path in there)
         raise UserError(f"{folder} holds {names}: say which one, with data.query or data.attention_file")
     return there[0]
+
+
+def _others_there(folder: Path) -> str:
+    """What to set where a folder lacks the record of a name, with the names of those that it holds."""
+    records = list(list_samples(folder)["records"].values()) if folder.is_dir() else []
+    if not records:
+        return "set data.attention_file=path/to/record.pkl, or make it with stage=collect"
+    names = ", ".join(path.name for path in records[:3]) + (", ..." if len(records) > 3 else "")
+    return f"the folder holds {names}; name one as data.attention_file, or all of them as data.attention_dir={folder}"
+
+
+def _unless_readable(path: Path) -> str:
+    return " (cannot be read)" if isinstance(load_or_why(path), str) else ""
 
 
 def _records_named(folder: Path, stem: str) -> Iterator[tuple[str, Path | None]]:

@@ -7,7 +7,8 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import BoxConvention, Config, Refine, as_dict, of_saved
 from lab.base.files import check_writable, write_atomic
 from lab.heads.choice import HeadChoice, head_choice
-from lab.report.contents import Run
+from lab.heads.reading import tell_unreadable
+from lab.report.contents import Gathered, Run
 from lab.report.folder import RunFolder, not_of_this_version, read_folder, saved_settings
 from lab.report.gather import check_common, gather, known_samples, two_folders
 from lab.report.samples import Rules
@@ -24,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, choice: HeadChoice) -> int:
-    """Writes report.html where results go or, of two runs, compare.html into `data.output_dir`."""
+    """Writes report.html where results go or, of two runs, compare.html into `data.output_dir`.
+
+    Returns 1 if a file of a run cannot be read.
+    """
     if config.data.runs is None:
         results = results_folder(config)
         folder, target = read_folder(records_folder(config), results), results / "report.html"
@@ -40,13 +44,24 @@ def run(config: Config, choice: HeadChoice) -> int:
     from lab.report.page import render  # jinja2, only when a page is made
 
     gathered = gather(runs, config.report, config.seed, config.data.workers)
+    unreadable = _tell_unreadable(gathered)
     page = render(gathered, resamples=config.evaluate.resamples, seed=config.seed)
     if config.data.runs is None:
         make_results_folder(config)
     write_atomic(target, page.encode("utf-8", "replace"))  # an id may hold half a character
     print_written([target])
     print(f"  {target.stat().st_size / 1e6:.1f} MB; open it in any browser, no network is needed")
-    return 0
+    return 1 if unreadable else 0
+
+
+def _tell_unreadable(gathered: Gathered) -> bool:
+    """Whether files of a run cannot be read, which is told. Raises UserError if none of a run can."""
+    found = [gathered.unreadable(place) for place in range(len(gathered.runs))]
+    for run, why in zip(gathered.runs, found, strict=True):
+        files = {**run.folder.rankings, **run.folder.records}
+        read = [sample.id for sample in gathered.samples if sample.id in files]
+        tell_unreadable({files[name]: why[name] for name in why}, len(read))
+    return any(found)
 
 
 def run_of(folder: RunFolder, config: Config, choice: HeadChoice, data_file: str | None) -> Run:

@@ -49,12 +49,12 @@ def spoiled(tmp_path_factory, scenes):
     out = tmp_path_factory.mktemp("run")
     data, folder = write_run(out, scenes, 12)
     spoil(data, folder)
-    return report(out, f"data.data_file={data}"), data, folder
+    return report(out, f"data.data_file={data}", code=1), data, folder
 
 
-def report(out, *overrides: str) -> str:
+def report(out, *overrides: str, code: int = 0) -> str:
     """The page of a run."""
-    assert run(configuration("stage=report", f"data.output_dir={out}", *overrides)) == 0
+    assert run(configuration("stage=report", f"data.output_dir={out}", *overrides)) == code
     return (out / MODEL / "report.html").read_text()
 
 
@@ -94,16 +94,32 @@ def test_what_is_not_done_is_shown_with_its_reason_and_counts_as_a_miss(spoiled)
     by_id = {sample["id"]: sample["runs"][0] for sample in told(page)["samples"]}
     assert (by_id["s0004"]["status"], by_id["s0004"]["why"]) == ("ranked", "no attention stored, only a ranking")
     assert by_id["s0004"]["best"]
-    assert by_id["s0005"]["status"] == "missing"
+    assert by_id["s0005"]["status"] == "unreadable"
     assert "truncated" in by_id["s0005"]["why"]
     assert by_id["s0006"]["why"] == "No such image: <b>x</b>.png"
     assert by_id["s0007"]["why"] == "not collected yet"
     assert [by_id[f"s000{i}"]["iou"] for i in (4, 5, 6, 7)] == [0, 0, 0, 0]
     text = visible(page)
-    assert "8 done, 1 without attention, 3 missing" in text
+    assert "8 done, 1 without attention, 1 unreadable, 2 missing" in text
     assert "4 of them without an answer, which count as misses" in text
     assert "2.0 s for 6 samples, 3.0 per second; 2 were there before" in text
     assert "No such image: &lt;b&gt;x&lt;/b&gt;.png" in text
+
+
+def test_a_damaged_record_is_among_the_failures_with_its_reason(spoiled):
+    page, _, folder = spoiled
+    text = visible(page)
+    assert "1 in the last batch, 1 file cannot be read" in text
+    assert "Failures (2)" in text
+    assert f'<th scope="row" dir="auto">s0005</th><td dir="auto">{folder}/s0005.pkl: truncated' in text
+
+
+def test_a_folder_of_damaged_records_alone_is_refused(scenes, tmp_path):
+    _, folder = write_run(tmp_path, scenes, 2)
+    for path in folder.glob("*.pkl"):
+        path.write_bytes(b"")
+    assert "none of 2 files" in refused(f"data.output_dir={tmp_path}")
+    assert not (folder / "report.html").exists()
 
 
 def test_a_picture_is_embedded_once_and_a_missing_one_is_told(spoiled):

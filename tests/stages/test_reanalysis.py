@@ -137,6 +137,30 @@ def test_a_second_expression_about_a_picture_does_not_overwrite_the_first(ask, t
     assert load_record(folder / "bird.pkl").meta["query"] == "a cat"
 
 
+def test_a_folder_without_the_record_says_what_it_holds(ask, tmp_path):
+    picture = "data.image_file=examples/images/bird.png"
+    with pytest.raises(UserError, match=r"no record .*bird\.pkl: set data\.attention_file"):
+        ask("visualize", picture)
+    (tmp_path / MODEL).mkdir()
+    (tmp_path / MODEL / "other.pkl").write_bytes(b"rubbish")
+    for stage in ("analyze", "visualize"):
+        with pytest.raises(UserError, match=r"no record .*bird\.pkl: the folder holds other\.pkl; name one as"):
+            ask(stage, picture)
+
+
+def test_a_damaged_record_of_a_picture_is_named_and_does_not_stand_for_another(ask, tmp_path):
+    folder, picture = tmp_path / MODEL, "data.image_file=examples/images/bird.png"
+    for query in ("the bird", "the umbrella"):
+        ask("collect", picture, f"data.query='{query}'")
+    (folder / "bird.pkl").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"holds bird\.pkl \(cannot be read\), bird-2\.pkl: say which one"):
+        ask("visualize", picture)
+    assert ask("visualize", picture, "data.query='the umbrella'") == 0
+    assert (folder / "bird-2_bbox.json").exists()
+    with pytest.raises(UserError, match=r"bird\.pkl: .*collect it again"):
+        ask("visualize", picture, "data.query='the bird'")
+
+
 def test_a_picture_without_an_expression_is_refused_and_nothing_at_all_is_the_shipped_one(ask, tmp_path, caplog):
     caplog.set_level("INFO")
     with pytest.raises(UserError, match=r"data.query is empty: say what to look for"):

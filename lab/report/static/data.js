@@ -58,7 +58,7 @@ const linkToHead = (run, number) =>
 
 /** How a finding stands beside the truth, in words and not in colour alone. */
 function verdict(found, sample) {
-  if (found.status !== "done") return make("span", { class: "verdict undone" }, found.status === "ranked" ? "no attention stored" : "missing");
+  if (found.status !== "done") return make("span", { class: "verdict undone" }, found.status === "ranked" ? "no attention stored" : found.status);
   if (sample.absent) return make("span", { class: `verdict ${found.box ? "miss" : "hit"}` }, found.box ? "○ nothing there, but a box" : "● nothing there, no box");
   if (found.iou === null) return make("span", { class: "verdict" }, found.box ? "no truth" : "no box");
   const hit = isHit(found);

@@ -70,7 +70,7 @@ function frame(sample, run, alternative) {
   const box = make("div", { class: `frame ${width / height >= 4 / 3 ? "broad" : "tall"}` });
   box.style.aspectRatio = `${width} / ${height}`;
   box.append(picture(sample, alternative), make("div", { class: "heats" }), lines(sample, found));
-  if (found.status === "missing") box.classList.add("undone");
+  if (["missing", "unreadable"].includes(found.status)) box.classList.add("undone");
   return box;
 }
 
