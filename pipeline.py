@@ -70,10 +70,11 @@ def run(cfg: Config | DictConfig) -> int:
     if cfg.logic.heads == PRESET and config.logic.heads is None and not stage.finds and first_process():
         warn_of_foreign_heads(str(foreign_heads(cfg)), config.model.name)
     choice = head_choice(config.logic, config.model)
-    if first_process():
-        tell_source(choice)
     logic = calibrated(config, choice.named, choice.file) if stage.presence else config.logic
-    return stage.run(replace(config, logic=replace(logic, heads=choice.as_setting)), choice)
+    code = stage.run(replace(config, logic=replace(logic, heads=choice.as_setting)), choice)
+    if first_process():
+        tell_source(choice)  # now that nothing was wrong with them
+    return code
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

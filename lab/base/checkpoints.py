@@ -3,6 +3,7 @@
 same_model("llava-hf/llava-1.5-7b-hf", "/data/llava-v1.5-7b")               # True: the same weights, converted
 other_model("llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct")      # True
 other_model("llava-hf/llava-1.5-7b-hf", "/data/tuned")                      # False: of a folder nothing is known
+other_model("llava-hf/llava-1.5-7b-hf", "models/tuned")                     # False: it may be a folder elsewhere
 """
 
 import re
@@ -10,7 +11,8 @@ from pathlib import PurePath
 
 from lab.base.paths import PROJECT, find, is_folder, resolved
 
-# The names that one checkpoint has on the hub: as published, as converted, and where its owner's name changed.
+# The names that one checkpoint has on the hub: as published, as converted, and where its owner's name changed. Those of
+# one name are here because a preset names them.
 CHECKPOINTS = (
     ("liuhaotian/llava-v1.5-7b", "llava-hf/llava-1.5-7b-hf"),
     ("liuhaotian/llava-v1.5-13b", "llava-hf/llava-1.5-13b-hf"),
@@ -27,6 +29,18 @@ CHECKPOINTS = (
     ("mistralai/Pixtral-12B-2409", "mistral-labs/pixtral-12b", "mistral-community/pixtral-12b"),
     ("CohereLabs/aya-vision-8b", "CohereForAI/aya-vision-8b"),
     ("zai-org/GLM-4.1V-9B-Thinking", "THUDM/GLM-4.1V-9B-Thinking"),
+    ("google/gemma-3-4b-it",),
+    ("google/paligemma2-3b-mix-224",),
+    ("HuggingFaceM4/Idefics3-8B-Llama3",),
+    ("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
+    ("Lin-Chen/ShareGPT4V-7B",),
+    ("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+    ("mmaaz60/LLaVA-7B-Lightening-v1-1",),
+    ("Qwen/Qwen2-VL-7B-Instruct",),
+    ("Qwen/Qwen2.5-VL-3B-Instruct",),
+    ("Qwen/Qwen2.5-VL-7B-Instruct",),
+    ("Qwen/Qwen3-VL-8B-Instruct",),
+    ("01-ai/Yi-VL-6B",),
 )
 FIRST = {name.casefold(): names[0].casefold() for names in CHECKPOINTS for name in names}
 OF_LAST = {name.rpartition("/")[2]: first for name, first in FIRST.items()}
@@ -48,10 +62,18 @@ def same_model(name: str, other: str) -> bool:
 def other_model(name: str, other: str) -> bool:
     """Whether two names are known to mean two checkpoints.
 
-    Of a folder nothing is known unless its name tells it, or it ships with the project.
+    Known are the names of CHECKPOINTS, folders that are named as one of these, folders of the hub's cache, and the
+    models that ship with the project.
     """
     known, also = _checkpoint(name), _checkpoint(other)
-    return known is not None and also is not None and known != also and not same_model(name, other)
+    if not known or not also or known == also or same_model(name, other):
+        return False
+    return _surely(known, name) and _surely(also, other)
+
+
+def _surely(checkpoint: str, name: str) -> bool:
+    """Whether the name can mean this checkpoint alone: `models/tuned` may be of the hub, or a folder elsewhere."""
+    return checkpoint in FIRST or CACHED in name or PurePath(checkpoint).is_absolute()
 
 
 def _checkpoint(name: str) -> str | None:

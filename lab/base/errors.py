@@ -10,6 +10,17 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
+def in_words(error: Exception) -> str:
+    """What is wrong with what a file holds, in words, of the error that its reading ended with."""
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {shown(repr(error.args[0]))}"
+    if isinstance(error, LookupError | EOFError):
+        return "it ends too soon"
+    if isinstance(error, TypeError | AttributeError):
+        return "a part of it is of another type"
+    return shown(" ".join(str(error).split()), 200) or "it is damaged"
+
+
 def shown(text: object, most: int = 80) -> str:
     """The first characters of what was found, in one line, for a message: it may be a picture in base64."""
     line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))

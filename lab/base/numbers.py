@@ -1,7 +1,10 @@
-"""Numbers from files, checked, and numbers for files."""
+"""Numbers and texts from files, checked, and numbers for files."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from lab.base.errors import quoted
 
 
 def whole(number: Any) -> int:
@@ -9,6 +12,14 @@ def whole(number: Any) -> int:
     if isinstance(number, bool) or int(number) != number:
         raise ValueError(f"{number!r} is not a whole number")
     return int(number)
+
+
+def text_or_none(content: Mapping[str, Any], key: str) -> str | None:
+    """The text under a key, None where there is none or null. Raises ValueError if it is something else."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"its {key!r} is {quoted(value)}, expected a text or null")
+    return value
 
 
 def in_64_bits(number: int) -> int:

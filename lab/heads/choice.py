@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyze import Head, HeadScore
+from conf.presets import preset_with_heads
 from conf.schema import PRESET, LogicConfig, ModelConfig
 from lab.base.checkpoints import other_model, same_model
 from lab.base.errors import UserError
@@ -63,7 +64,7 @@ class HeadChoice:
             return None
         if self.shape not in (None, shape):
             of_model, here = (f"{layers} layers x {heads} heads" for layers, heads in (self.shape, shape))
-            raise UserError(f"{self.source} is of a model of {of_model}; this one has {here}: use its own")
+            raise UserError(f"{self.source} is of a model of {of_model}; this one has {here}: {_its_own()}")
         for layer, head in self.heads:
             if layer >= shape[0] or head >= shape[1]:
                 raise _not_a_head([layer, head], self.source, shape)
@@ -194,7 +195,7 @@ def refuse_foreign_heads(choice: HeadChoice, name: str | None, shape: tuple[int,
 
     With the (layers, heads) of that model, heads that it lacks are told before whose they are: it could not use them.
 
-    A preset's are of its checkpoint alone. Of a file's, two hub names tell it; the name of a folder may not.
+    A preset's are of its checkpoint alone. Of a file's, two names of known checkpoints tell it.
     """
     if not choice.model or not name:
         return
@@ -206,4 +207,12 @@ def refuse_foreign_heads(choice: HeadChoice, name: str | None, shape: tuple[int,
     if other_model(choice.model, name):
         pairs = ",".join(f"[{layer},{head}]" for layer, head in choice.named or ())
         whose = f"the heads of {choice.source} were found in {choice.model}, and this is {name}"
-        raise UserError(f"{whose}: use its own or, to try these all the same, logic.heads=[{pairs}]")
+        raise UserError(f"{whose}: {_its_own(name)}; to try these all the same, logic.heads=[{pairs}]")
+
+
+def _its_own(name: str | None = None) -> str:
+    """How to get a model's own heads."""
+    preset = None if name is None else preset_with_heads(name)
+    if preset is not None:
+        return f"for its own, set model={preset} logic.heads=preset"
+    return "for its own, set logic.heads=null, which ranks them for each sample, or find them with stage=select"

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.base.checkpoints import same_model
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.files import check_pointer, read_json
-from lab.base.numbers import whole
+from lab.base.numbers import text_or_none, whole
 from lab.base.paths import PROJECT, exists, find, is_file
 
 NAME = "localization_heads.json"
@@ -56,9 +56,9 @@ def read_heads(path: Path) -> dict[str, Any]:
         )
         heads = [[whole(row["layer"]), whole(row["head"])] for row in content["heads"]]
         frequency = _frequency(content["heads"])
-        model, found = (_text(content.get(key)) for key in ("model", "found"))
+        model, found = (text_or_none(content, key) for key in ("model", "found"))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"logic.heads={path}: malformed ({type(error).__name__}: {error}); {EXPECTED}") from None
+        raise UserError(f"logic.heads={path}: malformed ({in_words(error)}); {EXPECTED}") from None
     if not heads:
         raise UserError(f"logic.heads={path}: names no heads; {EXPECTED}")
     return {"file": str(path), "model": model, "shape": shape, "heads": heads, "frequency": frequency, "found": found}
@@ -72,7 +72,3 @@ def _frequency(rows: Sequence[Any]) -> list[float] | None:
     if not all(0 <= share <= 1 for share in found):
         raise ValueError("a frequency that is not between 0 and 1")
     return found
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

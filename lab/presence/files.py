@@ -14,9 +14,9 @@ from typing import Any
 from analyze import Head
 from conf.schema import Config, LogicConfig, ModelConfig, SmoothingConfig
 from lab.base.checkpoints import same_model
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.files import check_pointer, read_json
-from lab.base.numbers import whole
+from lab.base.numbers import text_or_none, whole
 from lab.base.paths import exists, find
 from lab.presence.numbers import NUMBERS
 from lab.presence.rule import Rule
@@ -80,17 +80,16 @@ class Calibration:
             weights = {str(name): float(weight) for name, weight in rule["weights"].items()}
             intercept, heads = float(rule["intercept"]), tuple((whole(a), whole(b)) for a, b in plain["heads"])
             smoothing, read = _smoothing(plain["smoothing"]), dict(plain["read"])
-            model = None if plain["model"] is None else str(plain["model"])
-            tokens = str(plain.get("model.read", "last"))
+            model, tokens = (text_or_none(plain, key) for key in ("model", "model.read"))
         except UserError as error:  # a number that no smoothing has
             raise UserError(f"{source}: {error}; {_expected()}") from None
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"{source}: malformed ({type(error).__name__}: {error}); {_expected()}") from None
+            raise UserError(f"{source}: malformed ({in_words(error)}); {_expected()}") from None
         unknown = [name for name in weights if name not in NUMBERS]
         if unknown or not heads or not all(math.isfinite(value) for value in (intercept, *weights.values())):
             what = f"weighs {', '.join(unknown)}, which nothing measures" if unknown else "holds no heads or no numbers"
             raise UserError(f"{source} {what}; {_expected()}")
-        return cls(Rule(intercept, weights), heads, smoothing, read, model, tokens)
+        return cls(Rule(intercept, weights), heads, smoothing, read, model, tokens or "last")
 
 
 def read_calibration(path: Path) -> Calibration:

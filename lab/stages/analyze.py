@@ -6,7 +6,7 @@ from pathlib import Path
 from analyze import rank_heads
 from conf.schema import Config, LogicConfig
 from lab.records.files import load_record
-from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
+from lab.stages.common import check_results, make_results_folder, print_written, record_path, tell, with_example
 from lab.stages.results import heads_table, sinks_line, write_ranking
 
 
@@ -18,10 +18,11 @@ def run(config: Config) -> int:
         work = partial(rank_file, logic=config.logic)
         files, wrote = records_of(config), "*_analysis.pkl and .json"
         return over_folder(config, files, work, errors_name="analysis_errors.jsonl", wrote=wrote)
-    config = with_example(config)
+    config, note = with_example(config)
     path = record_path(config)
     record = load_record(path, config.logic)
     check_results(config)
+    tell(note)
     ranking = rank_heads(record, config.logic)
     written = write_ranking(make_results_folder(config) / path.name, ranking, record.left_out)
     print(heads_table(ranking[: max(10, config.logic.top_k)]) + sinks_line(record))

@@ -16,6 +16,7 @@ from lab.stages.common import (
     model_folder,
     new_record_name,
     print_written,
+    tell,
     wants_generic,
     with_example,
 )
@@ -23,15 +24,17 @@ from lab.stages.common import (
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Asks the model about one picture and writes the record."""
-    config = with_example(config)
-    name, record = ask(config, choice)
+    config, note = with_example(config)
+    name, record = ask(config, choice, note)
     kept = as_stored(record, config.data, config.logic, choice)
     print_written([write_record(make_folder(config), name, kept, config.data.record_format)])
     return 0
 
 
-def ask(config: Config, choice: HeadChoice) -> tuple[str, Record]:
-    """The record's name and the record; whatever can be refused is refused before the model is loaded."""
+def ask(config: Config, choice: HeadChoice, note: str = "") -> tuple[str, Record]:
+    """The record's name and the record; whatever can be refused is refused before the model is loaded, the rest before
+    the note, of `with_example`, is told.
+    """
     if config.data.attention_file is not None or config.data.attention_dir is not None:
         read = "data.attention_file and data.attention_dir name records to read"
         raise UserError(
@@ -39,9 +42,10 @@ def ask(config: Config, choice: HeadChoice) -> tuple[str, Record]:
         )
     image_file = image_path(config)
     image, query = open_image(image_file), asked(config)
-    name = new_record_name(config)
+    name, renamed = new_record_name(config)
     check_writable(model_folder(config), "config.yaml", f"{name}.{config.data.record_format}")
     loaded = common.model_with_heads(config, choice)
+    tell(note, renamed)
     generic = wants_generic(config)
     from collector import collect  # which imports torch
 

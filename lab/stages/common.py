@@ -146,14 +146,22 @@ def _made(folder: Path, name: str, config: Config) -> Path:
 # one sample
 
 
-def with_example(config: Config) -> Config:
-    """The configuration with the shipped picture, and its expression, if it names no picture and no record."""
+def with_example(config: Config) -> tuple[Config, str]:
+    """The configuration with the shipped picture, and its expression, if it names no picture and no record; and what to
+    say of that once all is known to be right.
+    """
     data = config.data
     if any(value is not None for value in (data.image_file, data.attention_file, data.attention_dir)):
-        return config
+        return config, ""
     picture, query = EXAMPLE[0], EXAMPLE[1] if data.query is None else data.query
-    log.info('no data.image_file: the shipped %s, asked for "%s"', picture, query)
-    return replace(config, data=replace(data, image_file=picture, query=query))
+    note = f'no data.image_file: the shipped {picture}, asked for "{query}"'
+    return replace(config, data=replace(data, image_file=picture, query=query)), note
+
+
+def tell(*notes: str) -> None:
+    """Says what was chosen for the user."""
+    for note in filter(None, notes):
+        log.info("%s", note)
 
 
 def image_path(config: Config) -> Path:
@@ -172,19 +180,17 @@ def asked(config: Config) -> str:
     return with_period(query) if config.data.final_period else query
 
 
-def new_record_name(config: Config) -> str:
-    """The name, without its ending, of the record to be made: `data.save_id` or the picture's.
+def new_record_name(config: Config) -> tuple[str, str]:
+    """The name, without its ending, of the record to be made: `data.save_id` or the picture's; and what to say of it.
 
     If a record with the picture's name holds another picture or expression, a number is put behind the name.
     """
     stem = _record_stem(config)
     if config.data.save_id is not None:
-        return stem
+        return stem, ""
     for name, path in _records_named(model_folder(config), stem):
         if path is None or _about(path) in (None, (image_path(config).resolve(), asked(config))):
-            if name != stem:
-                log.info("%s holds another expression or picture: this record is %s", stem, name)
-            return name
+            return name, "" if name == stem else f"{stem} holds another expression or picture: this record is {name}"
     raise AssertionError("the names never end")
 
 

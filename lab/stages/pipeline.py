@@ -21,8 +21,9 @@ from lab.stages.results import (
 
 def run(config: Config, choice: HeadChoice) -> int:
     """Collects, analyses and visualizes one picture."""
-    config, refiner = with_example(config), refiner_of(config)
-    name, asked = ask(config, choice)
+    config, note = with_example(config)
+    refiner = refiner_of(config)
+    name, asked = ask(config, choice, note)
     record = at_precision(asked, config.data)  # so that a later reading finds the same
     ranking = rank_heads(record, config.logic)
     result = localize_record(record, ranking, config.logic, choice)

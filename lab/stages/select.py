@@ -156,8 +156,8 @@ def heads_json(picks: Picks, selection: Selection, source: Source, model: str | 
 def found_in_words(selection: Selection, config: Config) -> str:
     """What was counted, how, and on what."""
     among = f"among the {config.logic.select.top_n} best of a sample most often"
-    asked = config.data.data_file if config.data.process_all else config.data.attention_dir
-    return f"{among}, over {selection.samples} samples of {asked or 'the records beside this file'}, without labels"
+    asked = config.data.data_file if config.data.process_all else records_folder(config)
+    return f"{among}, over {selection.samples} samples of {asked}, without labels"
 
 
 def _row(selection: Selection, head: Head) -> Mapping[str, Any]:

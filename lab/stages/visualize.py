@@ -14,7 +14,7 @@ from lab.heads.choice import HeadChoice, check_owner
 from lab.measure.overview import shape_if_any
 from lab.records.files import load_record
 from lab.records.record import Record
-from lab.stages.common import check_results, make_results_folder, print_written, record_path, with_example
+from lab.stages.common import check_results, make_results_folder, print_written, record_path, tell, with_example
 from lab.stages.refining import (
     UNREFINED,
     Failure,
@@ -46,11 +46,13 @@ def run(config: Config, choice: HeadChoice) -> int:
         work = partial(draw_file, logic=config.logic, choice=choice, figures=figures)
         names = {"errors_name": "visualize_errors.jsonl", "wrote": "masks, boxes and figures"}
         return over_folder(config, files, work, **names, together=together(config, choice, figures))
-    config, refiner = with_example(config), refiner_of(config)
+    config, note = with_example(config)
+    refiner = refiner_of(config)
     path = record_path(config)
     check_results(config)
     record, result = locate(path, config.logic, choice, figures)
     check_owner(choice, record.made_by)
+    tell(note)
     refined = sharp_mask(refiner, record, result, config.data.image_file)
     target = make_results_folder(config) / path.name
     written = write_localization(target, record, result, config.logic, figures, refined)

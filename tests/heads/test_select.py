@@ -511,12 +511,20 @@ def test_more_heads_than_the_file_names_are_refused(tmp_path):
     [
         ("", "not JSON"),
         ("{broken", "not JSON"),
-        ("[[14, 24]]", "malformed"),
-        ("{}", "malformed.*num_layers"),
+        ("[[14, 24]]", "malformed .a part of it is of another type.;"),
+        ("{}", "malformed .it lacks 'num_layers'.;"),
         ('{"num_layers": 8, "num_heads": 8, "heads": []}', "names no heads"),
         ('{"num_layers": 8, "num_heads": 8, "heads": [[1, 2]]}', "malformed"),
         ('{"num_layers": 8, "num_heads": null, "heads": [{"layer": 1, "head": 2}]}', "malformed"),
         ('{"num_layers": 8, "num_heads": 8, "heads": [{"layer": 1, "head": "2"}]}', "malformed"),
+        (
+            '{"num_layers": 8, "num_heads": 8, "heads": [{"layer": 1, "head": 2}], "model": 7}',
+            "'model' is 7, expected a text",
+        ),
+        (
+            '{"num_layers": 8, "num_heads": 8, "heads": [{"layer": 1, "head": 2}], "found": []}',
+            r"'found' is \[\], expected",
+        ),
     ],
 )
 def test_a_file_that_holds_no_heads_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, content, message):
@@ -529,6 +537,13 @@ def test_a_file_that_holds_no_heads_is_refused_before_the_model_is_loaded(tmp_pa
     assert NAME in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", ["", ', "model": null', ', "model": null, "found": null'])
+def test_a_file_of_heads_need_not_tell_its_model(tmp_path, model):
+    path = tmp_path / "h.json"
+    path.write_text('{"num_layers": null, "num_heads": null, "heads": [{"layer": 1, "head": 2}]' + model + "}")
+    assert read_heads(path)["model"] is None
 
 
 def test_a_missing_file_of_heads_says_what_else_there_is(tmp_path):
@@ -552,11 +567,12 @@ def test_heads_that_may_be_of_another_model_are_told_and_used(tmp_path, caplog):
 
 
 def test_a_file_of_heads_found_in_another_model_is_refused(tmp_path):
-    path = heads_file(tmp_path / "h.json", model="one/model")
+    path = heads_file(tmp_path / "h.json", model="mucai/vip-llava-7b")
     with pytest.raises(UserError) as caught:
-        check_owner(chosen(path), "another/model")
+        check_owner(chosen(path), "Qwen/Qwen2-VL-7B-Instruct")
     assert str(caught.value) == (
-        f"the heads of {path} were found in one/model, and this is another/model: use its own or, to try these all the "
+        f"the heads of {path} were found in mucai/vip-llava-7b, and this is Qwen/Qwen2-VL-7B-Instruct: for its own, "
+        "set logic.heads=null, which ranks them for each sample, or find them with stage=select; to try these all the "
         "same, logic.heads=[[4,1],[5,2]]"
     )
 
@@ -572,9 +588,9 @@ def test_known_heads_serve_every_name_of_their_checkpoint_and_no_other(tmp_path,
 
 def test_heads_of_another_model_are_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("lab.stages.common.load_model", lambda cfg: pytest.fail("the model was loaded"))
-    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
-    out = (f"data.output_dir={tmp_path}/out", "model=auto", "model.name=another/model")
-    with pytest.raises(UserError, match="found in one/model, and this is another/model"):
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="mucai/vip-llava-7b")
+    out = (f"data.output_dir={tmp_path}/out", "model=auto", "model.name=Qwen/Qwen2-VL-7B-Instruct")
+    with pytest.raises(UserError, match="found in mucai/vip-llava-7b, and this is Qwen/Qwen2-VL-7B-Instruct"):
         run(configuration("stage=pipeline", f"logic.heads={path}", *out))
     assert not (tmp_path / "out").exists()
 
@@ -589,13 +605,15 @@ def test_heads_of_another_model_are_refused_on_its_records_in_every_stage(tmp_pa
     run(configuration("stage=collect", *collected))
     record = next((tmp_path / "out").rglob("bird.pkl"))
     renamed = load_record(record)
-    renamed.meta["model_name"] = "another/model"
+    renamed.meta["model_name"] = "Qwen/Qwen2-VL-7B-Instruct"
     save_record(record, renamed)
-    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="one/model")
+    path = heads_file(tmp_path / "h.json", layers=8, num_heads=8, model="mucai/vip-llava-7b")
     read = {"visualize": f"data.attention_file={record}"}.get(stage, f"data.attention_dir={record.parent}")
     name = "visualize" if stage == "folder" else stage
     every = (f"stage={name}", f"logic.heads={path}", read, f"data.data_file={data}", *collected)
-    with pytest.raises(UserError, match=r"found in one/model, and this is another/model: .*logic\.heads=\[\[4,1\]"):
+    with pytest.raises(
+        UserError, match=r"found in mucai/vip-llava-7b, and this is Qwen/Qwen2-VL-7B-Instruct: .*logic\.heads=\[\[4,1\]"
+    ):
         run(configuration(*every))
 
 
@@ -638,8 +656,9 @@ def test_heads_of_another_model_are_told_over_its_records_too(tmp_path, caplog, 
         run(configuration(f"stage={stage}", f"logic.heads={path}", f"data.attention_file={record}", *collected))
         told = f"the heads of {path} were found in /data/tuned, and this is examples/models/picturebook"
         assert (told in caplog.text) is (stage == "visualize"), "the ranking needs no heads"
-    heads_file(path, layers=8, num_heads=8, model="one/model")  # a name of the hub
-    with pytest.raises(UserError, match="found in one/model, and this is examples/models/picturebook: use its own"):
+    heads_file(path, layers=8, num_heads=8, model="mucai/vip-llava-7b")  # a known one
+    own = "and this is examples/models/picturebook: for its own, set model=picturebook logic.heads=preset; to try"
+    with pytest.raises(UserError, match=f"found in mucai/vip-llava-7b, {own}"):
         run(configuration("stage=visualize", f"logic.heads={path}", f"data.attention_file={record}", *collected))
 
 

@@ -137,6 +137,23 @@ def test_a_second_expression_about_a_picture_does_not_overwrite_the_first(ask, t
     assert load_record(folder / "bird.pkl").meta["query"] == "a cat"
 
 
+@pytest.mark.parametrize(
+    ("stage", "wrong"),
+    [
+        ("pipeline", "data.query=''"),
+        ("pipeline", "logic.heads=[[99,1]]"),
+        ("collect", "logic.top_k=999"),
+        ("visualize", "logic.heads=picturebook"),
+        ("analyze", "data.save_id=nowhere"),
+    ],
+)
+def test_what_is_wrong_is_all_that_is_said(ask, caplog, stage, wrong):
+    caplog.set_level("INFO")
+    with pytest.raises(UserError):  # visualize: there is no record
+        ask(stage, wrong)
+    assert caplog.messages == []
+
+
 def test_a_folder_without_the_record_says_what_it_holds(ask, tmp_path):
     picture = "data.image_file=examples/images/bird.png"
     with pytest.raises(UserError, match=r"no record .*bird\.pkl: set data\.attention_file"):
