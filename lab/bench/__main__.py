@@ -98,12 +98,7 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     with lanes.open_lanes(overrides) as ways:
         found = dict(lanes.measure(ways, collecting.cases(options.batch), images, folder, options.repeats))
         about = ways["fused"].run(ceiling.about)
-        fused = (one for case, one in found.items() if (case.attention, case.expressions) == ("fused", 1))
-        forward = min(sum(one.seconds[part] for part in ("tower", "LM", "capture")) for one in fused)
-        limit = ways["fused"].run(ceiling.limit, forward, images[0]) if options.limit else {}
-    for number in (1, len(collecting.EXPRESSIONS)) if limit else ():
-        stock = found[collecting.Case("stock", 1, number)].samples_per_second
-        limit[f"x stock at most, {number} per image"] = limit[ceiling.allowed(number)] / stock
+        limit = ways["fused"].run(ceiling.limit, options.repeats, images[0]) if options.limit else {}
     print(f"{size}: {about['model']}")
     print(
         table(("way, images x expressions", "samples/s", "x stock", "peak, MB", "x stock", "RSS, MB"), _rows(found)),
@@ -111,7 +106,8 @@ def bench(size: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     )
     print(table(("ms per sample", *PARTS, "waited"), _part_rows(found)), end="\n\n")
     if limit:
-        print(", ".join(f"{name}: {value:.3g}" for name, value in limit.items()), end="\n\n")
+        header = ("fused", *(f"{number} per image" for number in limit))
+        print(table(header, _limit_rows(limit, found)), end="\n\n")
     return {**about, **{case.name: asdict(measured) for case, measured in found.items()}, "limit": limit}
 
 
@@ -200,23 +196,14 @@ def bench_families(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def bench_precision(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Half precision against float32, printed and returned."""
     speed, loss = precision.speeds(folder, options.repeats), precision.losses(options.scenes)
-    header = (
-        "dtype",
-        "ms, 1",
-        "each of 7",
-        "10^9/s",
-        "most",
-        "share",
-        "Acc@.5, %",
-        "less float32's",
-        "rho",
-    )
+    speed_header = ("ms, 1", "each of 7", "10^9/s", "plain", "share", "products alone")
+    header = ("dtype", *speed_header, "Acc@.5, %", "less float32's", "rho")
     rows = precision.rows(speed, loss)
-    for columns in (slice(1, 6), slice(6, None)):  # how fast, how right: a line each would be too long for a terminal
+    for columns in (slice(1, 7), slice(7, None)):  # how fast, how right: a line each would be too long for a terminal
         print(table((header[0], *header[columns]), [(row[0], *row[columns]) for row in rows]), end="\n\n")
     return {
         dtype: {
-            **asdict(speed[dtype]),
+            **{str(number): asdict(one) for number, one in speed[dtype].items()},
             "accuracy": loss[dtype].accuracy.tolist(),
             "gain": loss[dtype].gain.tolist(),
             "rank_correlation": loss[dtype].rank_correlation,
@@ -236,6 +223,30 @@ def _rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[objec
         peak, resident = (f"{number / 1e6:.0f}" for number in (one.peak_bytes, one.resident_bytes))
         rows.append((case.name, f"{one.samples_per_second:.2f}", f"{speed:.2f}", peak, f"{memory:.3f}", resident))
     return rows
+
+
+def _limit_rows(
+    limit: dict[int, dict[str, float]], found: dict[collecting.Case, collecting.Measured]
+) -> list[tuple[object, ...]]:
+    """A line for each figure, a column for each number of expressions."""
+
+    def line(name: str, key: str, form: str, factor: float = 1.0) -> tuple[object, ...]:
+        return name, *(form.format(factor * one[key]) for one in limit.values())
+
+    def beside_stock(key: str) -> tuple[object, ...]:
+        stock = [found[collecting.Case("stock", 1, number)].samples_per_second for number in limit]
+        return "  x stock", *(f"{one[key] / by:.2f}" for one, by in zip(limit.values(), stock, strict=True))
+
+    return [
+        line("10^9 operations/s in a forward", "rate", "{:.0f}", 1e-9),
+        line("in plain products", "plain", "{:.0f}", 1e-9),
+        line("share, %", "share", "{:.0f}", 100),
+        line("of its time, its own products by themselves, %", "alone", "{:.0f}", 100),
+        line(f"{ceiling.AT_MOST}, as plain products", ceiling.AT_MOST, "{:.2f}"),
+        beside_stock(ceiling.AT_MOST),
+        line(f"{ceiling.BY_PRODUCTS} alone", ceiling.BY_PRODUCTS, "{:.2f}"),
+        beside_stock(ceiling.BY_PRODUCTS),
+    ]
 
 
 def _part_rows(found: dict[collecting.Case, collecting.Measured]) -> list[tuple[object, ...]]:

@@ -83,12 +83,12 @@ def matmul_rate(
     for m, k, n in shapes:
         a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
         product = partial(torch.matmul, a, b)
-        took += _seconds(product, device, max(5, int(seconds / max(_seconds(product, device, 3), 1e-9))))
+        took += seconds_of(product, device, max(5, int(seconds / max(seconds_of(product, device, 3), 1e-9))))
         operations += 2.0 * m * k * n
     return operations / took
 
 
-def _seconds(run: Callable[[], object], device: torch.device, times: int) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device, times: int) -> float:
     """The mean of `times` runs, after one that is not counted."""
     run()
     synchronize(device)

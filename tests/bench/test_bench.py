@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv2d, linear, scaled_dot_product_attention
 
 from analyze import rank_heads
 from collector import collect
@@ -84,9 +84,12 @@ def test_every_way_has_a_process_of_its_own_and_the_tables_hold_all(tmp_path, ca
     cases = {case.name for case in collecting.cases()}
     assert set(report) == {"device", "model", "limit", *cases}
     assert all(report[name]["samples_per_second"] > 0 and report[name]["peak_bytes"] > 0 for name in cases)
-    assert report["limit"]["share"] > 0  # below 1 on a machine at rest
+    assert all(
+        one["share"] > 0 and one["alone"] > 0 for one in report["limit"].values()
+    )  # below 1 on a machine at rest
     printed = capsys.readouterr().out
     assert all(name in printed for name in cases)
+    assert "1 per image  7 per image" in printed
 
 
 def test_a_lane_loads_its_model_once_and_passes_errors_on(tmp_path):
@@ -171,6 +174,31 @@ def test_operations_of_fused_attention_count_and_of_causal_attention_half(causal
     assert found == (once / 2 if causal else once)
     weight = torch.zeros(8, 5)
     assert ceiling.operations(lambda: query @ weight) == 2 * (2 * 30) * 8 * 5
+
+
+def test_the_products_of_a_run_are_known_by_their_shapes():
+    text, weight, picture = torch.zeros(2, 5, 8), torch.zeros(3, 8), torch.zeros(1, 3, 6, 6)
+
+    def run():
+        linear(text, weight), linear(text, weight, torch.zeros(3)), text @ text.transpose(1, 2)
+        conv2d(picture, torch.zeros(4, 3, 2, 2), stride=2)
+        scaled_dot_product_attention(*[torch.zeros(1, 2, 7, 4)] * 3, is_causal=True)
+
+    assert ceiling.products(run) == {
+        (1, 10, 8, 3): 2,  # with a bias and without
+        (2, 5, 8, 5): 1,
+        (1, 3 * 3, 3 * 2 * 2, 4): 1,  # patches times kernels
+        (2, 7, 4, 7): 0.5,  # queries with keys, half of which are ahead
+        (2, 7, 7, 4): 0.5,
+    }
+
+
+def test_what_is_told_of_a_forward_are_its_seconds_beside_those_of_products():
+    turns = [(2.0, 10e9, 1.0), (4.0, 30e9, 3.0), (3.0, 20e9, 2.4)]
+    reached = ceiling.median_of(turns, operations=36e9)
+    assert (reached.seconds, reached.rate, reached.plain) == (3.0, 12e9, 20e9)
+    assert reached.share == pytest.approx(0.6)
+    assert reached.alone == pytest.approx(0.75)  # of one half, three quarters and four fifths
 
 
 def test_a_sample_of_a_large_model_is_measured_by_every_preset(tmp_path, monkeypatch):
