@@ -270,6 +270,14 @@ def test_sharpened_a_pale_bridge_is_left_out_and_of_two_regions_the_one_that_is_
     assert found == {1: (1, 3, 10, 5), 2: (1, 3, 3, 5)}
 
 
+@pytest.mark.parametrize("power", [0.25, 0.5, 0.75, 1.25, 1.75, 2, 3.5, 4, 4.25, 1.6])
+def test_sharpened_values_are_powers_whatever_they_are_made_of(power):
+    values = np.random.default_rng(0).random(1000, np.float32)
+    found = sharpen(values, MaskConfig(power=power))
+    assert found.dtype == np.float32
+    assert_allclose(found, values.astype(float) ** power, rtol=1e-6)
+
+
 def test_sharpened_what_a_spline_takes_below_zero_counts_as_none():
     assert_array_equal(sharpen(np.array([-0.1, 0, 2], np.float32), MaskConfig(power=2)), [0, 0, 4])
 
