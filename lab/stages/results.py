@@ -160,7 +160,7 @@ def _read(path: Path) -> bytes | None:
 def mask_png(mask: Bool[np.ndarray, "height width"]) -> bytes:
     """The content of `X_mask.png` and `X_refined.png`: 255 inside, 0 outside.
 
-    Runs of equal pixels are all that zlib looks for: quicker than all that it knows, and no larger.
+    Runs of equal pixels are all that zlib looks for, which is quicker.
     """
     buffer = io.BytesIO()
     white = np.multiply(mask, 255, dtype=np.uint8)  # the one copy: Pillow reads the array itself

@@ -14,7 +14,7 @@ from conf.schema import Config
 from lab.attention.capture import use_attention
 from lab.base.images import open_image
 from lab.bench import collecting
-from lab.bench.ceiling import operations
+from lab.bench.ceiling import counted
 from lab.bench.collecting import EXPRESSIONS, Case
 from lab.bench.machine import matmul_rate, synchronize
 from llava.family import LoadedModel
@@ -125,7 +125,7 @@ def _measured(loaded: LoadedModel, run: Callable[[], object], budget: Budget) ->
     """
     on_gpu = loaded.device.type == "cuda"
     try:
-        needed = operations(run)
+        needed, _ = counted(run)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(loaded.device)
             before = torch.cuda.memory_allocated(loaded.device)
