@@ -41,6 +41,7 @@ from lab.base.arguments import check_flags, hydra_arguments
 from lab.base.console import exit_in_one_line, job_in_one_line
 from lab.base.errors import UserError
 from lab.base.processes import first_process, leave, refuse_many
+from lab.base.refusals import meant
 from lab.stages import STAGES, again
 from llava.conversation import check_conv_mode
 
@@ -52,7 +53,7 @@ def run(cfg: Config | DictConfig) -> int:
     """Makes plain objects of the configuration, which check themselves, and runs its stage. Returns the exit code."""
     config = plain(cfg)
     if config.stage not in STAGES:
-        raise UserError(f"stage={config.stage}: choose from {', '.join(STAGES)}")
+        raise UserError(f"stage={config.stage}: choose from {', '.join(STAGES)}{meant(config.stage, STAGES)}")
     check_conv_mode(config.model.conv_mode)
     check_paths(config)
     stage = STAGES[config.stage]

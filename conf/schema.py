@@ -24,9 +24,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from lab.base.arguments import literal
 from lab.base.checkpoints import same_model
-from lab.base.console import wrong_word
 from lab.base.errors import UserError, shown
 from lab.base.paths import refused
+from lab.base.refusals import wrong_word
 from lab.base.remote import is_url
 from lab.base.shards import Shard
 

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from lab.base.errors import UserError, shown
 from lab.base.paths import PROJECT
+from lab.base.refusals import wrong_kind
 
 Options = TypeVar("Options")
 
@@ -110,7 +111,7 @@ def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
         except (YAMLError, RecursionError):
             raise UserError(f"{shown(argument)}: expected a number, a word or a list, [A,B]") from None
         except ValidationError as error:
-            raise UserError(f"{shown(argument)}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{shown(argument)}: {wrong_kind(error) or str(error).splitlines()[0]}") from None
     return OmegaConf.to_object(options)  # type: ignore[return-value]
 
 

@@ -2,25 +2,23 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import is_dataclass
-from enum import EnumMeta
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, TypeVar
 
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lab.base import signals
-from lab.base.errors import UserError, shown
+from lab.base.errors import UserError
+from lab.base.refusals import refusal
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -28,26 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-NOISE = (
-    "object_type",
-    "full_key",
-    "reference_type",
-    "Set the environment",
-    "Config search path",
-    "set_struct",
-    "To append",
-)  # of Hydra's errors
-
-
-# How OmegaConf refuses a word that is not among those of a key.
-WRONG_WORD = re.compile(r"Invalid value '(?P<value>.*?)', expected one of \[(?P<words>.*?)\]\s+full_key: (?P<key>\S+)")
-NULL = "is not Optional"  # how it refuses null for a key that has a value always
-TAKEN: dict[Any, str] = {int: "a whole number is expected", float: "a number is expected"}
-HELP = "it needs a value; python pipeline.py --help tells which"
 CONTINUES = "the same command continues where it stopped"  # of what is run again
 LIBRARIES = ("accelerate", "huggingface_hub", "matplotlib", "PIL", "torch", "transformers")
 WRONG = (UserError, HydraException, OmegaConfBaseException)
-MOST = 1000  # characters of an error of Hydra, which may repeat what was given
 TERMINAL = 80  # columns
 
 
@@ -132,49 +113,10 @@ def tell(error: Exception) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """What is wrong and what would be right: a UserError says it, of Hydra's errors and their causes some lines do."""
+    """What is wrong and what would be right: a UserError says it, of others `refusal` does."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if wrong := wrong_word(error):
-        return wrong
-    if isinstance(error, OverrideParseException):
-        return unread(error.override)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value: set it (??? stands for none)"
-    cause = None if isinstance(error, UserError) else error.__cause__  # ours say what is wrong by themselves
-    lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
-    kept = dict.fromkeys(line for line in lines if line and not line.startswith(NOISE) and "path=" not in line)
-    text = shown(" ".join(kept), MOST)
-    if "is not a ListConfig" in text:
-        return f"{text.partition(' Invalid value')[0]}: expected a list, [A,B]"
-    unknown = "not in '" in text or "not in struct" in text
-    return f"{text} (python pipeline.py --help lists the keys)" if unknown else text
-
-
-def unread(option: str) -> str:
-    """What would be right, of an option that Hydra cannot read."""
-    if "=" not in option:
-        return f"{shown(option)}: expected key=value, such as logic.top_k=5"
-    return f"{shown(option)}: expected a number, a word, a list, [A,B], or a text in quotes, \"key='the text'\""
-
-
-def wrong_word(error: Exception) -> str | None:
-    """What is wrong and what would be right, if the error is about a word that is not among those of its key, or about
-    null for a key that always has a value.
-    """
-    found = WRONG_WORD.search(f"{error}\n{error.__cause__ or ''}")
-    return f"{found['key']}={found['value']}: choose from {found['words']}" if found else _wrong_null(error)
-
-
-def _wrong_null(error: Exception) -> str | None:
-    cause = error.__cause__ or error
-    key, group = getattr(cause, "full_key", None), getattr(cause, "object_type", None)
-    if NULL not in str(cause) or not key or not is_dataclass(group):
-        return None
-    kind = get_type_hints(group).get(key.rpartition(".")[2])
-    words = ["true", "false"] if kind is bool else list(kind) if isinstance(kind, EnumMeta) else []
-    choices = f"choose from {', '.join(map(str, words))}"
-    return f"{key}=null: {choices if words else TAKEN.get(kind, HELP)}"
+    return refusal(error)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -35,6 +35,7 @@ from lab.datasets.masks import MaskSource, check_source
 from lab.datasets.sample import Sample, check_truth, with_period
 from lab.datasets.texts import parse
 
+EXPECTED = "a JSON object is expected on each line, with id, prompt and image_path"
 MOST_PIXELS = 10**6  # of an edge of an image
 KEYS = (
     "id",
@@ -62,9 +63,12 @@ def read_line(line: str, path: Path, number: int, final_period: bool) -> Sample:
 
 
 def _row(line: str) -> dict[str, Any]:
-    row = parse(line)
+    try:
+        row = parse(line)
+    except UserError as error:
+        raise UserError(f"{error}; {EXPECTED}") from None
     if not isinstance(row, dict):
-        raise UserError("a JSON object is expected, with id, prompt and image_path")
+        raise UserError(EXPECTED)
     return {key: value for key, value in row.items() if value is not None}
 
 

@@ -36,6 +36,12 @@ from lab.datasets.texts import decode
 MOST_LINE = 2**26  # bytes of a line
 UTF8 = ("utf-8", "utf-8-sig")
 PATTERN = "*"
+CONVERT = "python -m lab.datasets convert makes such a file of a published data set"
+# Endings of what is often taken for a data file, and what makes one of it.
+NO_LINES = {
+    **dict.fromkeys((".csv", ".tsv", ".xlsx"), "write each row as an object of JSON"),
+    **dict.fromkeys((".p", ".pkl", ".json"), CONVERT),
+}
 KINDS = "a JSONL, Parquet or tar file"
 
 
@@ -150,7 +156,13 @@ class Source:
                 raise UserError(f"is longer than {MOST_LINE:,} bytes; expected one JSON object")
             return read_line(line.decode("utf-8-sig" if number == 1 else "utf-8"), self.path, number, final_period)
         except UserError as error:
-            raise UserError(f"{self.where(number)}: {error}") from None
+            raise UserError(f"{self.where(number)}: {error}{self._remedy(number)}") from None
+
+    def _remedy(self, number: int) -> str:
+        """What else to do where the first line of a file already is wrong, by the file's ending."""
+        path, own = self.place(number)
+        remedy = NO_LINES.get(path.suffix.lower())
+        return f"; {remedy}" if own == 1 and remedy else ""
 
 
 # Reading
@@ -259,6 +271,8 @@ def _as_lines(path: Path) -> tuple[Path, Source, object]:
             head = stream.read(64)
         if is_pointer(head):
             raise UserError(f"{named(path)} is {POINTER}")
+        if kind in (".p", ".pkl", ".xlsx"):
+            raise UserError(f"{named(path)}: {KINDS} is expected; {NO_LINES[kind]}")
         if json.detect_encoding(head[:4]) in UTF8:
             return path, Source(path), None
         return _spooled(path, "line", [path], _decoded)

@@ -53,7 +53,7 @@ def parse(text: str) -> Any:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno} " if "\n" in text else ""
+        where = f"line {error.lineno} " if "\n" in text.strip() else ""
         raise UserError(f"not JSON ({error.msg} at {where}column {error.colno})") from None
     except RecursionError:
         raise UserError(f"not usable JSON ({TOO_DEEP})") from None

@@ -114,14 +114,23 @@ def test_heads_and_first_layer_of_a_preset_belong_to_its_own_checkpoint(tmp_path
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("logic.topk=3", "topk"),
-        ("modle=picturebook", "modle"),
-        ("model=llava16", "llava15_7b"),
-        ("logic.top_k=1.5", "1.5"),
-        ("logic=paperr", "selection_v1"),
-        ("logic.top_k=three", "three"),
-        ("save_fig=maybe", "maybe"),
-        ("data.image=x.png", "image"),
+        (
+            "logic.topk=3",
+            "logic.topk: there is no such key (python pipeline.py --help lists the keys); did you mean logic.t",
+        ),
+        ("modle=picturebook", "; did you mean model?"),
+        ("stag=batch", "stag: there is no such key (python pipeline.py --help lists the keys); did you mean stage?"),
+        ("top_k=3", "; did you mean study.top_k or logic.top_k?"),
+        ("logic.treshold.value=3", "; did you mean logic.threshold"),
+        ("model=llava16", "model=llava16: there is no such preset; did you mean llava15_7b or llava_7b"),
+        ("logic.top_k=1.5", "logic.top_k=1.5: a whole number is expected"),
+        ("logic=paperr", "no such preset; did you mean paper or paper_floor? choose from best, cells, paper,"),
+        ("logic.top_k=three", "logic.top_k=three: a whole number is expected"),
+        ("logic.smoothing.sigma=abc", "logic.smoothing.sigma=abc: a number is expected"),
+        ("logic.threshold=3", "logic.threshold is a group of keys, which are set one by one: logic.threshold.KEY=..."),
+        ("save_fig=maybe", "save_fig=maybe: choose from true, false"),
+        ("data.image=x.png", "did you mean data.image_file"),
+        ("model=auto", "model.name has no value: set model.name=..."),
     ],
 )
 def test_unknown_keys_groups_and_types_are_refused_in_one_line_that_names_them(override, message):
@@ -138,6 +147,8 @@ def test_unknown_keys_groups_and_types_are_refused_in_one_line_that_names_them(o
     ("override", "message"),
     [
         ("stage=colect", "stage=colect: choose from collect, analyze, visualize, pipeline, batch"),
+        ("stage=colect", "calibrate, report; did you mean collect or select?"),
+        ("logic.mask.method=ots", "stable; did you mean otsu?"),
         ("logic.top_k=0", "logic.top_k=0: must be 1 or more"),
         ("logic.smoothing.sigma=-1", "logic.smoothing.sigma=-1.0: must be 0 or more"),
         ("logic.smoothing.kernel=4", "must be odd"),

@@ -52,6 +52,31 @@ def test_a_list_of_all_samples_is_told_how_to_become_lines(tmp_path, indent):
     assert "jq -c '.[]' data.jsonl > lines.jsonl" in told
 
 
+EXPECTED = "a JSON object is expected on each line, with id, prompt and image_path"
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "told"),
+    [
+        (
+            "d.jsonl",
+            [json.dumps(ROW), '{"id": 1 "prompt"}'],
+            f"d.jsonl line 2: not JSON (Expecting ',' delimiter at column 10); {EXPECTED}",
+        ),
+        (
+            "d.csv",
+            ["id,prompt", "a,b"],
+            f"d.csv line 1: not JSON (Expecting value at column 1); {EXPECTED}; write each row as an object of JSON",
+        ),
+        ("d.json", ["{", "}"], f"{EXPECTED}; python -m lab.datasets convert makes such a file of a published data set"),
+        ("d.p", ["\x80"], "d.p: a JSONL, Parquet or tar file is expected; python -m lab.datasets convert makes"),
+    ],
+)
+def test_what_is_no_lines_of_json_says_what_is_expected_and_what_makes_it(tmp_path, name, lines, told):
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    assert told in refused(tmp_path / name)
+
+
 def line_with(**texts: str) -> str:
     """The row with these keys, whose values are JSON."""
     return (
