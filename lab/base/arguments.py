@@ -7,6 +7,7 @@ hydra_arguments(["-m", "data.query=a cat,a dog"], {"data.query": "text"})  # two
 import argparse
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,9 @@ from lab.base.refusals import wrong_kind
 Options = TypeVar("Options")
 
 MULTIRUN = ("-m", "--multirun")
+# What a launcher that Hydra does not bring is installed as, by the package that it needs.
+LAUNCHERS = {"joblib": ("joblib", "hydra-joblib-launcher")}
+SUBMITIT = ("submitit", "hydra-submitit-launcher")  # of slurm, submitit_local and submitit_slurm
 HELP = "(python pipeline.py --help shows what there is)"
 DIGITS = 300  # of a number; Python reads no integer of more than 4,300
 LONG_NUMBER = re.compile(rf"(?:\d_?){{{DIGITS + 1}}}")
@@ -54,7 +58,7 @@ def hydra_arguments(arguments: Sequence[str], free_text: Mapping[str, str]) -> l
         if value == "null" and key.isidentifier() and (presets := sorted((PROJECT / "conf" / key).glob("*.yaml"))):
             raise UserError(f"{argument}: choose from {', '.join(path.stem for path in presets)}")
         if argument.startswith("hydra/launcher=") and argument != "hydra/launcher=basic":
-            _check_launcher(sweep)
+            _check_launcher(argument.partition("=")[2], sweep)
     return [_as_typed(argument, free_text, sweep) for argument in arguments]
 
 
@@ -93,10 +97,15 @@ class Parser(argparse.ArgumentParser):
 def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     """`key=value` arguments as an object of a dataclass whose fields are the keys; what is not named has its default.
 
-    Texts arrive as they were typed. Raises UserError, which names the keys, for what is none of them, and OmegaConf's
-    errors on wrong types.
+    Texts arrive as they were typed. With `--help`, prints what the command says of itself and its keys, and ends.
+    Raises UserError, which names the keys, for what is none of them, and OmegaConf's errors on wrong types.
     """
     known = _leaves(OmegaConf.to_container(OmegaConf.structured(kind)))
+    if {"--help", "-h"} & set(arguments):
+        print(sys.modules["__main__"].__doc__)
+        print("keys, and what they are if they are left out (???: it has to be given):\n")
+        print("\n".join(f"    {key}={_written(value)}" for key, value in known.items()))
+        raise SystemExit(0)
     options = OmegaConf.structured(kind)
     for argument in map(_utf8, arguments):
         key, equals, value = argument.partition("=")
@@ -113,6 +122,13 @@ def typed_options(kind: type[Options], arguments: Sequence[str]) -> Options:
         except ValidationError as error:
             raise UserError(f"{shown(argument)}: {wrong_kind(error) or str(error).splitlines()[0]}") from None
     return OmegaConf.to_object(options)  # type: ignore[return-value]
+
+
+def _written(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return "null" if value is None else str(value)
 
 
 def _leaves(settings: Any, above: str = "") -> dict[str, Any]:
@@ -139,9 +155,10 @@ def _is_multirun(argument: str) -> bool:
     return argument in (*MULTIRUN, "hydra.mode=MULTIRUN")
 
 
-def _check_launcher(sweep: bool) -> None:
-    if find_spec("submitit") is None:
-        raise UserError("hydra/launcher needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher")
+def _check_launcher(name: str, sweep: bool) -> None:
+    plugin, package = LAUNCHERS.get(name, SUBMITIT)
+    if find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        raise UserError(f"hydra/launcher={name} needs the package {package}: pip install {package}")
     if not sweep:
         raise UserError(
             "hydra/launcher does nothing without -m: python pipeline.py -m hydra/launcher=slurm stage=batch ..."

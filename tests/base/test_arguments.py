@@ -1,6 +1,7 @@
 """What is typed for a text or a path is what arrives, whatever Hydra would make of it."""
 
 import random
+import sys
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -196,8 +197,9 @@ def test_a_launcher_needs_m_and_hydras_own_none():
 def test_a_launcher_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("lab.base.arguments.find_spec", lambda name: None)
     assert typed("-m", "hydra/launcher=basic")
-    with pytest.raises(UserError, match="pip install hydra-submitit-launcher"):
-        typed("-m", "hydra/launcher=slurm")
+    for name, package in {"slurm": "submitit", "submitit_local": "submitit", "joblib": "joblib"}.items():
+        with pytest.raises(UserError, match=rf"^hydra/launcher={name} needs .*pip install hydra-{package}-launcher$"):
+            typed("-m", f"hydra/launcher={name}")
 
 
 @dataclass
@@ -225,11 +227,22 @@ def test_any_text_arrives_at_a_small_command_as_it_was_typed(text):
 
 
 @pytest.mark.parametrize(
-    "argument", ["nokey=1", "tower.nokey=1", "tower=1", "n", "--help", "", "out.x=1", "pipeline.py"]
+    "argument", ["nokey=1", "tower.nokey=1", "tower=1", "n", "--halp", "", "out.x=1", "pipeline.py"]
 )
 def test_what_is_no_key_of_a_small_command_is_told_with_its_own(argument):
     with pytest.raises(UserError, match=r"expected key=value, with a key of out, n, kinds, tower\.steps$"):
         typed_options(SmallCommand, [argument])
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_a_small_command_says_what_it_does_and_which_keys_it_has(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "Draws things.", raising=False)
+    with pytest.raises(SystemExit) as end:
+        typed_options(SmallCommand, ["n=7", flag])
+    said = capsys.readouterr().out.split("\n")
+    assert end.value.code == 0
+    assert said[0] == "Draws things."
+    assert [line.strip() for line in said if "=" in line] == ["out=here", "n=5", "kinds=null", "tower.steps=3"]
 
 
 def test_a_wrong_type_is_told_with_its_key_by_a_small_command():
