@@ -10,7 +10,9 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from lab.base.checkpoints import same_model
-from lab.base.paths import resolved
+from lab.base.errors import UserError, shown
+from lab.base.paths import find, is_folder, resolved
+from lab.base.refusals import meant
 
 PRESETS = Path(__file__).parent / "model"
 
@@ -22,6 +24,17 @@ def preset_of(model: str) -> str:
         return model
     names = {preset: OmegaConf.to_container(OmegaConf.load(path)) for preset, path in files.items()}
     return next((preset for preset, one in names.items() if _is_of(one, model)), "auto")
+
+
+def refuse_unknown(model: str) -> None:
+    """Raises UserError, with the presets that are written much like it, if a name can be no model: neither a preset,
+    nor a folder, nor a name of the hub, owner/name.
+    """
+    presets = {path.stem for path in PRESETS.glob("*.yaml")}
+    if model in presets or "/" in model or is_folder(str(find(model))):
+        return
+    expected = "neither a preset, nor a folder here, nor a name of the hub, owner/name"
+    raise UserError(f"No such checkpoint: {shown(model)} is {expected}{meant(model, sorted(presets))}")
 
 
 def preset_with_heads(model: str) -> str | None:

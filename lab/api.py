@@ -24,7 +24,7 @@ from PIL import Image
 from analyze import Head, HeadScore, rank_heads
 from bbox import Box, Localization, localize_record
 from collector import prepare
-from conf.presets import preset_of
+from conf.presets import preset_of, refuse_unknown
 from conf.schema import Config, LogicConfig, VizConfig, configuration, free_text
 from lab.base.arguments import hydra_arguments
 from lab.base.console import WRONG, one_line
@@ -300,6 +300,7 @@ def settings(name: str | Path, *options: str, device: str = "auto") -> tuple[tup
     if not isinstance(name, str | Path) or not str(name):
         raise UserError(f"a model is a folder, a hub id or a preset, as a text, not {quoted(name)}")
     name, preset = str(name), preset_of(str(name))
+    refuse_unknown(name)
     named = () if name == preset else (f"model.name={name}",)
     every = (f"model={preset}", *named, f"device={device}", *options)
     config = _configured(every)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.numbers import whole
 
 KINDS = ("whole", "tile")
@@ -90,9 +90,7 @@ class Grid:
             expected = (
                 "{start, rows, cols, extent_xyxy: [x0, y0, x1, y1]}, and stride and kind if they are not the usual"
             )
-            raise UserError(
-                f"grid {plain!r} is malformed ({type(error).__name__}: {error}); expected {expected}"
-            ) from error
+            raise UserError(f"grid {plain!r} is malformed ({in_words(error)}); expected {expected}") from error
         inside = all(math.isfinite(edge) and abs(edge) <= MOST_PIXELS_AWAY for edge in (x0, y0, x1, y1))
         if start < 0 or rows < 1 or cols < 1 or not inside or x1 <= x0 or y1 <= y0:
             raise UserError(

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     own = OWN | {key: value for key, _, value in (one.partition("=") for one in arguments) if key in OWN}
     options = [one for one in arguments if one.partition("=")[0] not in OWN]
     port = _port(own["port"])
-    check_settings(own["model"], options, own["device"])
+    named = check_settings(own["model"], options, own["device"])
     check_place(own["host"], port)
     with TemporaryDirectory(prefix="localization-heads-") as folder, ExitStack() as stack:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read as gradio is imported: uploads and files, and nothing else
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         from lab.api import load
         from lab.app.desk import Desk
 
-        print(f"loading {own['model']}", flush=True)
+        print(f"loading {named}", flush=True)
         desk = Desk(load(own["model"], *options, device=own["device"]))  # an address is printed only if it can answer
         from lab.app.page import serve  # with gradio, which takes seconds to import
 
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
 def check_option(option: str) -> None:
     """Raises UserError if an option is no key=value, or would do nothing here."""
     key, equals, _ = option.partition("=")
+    if equals and option.startswith("-"):
+        raise UserError(f"{shown(option)}: write it without dashes in front, {shown(option.lstrip('-'))}")
     if not equals or not key:
         raise UserError(f"{shown(option)}: expected key=value, such as port=8000 (python -m lab.app --help)")
     key = key.lstrip("+~")  # which `load` refuses
@@ -91,8 +93,11 @@ def check_place(host: str, port: int) -> None:
             raise UserError(f"host={shown(host)}: not an address of this machine; {here}") from None
 
 
-def check_settings(model: str, options: Sequence[str], device: str) -> None:
-    """Raises UserError if the options are none that the model can be loaded with, before it is loaded."""
+def check_settings(model: str, options: Sequence[str], device: str) -> str:
+    """The model as messages name it: its preset or, of `auto`, its checkpoint.
+
+    Raises UserError if the options are none that it can be loaded with, before it is loaded.
+    """
     from conf.schema import Refine
     from lab.api import settings
     from lab.stages.common import device_name
@@ -102,6 +107,7 @@ def check_settings(model: str, options: Sequence[str], device: str) -> None:
     if config.logic.refine == Refine.sam:
         raise UserError("logic.refine=sam: the page shows the grid's mask alone; leave it out, or use stage=pipeline")
     pick_device(device_name(config))
+    return config.model.name if model == "auto" else model
 
 
 def _port(text: str) -> int:

@@ -12,6 +12,8 @@ def reason(error: Exception) -> str:
 
 def in_words(error: Exception) -> str:
     """What is wrong with what a file holds, in words, of the error that its reading ended with."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, KeyError) and error.args:
         return f"it lacks {shown(repr(error.args[0]))}"
     if isinstance(error, LookupError | EOFError):

@@ -74,7 +74,7 @@ def open_image(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"No such image: {name}{_hint(path)}") from None
     except IsADirectoryError:
-        raise UserError(f"{name} is a folder, not an image") from None
+        raise UserError(f"{name} is a folder, not an image: name a file in it") from None
     except PermissionError:
         raise UserError(f"The image {name} may not be read: permission denied") from None
     except Exception as error:  # Pillow's readers raise anything from OSError to SyntaxError on broken files
@@ -117,7 +117,7 @@ def _unread(name: str, error: Exception, head: bytes | None) -> UserError:
     if isinstance(error, Image.DecompressionBombError):
         return UserError(f"The image {name} is too large to open safely: {error}")
     if head == b"":
-        return UserError(f"The image {name} is empty (0 bytes)")
+        return UserError(f"The image {name} is empty (0 bytes): copy or download it again")
     return UserError(f"The image {name} cannot be read: {_reason(error, head or b'')}")
 
 
@@ -233,9 +233,9 @@ def _reason(error: Exception, head: bytes) -> str:
     if "null byte" in str(error) or "null character" in str(error):
         return "its path holds a NUL byte"
     if "identify" not in str(error):
-        return " ".join(str(error).split()) or type(error).__name__
+        return f"{' '.join(str(error).split()) or 'it is damaged'}; download it again, or save it anew as PNG"
     if head[4:8] == b"ftyp":
         brands = {head[i : i + 4] for i in range(8, len(head), 4)}
         for kind, package in (told for brand, told in BRANDS.items() if brand in brands):
             return f"it is {kind}, which this Pillow does not read (or it is damaged): pip install {package}"
-    return "not an image, or of an unknown kind"
+    return "not an image, or of an unknown kind; give a PNG, a JPEG or the like"

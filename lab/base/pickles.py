@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.base.arrays import Spend, array_names
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.files import MOST_BYTES, POINTER, is_pointer, read_regular
 from lab.base.opcodes import MAGIC, Forbidden, PlainReader
 from lab.base.torch_files import read_torch, tensor_names
@@ -130,8 +130,7 @@ AGAIN = "; expected a whole file: collect it again"
 
 
 def damaged(where: str, error: Exception) -> UserError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"{where}: truncated or not a record ({reason}){AGAIN}")
+    return UserError(f"{where}: truncated or not a record ({in_words(error)}){AGAIN}")
 
 
 def rebuild(data: bytes, where: str) -> Any:

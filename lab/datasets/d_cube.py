@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lab.base.console import progress
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.files import check_id
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
@@ -51,7 +51,7 @@ def read_d_cube(folder: Path, images: Path, *, split: str, skip: Skip = stop) ->
             own = [annotations[one] for one in _numbers(picture["anno_id"])]
             asked = {one: sentences[one] for one in _numbers(groups[whole(picture["group_id"])]["inner_sent_id"])}
         except (KeyError, TypeError, ValueError, UserError) as error:
-            skip(where, UserError(f"its annotations or sentences cannot be told ({type(error).__name__}: {error})"))
+            skip(where, UserError(f"its annotations or sentences cannot be told ({in_words(error)})"))
             continue
         for sentence, about in asked.items():
             here = f"{where}, sentence {sentence}"
@@ -107,7 +107,7 @@ def _load(path: Path) -> Table:
     except Forbidden as error:
         raise UserError(f"{path}: refused, it asks for {error}; D-cube's files hold plain tables") from None
     except Exception as error:  # a damaged file can fail in any way
-        raise UserError(f"{path}: truncated or damaged ({type(error).__name__}: {error}); download it again") from None
+        raise UserError(f"{path}: truncated or damaged ({in_words(error)}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
         raise UserError(f"{path}: expected a table of dicts by number, as D-cube's files are")
     return content

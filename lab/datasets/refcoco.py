@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.base.console import progress
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.files import MOST_OF_DATA, check_id, read_json
 from lab.base.numbers import whole
 from lab.base.opcodes import Forbidden
@@ -168,7 +168,7 @@ def _load_refs(path: Path) -> list[dict[str, Any]]:
             f"{path}: refused, it asks for {error}; a refs file holds only lists, dicts, texts and numbers"
         ) from None
     except Exception as error:  # a damaged pickle can fail in any way
-        raise UserError(f"{path}: truncated or not a refs file ({type(error).__name__}); unpack it again") from None
+        raise UserError(f"{path}: truncated or not a refs file ({in_words(error)}); unpack it again") from None
     if not isinstance(refs, list) or not refs or not all(isinstance(ref, dict) for ref in refs):
         raise UserError(
             f"{path}: not a refs file; expected a list of refs, each with ref_id, ann_id, image_id, split and sentences"

@@ -17,7 +17,7 @@ from analyze import Head, attention_sums, passes_threshold, rank_heads
 from conf.schema import LogicConfig, ThresholdOver
 from lab.base.checkpoints import same_model
 from lab.base.console import progress
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.pickles import load_plain
 from lab.base.workers import in_workers
 from lab.heads.selection import Picks
@@ -186,10 +186,10 @@ def _best_of_ranking(ranking: Any, path: Path, top_n: int, limits: tuple[int, in
     )
     try:
         if not isinstance(ranking, list | tuple):
-            raise TypeError(f"found a {type(ranking).__name__}")
+            raise ValueError(f"found a {type(ranking).__name__}")
         best = [(operator.index(score["layer"]), operator.index(score["head"])) for score in ranking[:top_n]]
-    except (LookupError, TypeError) as error:
-        raise UserError(f"{path}: not a ranking ({type(error).__name__}: {error}); {expected}") from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a ranking ({in_words(error)}); {expected}") from None
     wrong = [head for head in best if not (0 <= head[0] < limits[0] and 0 <= head[1] < limits[1])]
     if wrong or len(set(best)) < len(best):
         raise UserError(

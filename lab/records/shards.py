@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lab.base.errors import NotWritten, UserError, reason
+from lab.base.errors import NotWritten, UserError, in_words, reason
 from lab.base.files import MOST_BYTES, check_id, open_regular, write_parts
 from lab.records.exchange import strict_json
 
@@ -92,7 +92,7 @@ def _header(path: Path, size: int, _written: int) -> Header:
     except OSError:
         raise
     except Exception as error:  # a hostile or damaged file can fail in any way
-        why = " ".join(reason(error).split())[:200]
+        why = in_words(error)
         raise UserError(f"{path}: truncated or not a file of records ({why}); {AGAIN}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from conf.schema import Choice, EntropyConfig
-from lab.base.errors import UserError
+from lab.base.errors import UserError, in_words
 from lab.base.numbers import whole
 
 SCHEMA = 1  # of what a file holds of a HeadSubset
@@ -193,7 +193,7 @@ class HeadSubset:
             found.check()
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             expected = "expected heads and scores as data.save_attention=selected or none writes them"
-            raise UserError(f"{where}: malformed ({type(error).__name__}: {error}); {expected}") from error
+            raise UserError(f"{where}: malformed ({in_words(error)}); {expected}") from error
         return found
 
     def check(self) -> None:

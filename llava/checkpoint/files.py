@@ -8,12 +8,14 @@ from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from conf.presets import refuse_unknown
 from lab.base.errors import UserError
 from lab.base.files import check_pointer
 from lab.base.files import read_json as read_json_file
 from lab.base.paths import home, is_folder
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "merges.txt")  # config, tokenizer, image processor
+WHOLE = "name the folder that holds it beside the weights, or a hub name, owner/name"
 # In the order in which transformers looks for them: one file or an index of shards, safetensors before pickled tensors.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -37,6 +39,7 @@ def fetch(name: str, cache_dir: str | None = None, patterns: tuple[str, ...] = S
         for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern)):
             check_pointer(path)
         return folder
+    refuse_unknown(name)
     try:
         return Path(snapshot_download(name, cache_dir=cache_dir, allow_patterns=list(patterns)))
     except HFValidationError:
@@ -130,7 +133,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = read_json_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {path.name}, so it is no checkpoint of a kind known here") from None
+        raise UserError(
+            f"{path.parent} has no {path.name}, so it is no checkpoint of a kind known here; {WHOLE}"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {_first_line(error)}") from None
     if not isinstance(content, dict):

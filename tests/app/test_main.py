@@ -39,6 +39,11 @@ def test_help_shows_commands_to_copy(capsys):
     ("options", "message"),
     [
         (["--port", "7998"], r"--port: expected key=value, such as port=8000 \(python -m lab\.app --help\)"),
+        (["--port=7861"], r"--port=7861: write it without dashes in front, port=7861"),
+        (
+            ["model=llava15_7"],
+            "No such checkpoint: llava15_7 is neither a preset, .* owner/name; did you mean llava15_7b or",
+        ),
         (["foo"], "foo: expected key=value, such as port=8000"),
         (["=3"], "=3: expected key=value"),
         (
