@@ -1,7 +1,9 @@
 """Which records of an earlier run can be kept, so that their samples need not be asked again."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from conf.schema import Dtype
 from lab.base.console import progress
@@ -24,9 +26,11 @@ def finish_records(job: BatchJob, samples: Iterable[Sample], *, workers: int) ->
     Those that are finished by the same rules are not read. The others are, in worker processes. Raises DiskFull.
     """
     known, packed = read_finished(job.folder), packed_records(job.folder)
+    alone = _record_files(job.folder) if job.in_shards else frozenset()
     others: list[tuple[int, Sample, bool]] = []
     for number, sample in enumerate(samples):
-        if job.in_shards and packed.by(sample.id) == digest(job, sample):
+        own = any(f"{sample.id}{ending}" in alone for ending in ENDINGS)  # counts before what a shard holds
+        if job.in_shards and not own and packed.by(sample.id) == digest(job, sample):
             yield number, sample, IN_SHARD
         elif is_finished(known.get(sample.id), job, sample):
             yield number, sample, known[sample.id]
@@ -36,6 +40,13 @@ def finish_records(job: BatchJob, samples: Iterable[Sample], *, workers: int) ->
     for (number, sample, _), outcome in progress(outcomes, "resume", total=len(others)):
         if outcome is not None:
             yield number, sample, outcome
+
+
+def _record_files(folder: Path) -> frozenset[str]:
+    """The files of a folder that may be records; there are few where records are in shards."""
+    with suppress(FileNotFoundError):
+        return frozenset(path.name for path in folder.iterdir() if path.name.endswith(ENDINGS))
+    return frozenset()
 
 
 def _finished(found: tuple[int, Sample, bool], job: BatchJob) -> Result | None:

@@ -19,6 +19,7 @@ from lab.base.files import read_json, read_regular
 from lab.base.paths import find
 from lab.base.shards import ERRORS, SUMMARY, files_of_shards
 from lab.records.folder import REFINED, list_samples, status
+from lab.records.shards import FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def read_folder(path: Path, results: Path | None = None) -> RunFolder:
     if results != path and results.is_dir():
         listed["analyses"] = {**listed["analyses"], **list_samples(results)["analyses"]}
     if not listed["records"] and not listed["analyses"]:
-        inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir()][:3]
+        inside = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name != FOLDER][:3]
         hint = f"; did you mean one of the folders in it ({', '.join(inside)})?" if inside else ""
         raise UserError(f"no records in {path}: give a folder that stage=batch has filled, <output_dir>/<model>{hint}")
     lines = (row for _, file in files_of_shards(path, ERRORS) for row in _json_lines(file))

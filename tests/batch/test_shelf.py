@@ -127,6 +127,28 @@ def test_single_files_serve_a_run_of_shards(tmp_path, no_model):
     assert summary(tmp_path)["skipped"] == 4
 
 
+def other_question(tmp_path: Path) -> None:
+    asked = [(name, f"{query} on a mat", image) for name, query, image in ASKED]
+    assert batch(tmp_path, "data.save_masks=false", asked=asked) == 0
+
+
+def damaged(tmp_path: Path) -> None:
+    for name, _, _ in ASKED:
+        (tmp_path / "out" / PICTUREBOOK / f"{name}.pkl").write_bytes(b"no record")
+
+
+@pytest.mark.parametrize("spoil", [other_question, damaged])
+def test_a_file_of_its_own_that_does_not_serve_is_replaced_though_a_shard_holds_what_would(tmp_path, spoil):
+    assert batch(tmp_path, SHARDS) == 0
+    spoil(tmp_path)
+    assert batch(tmp_path, SHARDS) == 0
+    records = list_samples(tmp_path / "out" / PICTUREBOOK)["records"]
+    assert [load_record(records[name]).meta["query"] for name, _, _ in ASKED] == [query for _, query, _ in ASKED]
+    assert summary(tmp_path)["skipped"] == 0
+    assert batch(tmp_path, SHARDS) == 0
+    assert summary(tmp_path)["skipped"] == 4
+
+
 def test_a_shard_that_cannot_be_written_fails_its_own_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(shelf, "RECORDS", 2)
     replace, failed = Path.replace, []

@@ -223,6 +223,8 @@ def test_a_folder_without_records_is_refused(tmp_path):
     assert "no records in" in refused(f"data.output_dir={tmp_path}")
     assert f"did you mean one of the folders in it ({MODEL})" in refused(f"data.attention_dir={tmp_path}")
     assert "cannot read the folder" in refused(f"data.output_dir={tmp_path}/nowhere")
+    (tmp_path / MODEL / "shards").mkdir()  # in which no run can be
+    assert "did you mean" not in refused(f"data.output_dir={tmp_path}")
 
 
 def test_a_folder_of_two_models_is_refused(scenes, tmp_path):
