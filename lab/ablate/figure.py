@@ -1,6 +1,7 @@
 """The figure of an ablation: one dot for each set of heads, the chosen heads apart, and what more heads do."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,10 +26,11 @@ MARKS: dict[str, tuple[str, str, str, float, float]] = {
     "all": ("all heads changed", "^", INK, 14, -0.1),
     "none": ("all heads changed", "^", INK, 14, -0.1),
 }
+NOTE = 0.36  # inches from the curves down to what is said below them
 LEAST = 0.01  # nats; below, the scale is linear, above, it is logarithmic
 CURVES = (BOX_COLOUR, ORANGE, GREEN, PURPLE, INK, GREY)
 WIDTH, ROW, LEFT = 2.75, 0.42, 1.78  # inches: dots, a row, names
-GAP, NAMES, TOP, FOOT = 0.45, 0.77, 0.5, 0.4  # inches: between dots and curves, right of the curves, above, below
+GAP, NAMES, TOP, FOOT = 0.45, 0.77, 0.5, 0.5  # inches: between dots and curves, right of the curves, above, below
 AT_LEFT = 0.06 / WIDTH - LEFT / WIDTH  # the figure's left margin, in widths of the dots' axes
 
 
@@ -45,7 +47,8 @@ def ablation_figure(found: Ablation) -> Figure | None:
     unit, height = ("%" if shares else "nats"), max(1.1, ROW * len(names))
     numbers = sorted({int(row.name.split()[1]) for row in found.rows if row.name.startswith("best ")})
     width = PAGE if len(numbers) > 1 else LEFT + WIDTH + 0.15
-    figure = canvas(width, TOP + height + FOOT)
+    lines = _left_out(names).count("\n") if len(numbers) > 1 else 0
+    figure = canvas(width, TOP + height + FOOT + 1.25 * SMALL / 72 * lines)
     dots = place(figure, LEFT, TOP, WIDTH, height)
     _dots(dots, found, names, unit)
     if len(numbers) > 1:
@@ -148,7 +151,12 @@ def _curves(axis: Axes, found: Ablation, names: dict[str, str], numbers: Sequenc
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.minorticks_off()
     axis.set_xlabel("heads, selected most often", fontsize=LABEL, color=INK, labelpad=2)
-    axis.set_title(unit if unit == "nats" else "the same, %", fontsize=LABEL, color=INK, loc="left", pad=4)
+    title = "nats, by number of heads" if unit == "nats" else "the same by number of heads, %"
+    axis.set_title(title, fontsize=LABEL, color=INK, loc="left", pad=8)
+    below = -NOTE / inches(axis)[1]
+    axis.text(
+        0, below, _left_out(names), fontsize=SMALL, color="#666666", va="top", transform=axis.transAxes
+    )  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL, colors=INK, length=2.5, pad=2)
 
@@ -158,6 +166,12 @@ def _told(names: dict[str, str]) -> dict[str, str]:
     firsts = ("redirect", "swap", "keep_uniform", "zero", "background", "block")
     chosen = [name for name in (*firsts, *names) if name in names]
     return {name: names[name] for name in list(dict.fromkeys(chosen))[: len(CURVES) - 1]}
+
+
+def _left_out(names: dict[str, str]) -> str:
+    """Which of the rows have no curve, in lines; nothing if all have one."""
+    rest = [name for name in names if name not in _told(names)]
+    return fill(f"not drawn: {', '.join(rest)}", 36) if rest else ""
 
 
 def _apart(values: Sequence[float], axis: Axes, unit: str) -> list[float]:

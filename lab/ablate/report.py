@@ -69,8 +69,10 @@ class Ablation:
 
 def shown(value: float, metric: str, *, sign: bool = False) -> str:
     """A figure as it is printed."""
-    text = f"{100 * value:{'+' * sign}.1f}" if metric in SHARES else f"{value:{'+' * sign}.3f}"
-    return "" if not np.isfinite(value) else text
+    if not np.isfinite(value):
+        return ""
+    number, digits = (100 * value, 1) if metric in SHARES else (value, 3)
+    return f"{round(number, digits) + 0.0:{'+' * sign}.{digits}f}"  # + 0.0: never -0.0
 
 
 def _interval(value: float, low: float, high: float, metric: str, *, sign: bool = False) -> str:

@@ -122,11 +122,12 @@ def one_line(error: Exception) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns two spaces apart, numbers to the right.
 
-    If it would not fit a terminal of 80 columns, the first column is cut.
+    If it would not fit a terminal of 80 columns, the first column is cut; in a file nothing is.
     """
     cells = [[str(c) for c in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    widths[0] = max(len(cells[0][0]), min(widths[0], TERMINAL - sum(widths[1:]) - 2 * len(widths[1:])))
+    if _read_on_a_terminal():
+        widths[0] = max(len(cells[0][0]), min(widths[0], TERMINAL - sum(widths[1:]) - 2 * len(widths[1:])))
     cells = [[_cut(row[0], widths[0]), *row[1:]] for row in cells]
     numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
     lines = [
@@ -140,6 +141,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """The same as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _read_on_a_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _cut(text: str, width: int) -> str:

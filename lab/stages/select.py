@@ -181,19 +181,23 @@ def frequency_csv(selection: Selection) -> str:
 
 def selection_table(selection: Selection, best: int) -> str:
     """The most frequent heads, one per line."""
+    several = selection.trials > 1  # one draw has no spread
     rows = [
         (
             i + 1,
             *head,
             selection.count[head],
             f"{100 * selection.frequency[head]:.1f}",
-            f"{100 * selection.std[head]:.1f}",
+            *([f"{100 * selection.std[head]:.1f}"] if several else []),
         )
         for i, head in enumerate(selection.ranked()[:best])
         if selection.count[head]
     ]
-    title = f"{selection.samples} samples; frequency in {selection.trials} draws of {selection.samples_per_trial}"
-    return f"{title}\n\n{table(('rank', 'layer', 'head', 'count', 'frequency, %', '± std, %'), rows)}"
+    draws = f"in {selection.trials} draws of {selection.samples_per_trial}" if several else "among all of them"
+    if not several and selection.samples_per_trial < selection.samples:
+        draws = f"in one draw of {selection.samples_per_trial}"
+    header = ("rank", "layer", "head", "count", "frequency, %", *(["± std, %"] if several else []))
+    return f"{selection.samples} samples; frequency {draws}\n\n{table(header, rows)}"
 
 
 def _draw(path: Path, selection: Selection, model: str | None, config: Config) -> list[Path]:

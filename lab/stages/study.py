@@ -48,6 +48,8 @@ def run(config: Config, choice: HeadChoice) -> int:
         best = ask_model(best, study.split.scored, config, choice)
     written = write(study, make_results_folder(config), best, figures=config.save_fig, sharp=sharp)
     print(table(("claim", "verdict"), [(claim.text, claim.verdict) for claim in study.claims]))
+    if any(claim.verdict == "open" for claim in study.claims):
+        print("\nopen: on these samples it cannot be told")
     print(f"\n{fill(best.verdict(), 80, break_long_words=False, break_on_hyphens=False)}")
     print_written(written)
     return 1 if failed or study.split.unreadable else 0

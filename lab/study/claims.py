@@ -3,8 +3,9 @@
 Agreement of trials, of rank and quality.
 
 Every claim is one number with a bound, stated here before anything is measured. It holds if the whole 95 % interval is
-on the right side of the bound, does not if the whole interval is on the other, and is open between. The interval holds
-all that chance decides, see chance.py. Samples are drawn in pairs: easy ones are easy for both.
+on the right side of the bound, does not if the whole interval is on the other, and is open between: it cannot be told.
+The interval holds all that chance decides, see chance.py; of fewer pictures than FEW, one that has no width or ends on
+the bound leaves the claim open. Samples are drawn in pairs: easy ones are easy for both.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ NEAR = 0.02  # how far k heads may fall behind the best number of heads
 TARGET_GAP, TARGET_TIMES = 0.1, 3.0  # behind the oracle, and times the random heads
 AGREEMENT = 0.8  # of the heads of two trials
 RHO = 0.7
+FEW = 300  # pictures: of fewer that are all alike, more than 1 % of others may be unlike them (3 / n, with 95 %)
 OVERLAPS = (1, 3, 5, 10)  # numbers of heads whose agreement is told
 
 
@@ -39,11 +41,14 @@ class Claim:
     above: bool = True
     unit: str = "points"
     note: str = ""
+    few: bool = False  # of so few pictures that an interval without width, or up to the bound, tells nothing
 
     @property
     def verdict(self) -> str:
         """holds | does not hold | open"""
         if not np.isfinite([self.value, self.low, self.high]).all():
+            return "open"
+        if self.few and (self.low == self.high or self.bound in (self.low, self.high)):
             return "open"
         right = (
             (self.low > self.bound, self.high <= self.bound)
@@ -162,16 +167,16 @@ class _Hits:
         return ratio_in_draws(hits, counted, self.pictures, draws)
 
     def more(self, text: str, better: Row, worse: Row) -> Claim:
-        return _claim(text, self.of(better) - self.of(worse), 0.0, note=_same_heads(better, worse))
+        return self._claim(text, self.of(better) - self.of(worse), 0.0, note=_same_heads(better, worse))
 
     def behind(self, text: str, row: Row, best: Row, bound: float) -> Claim:
-        return _claim(text, self.of(best) - self.of(row), bound, above=False, note=_same_heads(row, best))
+        return self._claim(text, self.of(best) - self.of(row), bound, above=False, note=_same_heads(row, best))
 
     def behind_best(self, text: str, row: Row, rows: Sequence[Row], bound: float) -> Claim:
         """Behind whichever of `rows` is best, in each draw anew."""
         values = np.stack([self.of(other) for other in rows])
         best = rows[int(values[:, 0].argmax())].labels[0]
-        return _claim(text, values.max(0) - self.of(row), bound, above=False, note=f"best: {best}")
+        return self._claim(text, values.max(0) - self.of(row), bound, above=False, note=f"best: {best}")
 
     def times(self, text: str, row: Row, other: Row) -> Claim:
         hits, others = self.of(row), self.of(other)
@@ -179,15 +184,15 @@ class _Hits:
             return Claim(text, np.inf, np.nan, np.nan, TARGET_TIMES, unit="times", note="random heads are never right")
         ratios = np.divide(hits, others, out=np.full_like(hits, np.inf), where=others > 0)
         kind = "drawn again in each resample" if other.drawn else "all there are"
-        return _claim(text, ratios, TARGET_TIMES, unit="times", note=f"{len(other.cases)} sets, {kind}")
+        return self._claim(text, ratios, TARGET_TIMES, unit="times", note=f"{len(other.cases)} sets, {kind}")
 
-
-def _claim(
-    text: str, values: Float[np.ndarray, " draws"], bound: float, *, above: bool = True, unit: str = "points", note: str
-) -> Claim:
-    """From the value on all samples and those of the draws behind it."""
-    low, high = interval(values[1:])
-    return Claim(text, float(values[0]), low, high, bound, above, unit, note)
+    def _claim(
+        self, text: str, values: np.ndarray, bound: float, *, above: bool = True, unit: str = "points", note: str
+    ) -> Claim:
+        """From the value on all samples and those of the draws behind it."""
+        low, high = interval(values[1:])
+        few = self.chance.scored.shape[1] < FEW
+        return Claim(text, float(values[0]), low, high, bound, above, unit, note, few)
 
 
 def _same_heads(one: Row, other: Row) -> str:

@@ -29,7 +29,14 @@ def read_study(path: Path) -> Mapping[str, Any]:
 def _claim(saved: Mapping[str, Any]) -> Claim:
     """A claim of the file; null is what could not be measured."""
     values = {key: float("nan") if saved[key] is None else saved[key] for key in ("value", "low", "high", "bound")}
-    return Claim(saved["text"], **values, above=saved["above"], unit=saved["unit"], note=saved["note"])
+    return Claim(
+        saved["text"],
+        **values,
+        above=saved["above"],
+        unit=saved["unit"],
+        note=saved["note"],
+        few=saved.get("few", False),
+    )
 
 
 def together(studies: Sequence[Mapping[str, Any]]) -> str:

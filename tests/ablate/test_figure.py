@@ -44,6 +44,11 @@ def test_labels_can_be_read_on_a_printed_page(metric, interventions, best):
         (a.get_text(), b.get_text()) for a, b in itertools.combinations(boxes, 2) if boxes[a].overlaps(boxes[b])
     ]
     assert touching == []
+    if len(interventions) > 5 and best:
+        curves = " ".join(text.get_text() for text in (*figure.axes[1].texts, figure.axes[1]._left_title))
+        assert "by number of heads" in curves
+        assert "not drawn: " in curves
+        assert all(one in curves for one in interventions)
     assert len([text for text in written if isinstance(text, Annotation)]) == (
         min(5, len(interventions)) if best else 0
     )

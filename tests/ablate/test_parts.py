@@ -9,6 +9,7 @@ import torch
 from lab.ablate.answers import Answer, against_answer, divergence, read_answer, tokenized
 from lab.ablate.estimates import estimates
 from lab.ablate.interventions import check_interventions
+from lab.ablate.report import shown
 from lab.ablate.sets import HeadSet, check_kinds, head_sets
 from lab.ablate.things import Thing, distribution, mask_in_cells, of_another, share_of_cells, things_beside
 from lab.ablate.trial import gains
@@ -210,3 +211,11 @@ def test_wrong_names_are_refused_with_the_right_ones():
         check_interventions(["box"], None)
     with pytest.raises(UserError, match="choose from alone, best"):
         check_kinds(["worst"])
+
+
+@pytest.mark.parametrize(("metric", "value"), [("exact", -0.0004), ("divergence", -0.0004), ("exact", -0.0)])
+def test_nothing_is_printed_as_less_than_nothing(metric, value):
+    assert not shown(value, metric).startswith("-")
+    assert shown(value, metric, sign=True).startswith("+0")
+    assert shown(-0.004, "exact") == "-0.4"
+    assert shown(float("nan"), metric) == ""

@@ -68,7 +68,12 @@ def test_a_pipe_is_no_terminal():
     assert "\r" not in done.stdout + done.stderr
 
 
-def test_tables_fit_80_columns():
+def test_a_table_that_goes_to_a_file_is_whole():
+    assert "n" * 200 in table(("name", "count"), [("n" * 200, 5)])
+
+
+def test_tables_fit_80_columns(monkeypatch):
+    monkeypatch.setattr("lab.base.console._read_on_a_terminal", lambda: True)
     numbers = ["100.0"] * len(SHORT)
     lines = table(("heads", *SHORT), [("oracle, best 1024 heads", *numbers), ("chosen", *numbers)]).splitlines()
     assert max(map(len, lines)) <= 80

@@ -705,3 +705,19 @@ def test_the_figure_is_written_beside_the_heads_and_left_out_on_demand(tmp_path)
         configuration("stage=select", "model=llava15_7b", f"data.attention_dir={tmp_path}", "logic.select.samples=null")
     )
     assert Image.open(tmp_path / "selection_frequency.png").width > 1000
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told", "spread"),
+    [
+        (["logic.select.samples=null"], "3 samples; frequency among all of them", False),
+        (["logic.select.samples=2", "logic.select.trials=1"], "3 samples; frequency in one draw of 2", False),
+        (["logic.select.samples=2", "logic.select.trials=4"], "3 samples; frequency in 4 draws of 2", True),
+    ],
+)
+def test_one_draw_tells_no_spread(tmp_path, capsys, overrides, told, spread):
+    write_rankings(tmp_path, [(2, 0)], [(2, 0)], [(3, 1)])
+    select(tmp_path, *overrides)
+    printed = capsys.readouterr().out
+    assert told in printed
+    assert ("± std" in printed) is spread
