@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 import viz
 from analyze import Head
@@ -21,11 +20,7 @@ from lab.study.report import Study
 
 GROUPS = (BOX_COLOUR, ORANGE, "#b5b5b5", GREEN)  # the first three are apart in grey print, too
 # Where several settings lie, unlike an interval.
-RANGE: dict[str, Any] = {
-    "color": PURPLE,
-    "linewidth": 4,
-    "path_effects": [withStroke(linewidth=5.5, foreground="white")],
-}
+RANGE: dict[str, Any] = {"color": PURPLE, "linewidth": 2.2}
 METRIC = "Acc@0.5"
 PAD = 2  # points between an axis and its ticks' names
 TITLES = ("Which heads", "Which criteria", "How many heads", "Smoothing", "Mask and box", "How many samples find them")
@@ -142,18 +137,23 @@ def _bars(axis: Axes, study: Study, groups: Mapping[str, Sequence[Row | None]], 
 
 
 def _draw_uncertainty(axis: Axes, study: Study, rows: Sequence[Row], places: Sequence[float] | np.ndarray) -> None:
-    """A thin line with ends for an interval, a broad pale one for the range of several settings."""
+    """A thin line with ends for an interval, a coloured one for the range of several settings."""
     values, reach = _values(study, rows)
     for x, value, (below, above), row in zip(places, values, reach.T, rows, strict=True):
         if len(row.cases) > 1:
-            axis.plot([x, x], [value - below, value + above], solid_capstyle="butt", zorder=1.5, **RANGE)
+            ends = [value - below, value + above]
+            axis.plot([x, x], ends, solid_capstyle="butt", zorder=1.5, clip_on=False, **RANGE)
         else:
-            axis.errorbar(x, value, [[below], [above]], color=INK, capsize=2, linestyle="", elinewidth=0.9, zorder=4)
+            axis.errorbar(
+                x, value, [[below], [above]], color=INK, capsize=2, linestyle="", elinewidth=0.9, zorder=4,
+                clip_on=False,
+            )  # fmt: skip
 
 
 def _line(axis: Axes, study: Study, table: Table, label: str, *, log: bool = False) -> None:
     x = [float(row.labels[0].split()[0]) for row in table.rows]
-    axis.plot(x, _values(study, table.rows)[0], color=BOX_COLOUR, marker="o", markersize=3.5, linewidth=1.1)
+    values = _values(study, table.rows)[0]
+    axis.plot(x, values, color=BOX_COLOUR, marker="o", markersize=3.5, linewidth=1.1, clip_on=False)  # 100 % is shown
     _draw_uncertainty(axis, study, table.rows, x)
     if log:
         axis.set_xscale("log")

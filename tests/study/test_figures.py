@@ -43,6 +43,12 @@ def test_a_range_of_several_settings_looks_unlike_an_interval(study):
     ]
 
 
+def test_what_lies_at_100_percent_is_drawn_whole_and_a_range_cuts_no_bar(study):
+    for axis in settings_figure(study).axes:
+        assert not any(line.get_clip_on() for line in axis.lines)
+    assert "path_effects" not in RANGE
+
+
 def test_every_region_has_its_bars(study):
     axis = next(axis for axis in settings_figure(study).axes if axis.get_title(loc="left") == "Mask and box")
     names = [text.get_text() for text in axis.get_legend().get_texts()]
