@@ -138,8 +138,18 @@ def segments(loaded: LoadedModel, prompt: Prompt) -> list[tuple[str, str]]:
         if a == first:
             found.append(("image", f"{tokens} tokens" + (f", {others} others between" if others else "")))
         elif not first < a < end:
-            found.append((station, loaded.tokenizer.decode(prompt.ids[a:b])))
+            found.append((station, _read(loaded, prompt, a, b)))
     return found
+
+
+def _read(loaded: LoadedModel, prompt: Prompt, a: int, b: int) -> str:
+    """The text of the tokens from place `a` to `b`; between words of the query a space, also where the template leaves
+    the tokens of spaces out.
+    """
+    spans = [prompt.query_spans.get(place) for place in range(a, b)]
+    cuts = [a + i for i in range(1, b - a) if (before := spans[i - 1]) and (span := spans[i]) and span[0] > before[1]]
+    parts = [loaded.tokenizer.decode(prompt.ids[first:end]) for first, end in pairwise([a, *cuts, b])]
+    return " ".join(map(str.strip, parts)) if cuts else parts[0]
 
 
 def in_colour() -> bool:
