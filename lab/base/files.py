@@ -30,6 +30,7 @@ TRIAL = 2**16  # bytes that show that there is some space
 PART = re.compile(r"\.(?P<node>.*)-(?P<pid>\d+)-[0-9a-f]{32}\.part")
 DAY = 24 * 60 * 60  # seconds
 
+RANKING = "_analysis"  # what the name of a ranking's file has behind the sample's id
 MAX_ID_BYTES = 200  # leaves room for endings within the 255 bytes that file systems allow
 
 
@@ -179,7 +180,8 @@ def _is_being_written(part: Path) -> bool:
 def safe_name(text: str, most: int = 100) -> str:
     """The text as a part of a file's name on any system, `most` bytes of it: what cannot be in one becomes _."""
     plain = re.sub(r"[^\w.-]+|\.{2,}", "_", text).strip("._")
-    return plain.encode()[-most:].decode(errors="ignore").strip("._") or "picture"
+    kept = plain.encode()[-most:].decode(errors="ignore").lstrip("._")
+    return re.sub(rf"({RANKING}|[._])+$", "", kept) or "picture"
 
 
 def check_id(sample_id: Any) -> str:
@@ -192,6 +194,9 @@ def check_id(sample_id: Any) -> str:
             f"id {quoted(sample_id)} cannot be a file name; "
             'expected no / \\ : * ? " < > | and no ".." and no dot in front'
         )
+    if text.endswith(RANKING):
+        taken = f"would be taken for the ranking of {quoted(text.removesuffix(RANKING))}"
+        raise UserError(f"id {quoted(sample_id)} {taken}; expected one that does not end in {RANKING}")
     if any(unicodedata.category(character).startswith("C") for character in text):
         raise UserError(f"id {quoted(sample_id)} holds control characters; expected printable ones")
     if len(text.encode()) > MAX_ID_BYTES:

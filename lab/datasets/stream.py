@@ -31,7 +31,7 @@ from lab.base.places import named
 from lab.datasets.jsonl import read_line
 from lab.datasets.sample import Sample
 from lab.datasets.sources import EACH, EXPECTED, ROWS_OF
-from lab.datasets.texts import decode
+from lab.datasets.texts import decode, refuse_packed
 
 MOST_LINE = 2**26  # bytes of a line
 UTF8 = ("utf-8", "utf-8-sig")
@@ -273,6 +273,7 @@ def _as_lines(path: Path) -> tuple[Path, Source, object]:
             raise UserError(f"{named(path)} is {POINTER}")
         if kind in (".p", ".pkl", ".xlsx"):
             raise UserError(f"{named(path)}: {KINDS} is expected; {NO_LINES[kind]}")
+        refuse_packed(head, path.name)
         if json.detect_encoding(head[:4]) in UTF8:
             return path, Source(path), None
         return _spooled(path, "line", [path], _decoded)
@@ -302,6 +303,7 @@ def _decoded(path: Path) -> Iterator[bytes]:
     if is_pointer(data):
         raise UserError(f"{named(path)} is {POINTER}")
     try:
+        refuse_packed(data, path.name)
         text = decode(data)
     except UserError as error:
         raise UserError(f"{named(path)} {error}") from None

@@ -8,8 +8,17 @@ from typing import Any
 
 from lab.base.errors import UserError
 
+# How what compressed files begin with is unpacked.
+UNPACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 MOST_DEPTH = 50  # lists and objects in one another
 TOO_DEEP = f"lists and objects in one another, deeper than {MOST_DEPTH}"
+
+
+def refuse_packed(data: bytes, name: str) -> None:
+    """Raises UserError, which says how to unpack it, if the content of a file of that name is compressed."""
+    for begin, unpack in UNPACKED.items():
+        if data.startswith(begin):
+            raise UserError(f"is compressed; expected it unpacked: {unpack} {name}")
 
 
 def decode(data: bytes) -> str:

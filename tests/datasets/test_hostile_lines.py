@@ -1,6 +1,9 @@
 """Data files as they come: odd encodings, absurd numbers and paths. Each is read rightly or told in one line."""
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,13 @@ def test_another_encoding_is_told_by_line(tmp_path):
     path = written(tmp_path, json.dumps(ROW), '{"prompt": "größer"}', encoding="cp1252")
     assert "data.jsonl line 2: byte" in refused(path)
     assert "is not UTF-8; save the file as UTF-8" in refused(path)
+
+
+@pytest.mark.parametrize(("pack", "unpack"), [(gzip, "gunzip"), (bz2, "bunzip2"), (lzma, "unxz")])
+@pytest.mark.parametrize("name", ["data.jsonl", "dat*.jsonl"])
+def test_a_compressed_file_is_told_how_to_be_unpacked(tmp_path, pack, unpack, name):
+    (tmp_path / "data.jsonl").write_bytes(pack.compress(json.dumps(ROW).encode()))
+    assert refused(tmp_path / name).endswith(f"data.jsonl is compressed; expected it unpacked: {unpack} data.jsonl")
 
 
 @pytest.mark.parametrize("indent", [None, 1])

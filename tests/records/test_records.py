@@ -374,7 +374,7 @@ GRID = Grid.stretched(4, 4, (640, 480)).to_dict()
         ),
         (
             {"attn": weights(), "meta": {"grids": [{"rows": 4}]}},
-            "is malformed .KeyError: 'start'.; expected {start, rows, cols, extent_xyxy",
+            "is malformed .it lacks 'start'.; expected {start, rows, cols, extent_xyxy",
         ),
         ({"attn": weights(), "meta": {"grids": [4]}}, "grid 4 is malformed"),
         ({"attn": weights(), "meta": {"grids": [GRID | {"rows": 2.5}]}}, "2.5 is not a whole number"),
@@ -644,6 +644,9 @@ def test_ordinary_ids_pass(sample_id):
         ("..", "cannot be a file name"),
         ("a..b", "cannot be a file name"),
         (".hidden", "cannot be a file name"),
+        ("a_analysis", "would be taken for the ranking of 'a'"),
+        ("a_analysis_analysis", "expected one that does not end in _analysis$"),
+        ("_analysis", "would be taken for"),
         ("a\nb", "control characters"),
         ("a\x00b", "control characters"),
         ("a\ud800b", "control characters"),
