@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # a second to import, for figures only
 
 ASKED = ("model.read", "model.use_generate", "model.max_new_tokens")  # what needs no other weights
 IMAGE = "image"  # of a row of a data set: the key of its picture
+FLOATS = "; values from 0 to 1 times 255, rounded, are such"
 BYTES, PATH = "bytes", "path"  # of a picture of a data set that was not decoded: its keys
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
 
@@ -375,7 +376,8 @@ def _channels_last(tensor: torch.Tensor) -> np.ndarray:
     shape = list(tensor.shape)
     if tensor.dtype != torch.uint8 or len(shape) != 3 or shape[0] not in (1, 3, 4):
         expected = "expected uint8 [1, 3 or 4, height, width]"
-        raise UserError(f"a tensor {shape} of {str(tensor.dtype).removeprefix('torch.')}: {expected}")
+        hint = FLOATS if tensor.is_floating_point() else ""
+        raise UserError(f"a tensor {shape} of {str(tensor.dtype).removeprefix('torch.')}: {expected}{hint}")
     array = tensor.permute(1, 2, 0).cpu().numpy()  # [H, W, C]
     return array[..., 0] if shape[0] == 1 else array
 
@@ -401,7 +403,8 @@ def _image(picture: Any) -> Image.Image:
     shape = picture.shape
     if picture.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
         found = f"an array {list(shape)} of {picture.dtype}"
-        raise UserError(f"{found}: expected uint8 [height, width], [height, width, 3] or [height, width, 4]")
+        hint = FLOATS if picture.dtype.kind == "f" else ""
+        raise UserError(f"{found}: expected uint8 [height, width], [height, width, 3] or [height, width, 4]{hint}")
     return as_rgb(Image.fromarray(picture))
 
 

@@ -168,7 +168,7 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
     [
         ("nowhere.png", "a bird", "No such image: nowhere.png"),
         (np.zeros((4, 4, 2), np.uint8), "a bird", r"an array \[4, 4, 2\] of uint8: expected uint8 \[height, width\]"),
-        (np.zeros((4, 4)), "a bird", "of float64: expected uint8"),
+        (np.zeros((4, 4)), "a bird", "of float64: expected uint8 .* times 255"),
         (np.array(None), "a bird", r"an array \[\] of object: expected uint8"),
         (BIRD, " ", "an expression is empty: say what to look for"),
         ([BIRD, CAT], ["a bird", ""], "an expression is empty: say what to look for"),
@@ -189,7 +189,7 @@ def test_a_checkpoint_is_asked_as_its_preset_says():
             "a bird",
             r"a tensor \[5, 4, 3\] of uint8: expected uint8 \[1, 3 or 4, h",
         ),
-        (torch.zeros(3, 4, 4), "a bird", "of float32: expected uint8"),
+        (torch.zeros(3, 4, 4), "a bird", "of float32: expected uint8 .* times 255"),
         ({"image": {"bytes": b"cat", "path": None}}, "a bird", "The image of a row cannot be read: not an image"),
         ({"bytes": b"", "path": "a.png"}, "a bird", r"The image a\.png is empty \(0 bytes\)"),
         ({"bytes": None, "path": None}, "a bird", "a picture is a path.* not None"),
