@@ -37,7 +37,8 @@ def test_what_is_no_file_is_refused_unread(tmp_path, kind):
 def refused(folder: Path, name: str) -> None:
     """Runs stage=analyze on the file in a process of its own.
 
-    Its seconds are those of the processor: a machine that runs other tests beside takes its time.
+    Its seconds are those of the processor once the program is loaded: a machine that runs other tests beside takes its
+    time.
     """
     told = folder.with_name(f"{folder.name}.told")
     command = [sys.executable, "-m", "tests.base.measured", str(told), "stage=analyze"]
