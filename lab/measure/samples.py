@@ -5,6 +5,7 @@ record is read once; once more if a control waits for what all records tell.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,8 @@ from lab.measure.sets import HeadSet, Sight
 from lab.measure.spreadsheet import csv_line
 from lab.records.files import load_or_why, load_record
 from lab.records.record import Record
+
+log = logging.getLogger(__name__)
 
 Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
 BOX_ALONE = (PerSample.MIDDLE, PerSample.SAID)  # rows that make no mask
@@ -68,6 +71,7 @@ class Seen:
     lines: Mapping[str, bytes]  # of LINES, those that there are
     columns: Columns
     told: Told
+    asked: str | None = None  # the expression of the record
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +116,7 @@ def measure(
     for job, absent in progress(looked, "evaluate, no target", total=len(without)) if without else ():
         first.add_absent(job, absent)
     tell_unreadable(first.view.unreadable, len(files))
+    _tell_otherwise_asked(first.otherwise, len(files))
     columns_of = dict(zip(early, scores, strict=True))
     if later:
         rows |= {name: AFTER_ALL[name](on, first.view) for name in later}
@@ -132,6 +137,7 @@ class _First:
         self.view, self.chosen = Overview.empty(on.shape), list[Score]()
         self.told: list[Told] = []
         self.again: list[Job] = []  # for a second reading
+        self.otherwise: dict[str, str] = {}  # by sample: the expression of its record, which is another
         self._model, self._logic, self._lines = ModelOfRecords(), on.logic, lines
 
     def add(self, job: Job, seen: Seen) -> None:
@@ -144,6 +150,8 @@ class _First:
             return
         self._model.compare(job.path, seen.glance.model, seen.glance.shape)
         self.view.add(seen.glance, self._logic.select.top_n)
+        if seen.asked is not None and seen.asked.rstrip(" .") != job.sample.query.rstrip(" ."):  # data.final_period
+            self.otherwise[job.sample.id] = f"{seen.asked!r}, not {job.sample.query!r}"
         self.again.append(job)
 
     def add_absent(self, job: Job, seen: "Absent") -> None:
@@ -155,6 +163,17 @@ class _First:
         self.told.append(told)
         for name, line in lines.items():
             self._lines[name].write(line)
+
+
+def _tell_otherwise_asked(otherwise: Mapping[str, str], files: int) -> None:
+    """Warns in one line of records about other expressions than their samples, as those of another data file are."""
+    if otherwise:
+        first, what = next(iter(otherwise.items()))
+        log.warning(
+            "%d of %d records are about other expressions than the samples of their ids, such as %s, about %s: collect "
+            "them again with stage=batch, or set data.data_file to the file that they were collected from",
+            *(len(otherwise), files, first, what),
+        )
 
 
 def _joined(parts: Iterable[Rows]) -> Rows:
@@ -187,7 +206,10 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     if (row := coco_prediction(prediction(truth.id, located, record.grid))) is not None:
         lines["predictions"] = _json_line(row)
     columns_of = _scores(sight, truth, rows, ranked, rules)
-    return Seen(None, seen, scored, lines, columns_of, _told(job, located, scored))
+    asked = record.meta.get("query")
+    return Seen(
+        None, seen, scored, lines, columns_of, _told(job, located, scored), asked if isinstance(asked, str) else None
+    )
 
 
 def _told(job: Job, located: Localization | None, scored: Score) -> Told:
