@@ -64,8 +64,17 @@ def place(
         precision = torch.float32
     else:
         precision = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if target.type == "cpu" and precision == torch.bfloat16 and lacks_bfloat16():
+        log.warning("model.dtype=bfloat16: this processor has no instructions for it, float32 is faster here")
     device_map = "auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": target}
     return Placement(device_map, precision, _quantization(load_in_4bit, load_in_8bit, precision))
+
+
+def lacks_bfloat16() -> bool:
+    """Whether the processor is known to have no bfloat16 instructions: torch then takes several others for one."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 knows none
+    told = [there for name, there in capabilities.items() if name.endswith("bf16")]
+    return bool(told) and not any(told)
 
 
 def pick_device(device: str) -> torch.device:

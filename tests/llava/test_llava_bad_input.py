@@ -388,3 +388,18 @@ def test_placement_on_gpus(monkeypatch, bf16, expected):
     assert place("cpu").dtype == torch.float32
     with pytest.raises(UserError, match="there are 2 GPUs, cuda:0 to cuda:1"):
         place("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "told"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "unknown"}, False),
+    ],
+)
+def test_bfloat16_on_a_processor_without_it_is_told(monkeypatch, caplog, capabilities, told):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert place("cpu", "bfloat16").dtype == torch.bfloat16
+    assert place("cpu", "float16").dtype == torch.float16
+    assert ("float32 is faster here" in caplog.text) == told
