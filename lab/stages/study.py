@@ -84,7 +84,7 @@ def make_study(samples: Sequence[Sample], folder: Path, settings: Settings, abse
     agreement = agreements(counts, settings.logic.top_k, settings)
     rhos = rank_correlations(found, settings, chance)
     verdicts = claims(plan, measured, chance, rhos, agreement, settings)
-    tokens = which_token(samples, folder, settings, absent)
+    tokens = which_token(parts, samples, folder, settings, absent)
     return Study(parts, found, plan, measured, counts, per_trial, agreement, rhos, verdicts, settings, tokens)
 
 

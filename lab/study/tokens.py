@@ -18,7 +18,7 @@ from lab.base.paths import find
 from lab.datasets import Sample
 from lab.measure.intervals import bootstrap
 from lab.records.files import load_record
-from lab.study.find import find_heads, split
+from lab.study.find import Split, find_heads, split
 from lab.study.measure import METRICS, Measured, measure_plan
 from lab.study.plan import Case, Plan, Row, Table
 from lab.study.settings import Settings
@@ -46,9 +46,9 @@ class Token:
 
 
 def which_token(
-    samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()
+    known: Split, samples: Sequence[Sample], folder: Path, settings: Settings, absent: Sequence[Sample] = ()
 ) -> list[Token]:
-    """Every choice that the records allow, `folder`'s first; nothing if they allow only one.
+    """Every choice that the records allow; nothing if they allow only one. Those of `known`, of `folder`, come first.
 
     Raises UserError if a folder of `study.reads` is of another model or lacks samples.
     """
@@ -58,8 +58,9 @@ def which_token(
             f"study.find={settings.study.find}: the records there are of one model.read; with study.reads choose from "
             "all, half"
         )
-    alone = replace(settings, study=replace(settings.study, mirrored=None))  # its criterion is of no use here
-    parts = [split(samples, one, alone, absent) for one in folders]
+    alone = replace(settings, study=replace(settings.study, mirrored=None))
+    others = [split(samples, one, alone, absent) for one in folders[1:]]
+    parts = [replace(one, beside={}) for one in (known, *others)]  # the criteria that need it are of no use here
     for one, own in zip(folders, parts, strict=True):
         if lacking := set(parts[0].files) ^ set(own.files):
             raise UserError(

@@ -72,7 +72,7 @@ def place(
 
 def lacks_bfloat16() -> bool:
     """Whether the processor is known to have no bfloat16 instructions: torch then takes several others for one."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 knows none
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 knows none
     told = [there for name, there in capabilities.items() if name.endswith("bf16")]
     return bool(told) and not any(told)
 
