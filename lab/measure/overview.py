@@ -1,9 +1,10 @@
 """The records of a run: which sample has one, and what all of them tell together."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -36,6 +37,24 @@ def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sampl
         without = len(samples) - len(files)
         log.warning("%d of %d samples have no record; %d records belong to no sample", without, len(samples), other)
     return files
+
+
+def asked_otherwise(asked: Any, sample: Sample) -> str | None:
+    """In words, that a record is about another expression than its sample; None if it is not, or does not tell."""
+    if not isinstance(asked, str) or asked.rstrip(" .") == sample.query.rstrip(" ."):  # data.final_period
+        return None
+    return f"{asked!r}, not {sample.query!r}"
+
+
+def tell_asked_otherwise(found: Mapping[str, str], files: int) -> None:
+    """Warns in one line of such records, by sample: those of another data file have the same ids at times."""
+    if found:
+        first, what = next(iter(found.items()))
+        log.warning(
+            "%d of %d records are about other expressions than the samples of their ids, such as %s, about %s: collect "
+            "them again with stage=batch, or set data.data_file to the file that they were collected from",
+            *(len(found), files, first, what),
+        )
 
 
 def shape_of(files: Iterable[Path], choice: HeadChoice) -> tuple[int, int]:

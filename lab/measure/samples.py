@@ -5,7 +5,6 @@ record is read once; once more if a control waits for what all records tell.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +28,12 @@ from lab.measure.controls import AFTER_ALL, KNOWN, PerSample, Rows, Setting, cho
 from lab.measure.glance import Glance, glance
 from lab.measure.intervals import columns
 from lab.measure.metrics import MEASURES, Score, score
-from lab.measure.overview import Overview
+from lab.measure.overview import Overview, asked_otherwise, tell_asked_otherwise
 from lab.measure.predictions import middle, prediction, said
 from lab.measure.sets import HeadSet, Sight
 from lab.measure.spreadsheet import csv_line
 from lab.records.files import load_or_why, load_record
 from lab.records.record import Record
-
-log = logging.getLogger(__name__)
 
 Columns = Float[np.ndarray, "4 rows"]  # see lab.measure.intervals.columns
 BOX_ALONE = (PerSample.MIDDLE, PerSample.SAID)  # rows that make no mask
@@ -71,7 +68,7 @@ class Seen:
     lines: Mapping[str, bytes]  # of LINES, those that there are
     columns: Columns
     told: Told
-    asked: str | None = None  # the expression of the record
+    asked: Any = None  # the expression of the record, if it tells one
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +113,7 @@ def measure(
     for job, absent in progress(looked, "evaluate, no target", total=len(without)) if without else ():
         first.add_absent(job, absent)
     tell_unreadable(first.view.unreadable, len(files))
-    _tell_otherwise_asked(first.otherwise, len(files))
+    tell_asked_otherwise(first.otherwise, len(files))
     columns_of = dict(zip(early, scores, strict=True))
     if later:
         rows |= {name: AFTER_ALL[name](on, first.view) for name in later}
@@ -150,30 +147,23 @@ class _First:
             return
         self._model.compare(job.path, seen.glance.model, seen.glance.shape)
         self.view.add(seen.glance, self._logic.select.top_n)
-        if seen.asked is not None and seen.asked.rstrip(" .") != job.sample.query.rstrip(" ."):  # data.final_period
-            self.otherwise[job.sample.id] = f"{seen.asked!r}, not {job.sample.query!r}"
+        self._compare(job.sample, seen.asked)
         self.again.append(job)
 
     def add_absent(self, job: Job, seen: "Absent") -> None:
         if job.path is not None and seen.unreadable is not None:
             self.view.unreadable[job.path] = seen.unreadable
+        self._compare(job.sample, seen.asked)
         self._tell(seen.told, seen.lines)
+
+    def _compare(self, sample: Sample, asked: Any) -> None:
+        if (what := asked_otherwise(asked, sample)) is not None:
+            self.otherwise[sample.id] = what
 
     def _tell(self, told: Told, lines: Mapping[str, bytes]) -> None:
         self.told.append(told)
         for name, line in lines.items():
             self._lines[name].write(line)
-
-
-def _tell_otherwise_asked(otherwise: Mapping[str, str], files: int) -> None:
-    """Warns in one line of records about other expressions than their samples, as those of another data file are."""
-    if otherwise:
-        first, what = next(iter(otherwise.items()))
-        log.warning(
-            "%d of %d records are about other expressions than the samples of their ids, such as %s, about %s: collect "
-            "them again with stage=batch, or set data.data_file to the file that they were collected from",
-            *(len(otherwise), files, first, what),
-        )
 
 
 def _joined(parts: Iterable[Rows]) -> Rows:
@@ -206,10 +196,7 @@ def see(job: Job, rows: Rows, rules: Rules) -> Seen:
     if (row := coco_prediction(prediction(truth.id, located, record.grid))) is not None:
         lines["predictions"] = _json_line(row)
     columns_of = _scores(sight, truth, rows, ranked, rules)
-    asked = record.meta.get("query")
-    return Seen(
-        None, seen, scored, lines, columns_of, _told(job, located, scored), asked if isinstance(asked, str) else None
-    )
+    return Seen(None, seen, scored, lines, columns_of, _told(job, located, scored), record.meta.get("query"))
 
 
 def _told(job: Job, located: Localization | None, scored: Score) -> Told:
@@ -224,6 +211,7 @@ class Absent:
     unreadable: str | None
     told: Told
     lines: Mapping[str, bytes]
+    asked: Any = None  # the expression of the record, if it tells one
 
 
 def see_absent(job: Job, heads: HeadSet | PerSample, rules: Rules) -> Absent:
@@ -245,7 +233,7 @@ def see_absent(job: Job, heads: HeadSet | PerSample, rules: Rules) -> Absent:
     if located is not None and isinstance(record, Record):
         row = coco_prediction(prediction(job.sample.id, located, record.grid))
         lines |= {} if row is None else {"predictions": _json_line(row)}
-    return Absent(why, told, lines)
+    return Absent(why, told, lines, record.meta.get("query") if isinstance(record, Record) else None)
 
 
 def _lines(

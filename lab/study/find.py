@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -23,7 +24,7 @@ from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
 from lab.measure.criteria import ALONE, NEEDS
 from lab.measure.glance import CRITERIA, PUBLISHED, Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
-from lab.measure.overview import record_files
+from lab.measure.overview import asked_otherwise, record_files, tell_asked_otherwise
 from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
 from lab.study.beside import BesidePaths, beside_of
@@ -158,7 +159,9 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings, absent: S
     `absent`: samples of things that are not there, which the study leaves out with their records.
     """
     files, where = record_files(folder, samples, absent), settings.study.find
-    broken = _unreadable(list(files.values()), settings)
+    broken, asked = _checked(list(files.values()), settings)
+    about = {sample.id: asked_otherwise(asked.get(files.get(sample.id, folder)), sample) for sample in samples}
+    tell_asked_otherwise({name: what for name, what in about.items() if what is not None}, len(files))
     files = {name: path for name, path in files.items() if path not in broken}
     beside = beside_of(samples, files, settings.study.mirrored)
     if where == "all":
@@ -180,23 +183,31 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings, absent: S
     others = list(list_samples(other)["records"].values())
     if not others:
         raise UserError(f"study.find={where}: no records there; expected all, half or a folder of records")
-    broken_others = _unreadable(others, settings)
+    broken_others, _ = _checked(others, settings)
     finding = tuple(path for path in others if path not in broken_others)
     note = f"Heads are counted over {len(finding)} other records, of another folder."
     return Split(tuple(samples), files, finding, note, broken | broken_others, beside)
 
 
-def _unreadable(paths: Sequence[Path], settings: Settings) -> dict[Path, str]:
-    """The records that cannot be read, and why, which is told: the readings to come need to know how many there are."""
-    read = progress(in_workers(_why_not, paths, settings.workers), "study, check", total=len(paths))
-    broken = {path: why for path, why in read if why is not None}
+def _checked(paths: Sequence[Path], settings: Settings) -> tuple[dict[Path, str], dict[Path, Any]]:
+    """The records that cannot be read, and why, which is told: the readings to come need to know how many there are;
+    the expressions of the others.
+    """
+    broken, asked = dict[Path, str](), dict[Path, Any]()
+    read = progress(in_workers(_looked_at, paths, settings.workers), "study, check", total=len(paths))
+    for path, (why, expression) in read:
+        if why is None:
+            asked[path] = expression
+        else:
+            broken[path] = why
     tell_unreadable(broken, len(paths))
-    return broken
+    return broken, asked
 
 
-def _why_not(path: Path) -> str | None:
+def _looked_at(path: Path) -> tuple[str | None, Any]:
+    """Why a record cannot be read, and its expression."""
     record = load_or_why(path)
-    return record if isinstance(record, str) else None
+    return (record, None) if isinstance(record, str) else (None, record.meta.get("query"))
 
 
 def _half(samples: Sequence[Sample], files: dict[str, Path], seed: int) -> set[str]:

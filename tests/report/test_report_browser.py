@@ -280,6 +280,7 @@ def test_axes_have_names(visit, report):
 
 def test_what_is_missing_is_shown_and_says_why(visit, report):
     page = visit(report)
+    page.locator(CARDS).nth(6).scroll_into_view_if_needed()  # cards that are not in view have no text
     text = page.locator(CARDS).nth(6).inner_text()
     assert "missing" in text
     assert "No such image: <b>x</b>.png" in text

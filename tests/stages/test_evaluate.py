@@ -70,14 +70,16 @@ def test_a_sample_without_a_record_is_a_miss_and_is_listed(scenes, tmp_path):
     assert value(after, "chosen", "Acc@0.5") == pytest.approx(value(before, "chosen", "Acc@0.5") * N / (N + 1))
 
 
-def test_records_about_other_expressions_are_told(scenes, caplog):
-    data, out = scenes
+@pytest.mark.parametrize("stage", ["evaluate", "study", "report"])
+def test_records_about_other_expressions_are_told(scenes, caplog, tmp_path, stage):
+    data, records = scenes
     lines = [json.loads(line) for line in data.read_text().splitlines()]
     lines[2]["prompt"] += "."  # the same, as data.final_period makes it
     lines[4]["prompt"] = "another thing"
     other = data.with_name("other.jsonl")
     other.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run(configuration("stage=evaluate", f"data.data_file={other}", f"data.output_dir={out}", "save_fig=false"))
+    paths = f"data.data_file={other}", f"data.attention_dir={records / MODEL}", f"data.output_dir={tmp_path}"
+    run(configuration(f"stage={stage}", *paths, "save_fig=false"))
     told = [one.getMessage() for one in caplog.records if "other expressions" in one.getMessage()]
     assert len(told) == 1
     assert told[0].startswith("1 of ")
