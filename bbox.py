@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
-MOST_QUARTERS = 16  # of a power that is made of square roots
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +291,7 @@ def _power(values: Float[np.ndarray, "*shape"], exponent: float) -> Float[np.nda
     Quarters are made of square roots, which all processors round alike and are quick at.
     """
     quarters = 4 * exponent
-    if quarters != int(quarters) or quarters > MOST_QUARTERS:
+    if quarters != int(quarters):
         return values**exponent
     whole, rest = divmod(int(quarters), 4)
     root = np.sqrt(values) if rest else values

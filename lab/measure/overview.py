@@ -1,7 +1,7 @@
 """The records of a run: which sample has one, and what all of them tell together."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,22 @@ def record_files(folder: Path, samples: Sequence[Sample], beside: Iterable[Sampl
     return files
 
 
-def asked_otherwise(asked: Any, sample: Sample) -> str | None:
-    """In words, that a record is about another expression than its sample; None if it is not, or does not tell."""
-    if not isinstance(asked, str) or asked.rstrip(" .") == sample.query.rstrip(" ."):  # data.final_period
-        return None
-    return f"{asked!r}, not {sample.query!r}"
+def tell_asked_otherwise(records: Sequence[tuple[Sample, Any]]) -> None:
+    """Warns in one line of records about other expressions than their samples: another data file may have the same ids.
 
-
-def tell_asked_otherwise(found: Mapping[str, str], files: int) -> None:
-    """Warns in one line of such records, by sample: those of another data file have the same ids at times."""
-    if found:
-        first, what = next(iter(found.items()))
+    A sample, and the expression of its record; what is no text tells none.
+    """
+    others = [
+        (sample, asked)
+        for sample, asked in records
+        if isinstance(asked, str) and asked.rstrip(" .") != sample.query.rstrip(" .")  # data.final_period
+    ]
+    if others:
+        sample, asked = others[0]
         log.warning(
-            "%d of %d records are about other expressions than the samples of their ids, such as %s, about %s: collect "
-            "them again with stage=batch, or set data.data_file to the file that they were collected from",
-            *(len(found), files, first, what),
+            "%d of %d records are about other expressions than the samples of their ids, such as %s, about %r, not %r: "
+            "collect them again with stage=batch, or set data.data_file to the file that they were collected from",
+            *(len(others), len(records), sample.id, asked, sample.query),
         )
 
 

@@ -28,7 +28,7 @@ from lab.measure.controls import AFTER_ALL, KNOWN, PerSample, Rows, Setting, cho
 from lab.measure.glance import Glance, glance
 from lab.measure.intervals import columns
 from lab.measure.metrics import MEASURES, Score, score
-from lab.measure.overview import Overview, asked_otherwise, tell_asked_otherwise
+from lab.measure.overview import Overview, tell_asked_otherwise
 from lab.measure.predictions import middle, prediction, said
 from lab.measure.sets import HeadSet, Sight
 from lab.measure.spreadsheet import csv_line
@@ -113,7 +113,7 @@ def measure(
     for job, absent in progress(looked, "evaluate, no target", total=len(without)) if without else ():
         first.add_absent(job, absent)
     tell_unreadable(first.view.unreadable, len(files))
-    tell_asked_otherwise(first.otherwise, len(files))
+    tell_asked_otherwise(first.asked)
     columns_of = dict(zip(early, scores, strict=True))
     if later:
         rows |= {name: AFTER_ALL[name](on, first.view) for name in later}
@@ -134,7 +134,7 @@ class _First:
         self.view, self.chosen = Overview.empty(on.shape), list[Score]()
         self.told: list[Told] = []
         self.again: list[Job] = []  # for a second reading
-        self.otherwise: dict[str, str] = {}  # by sample: the expression of its record, which is another
+        self.asked: list[tuple[Sample, Any]] = []  # the samples with a record, and its expression
         self._model, self._logic, self._lines = ModelOfRecords(), on.logic, lines
 
     def add(self, job: Job, seen: Seen) -> None:
@@ -147,18 +147,15 @@ class _First:
             return
         self._model.compare(job.path, seen.glance.model, seen.glance.shape)
         self.view.add(seen.glance, self._logic.select.top_n)
-        self._compare(job.sample, seen.asked)
+        self.asked.append((job.sample, seen.asked))
         self.again.append(job)
 
     def add_absent(self, job: Job, seen: "Absent") -> None:
         if job.path is not None and seen.unreadable is not None:
             self.view.unreadable[job.path] = seen.unreadable
-        self._compare(job.sample, seen.asked)
+        elif job.path is not None:
+            self.asked.append((job.sample, seen.asked))
         self._tell(seen.told, seen.lines)
-
-    def _compare(self, sample: Sample, asked: Any) -> None:
-        if (what := asked_otherwise(asked, sample)) is not None:
-            self.otherwise[sample.id] = what
 
     def _tell(self, told: Told, lines: Mapping[str, bytes]) -> None:
         self.told.append(told)

@@ -17,7 +17,7 @@ from lab.base.paths import exists, find, resolved
 from lab.base.workers import in_workers
 from lab.datasets import Sample, Truth, read_jsonl
 from lab.heads.reading import ModelOfRecords
-from lab.measure.overview import asked_otherwise, tell_asked_otherwise
+from lab.measure.overview import tell_asked_otherwise
 from lab.report.contents import Gathered, Run, Shown
 from lab.report.folder import RunFolder, SampleFiles, read_folder
 from lab.report.pictures import Outline, outline
@@ -95,7 +95,8 @@ def gather(runs: Sequence[Run], config: ReportConfig, seed: int, workers: int | 
         _check(job, sample, models)
         found.append((job, sample, _named(sample.findings)))
     for place in range(len(runs)):
-        _tell_asked_otherwise([(job, sample.findings[place]) for job, sample, _ in found])
+        of_run = [(job.known, sample.findings[place]) for job, sample, _ in found]
+        tell_asked_otherwise([(one, finding.query) for one, finding in of_run if one and finding.status == "done"])
     pictures = Pictures(config.max_side)
     pictures.read([named.image_file for _, _, named in found if named.image_file is not None], workers)
     shown = tuple(_shown(job, sample, named, pictures) for job, sample, named in found)
@@ -119,13 +120,6 @@ def shown_ids(runs: Sequence[Run], most: int | None, seed: int) -> tuple[list[st
 
 def _known(name: str, runs: Sequence[Run]) -> Sample | None:
     return next((run.known[name] for run in runs if name in run.known), None)
-
-
-def _tell_asked_otherwise(found: Sequence[tuple[Asked, Finding]]) -> None:
-    """Of one run."""
-    done = [(job, finding) for job, finding in found if finding.status == "done"]
-    about = {job.name: asked_otherwise(finding.query, job.known) for job, finding in done if job.known is not None}
-    tell_asked_otherwise({name: what for name, what in about.items() if what is not None}, len(done))
 
 
 def _named(findings: Sequence[Finding]) -> Finding:

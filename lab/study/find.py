@@ -24,7 +24,7 @@ from lab.heads.reading import ModelOfRecords, passes_on_average, tell_unreadable
 from lab.measure.criteria import ALONE, NEEDS
 from lab.measure.glance import CRITERIA, PUBLISHED, Glance, allowed, glance, heads_of
 from lab.measure.intervals import numbered
-from lab.measure.overview import asked_otherwise, record_files, tell_asked_otherwise
+from lab.measure.overview import record_files, tell_asked_otherwise
 from lab.records.files import load_or_why, load_record
 from lab.records.folder import list_samples
 from lab.study.beside import BesidePaths, beside_of
@@ -160,9 +160,8 @@ def split(samples: Sequence[Sample], folder: Path, settings: Settings, absent: S
     """
     files, where = record_files(folder, samples, absent), settings.study.find
     broken, asked = _checked(list(files.values()), settings)
-    about = {sample.id: asked_otherwise(asked.get(files.get(sample.id, folder)), sample) for sample in samples}
-    tell_asked_otherwise({name: what for name, what in about.items() if what is not None}, len(files))
     files = {name: path for name, path in files.items() if path not in broken}
+    tell_asked_otherwise([(sample, asked[files[sample.id]]) for sample in samples if sample.id in files])
     beside = beside_of(samples, files, settings.study.mirrored)
     if where == "all":
         note = f"Heads are counted over the {len(files)} scored samples themselves: counting reads no label."

@@ -155,7 +155,7 @@ def test_fused_rows_are_those_of_output_attentions(eager, image):
     rounding = np.abs(expected - exact).max()  # of the stock's own float32; fused sums in another order
     slack = 4 * rounding if isinstance(eager.geometry, Measured) else 0
     np.testing.assert_allclose(record.attn, expected, rtol=0, atol=1e-6 + slack)
-    assert rounding < 5e-5  # 1.5e-5 was seen, of Gemma 4; so it differs with the machine
+    assert rounding < 1e-5
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
